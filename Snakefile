@@ -1,0 +1,65 @@
+"""Regenerates the tables of video-synthesis papers: `snakemake --cores 8 results/kitti_metrics.csv`."""
+
+import os
+import re
+import sys
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+sys.path.insert(0, workflow.basedir)
+from pipeline import params, plan
+from pipeline.errors import RetakeError
+
+
+configfile: "params.yaml"
+
+
+try:
+    P = params.load(config)
+except RetakeError as error:
+    raise SystemExit(f"error: {error}") from None
+
+# The stages read this; nothing of it is in a command, so the same override again reruns nothing.
+os.environ[params.VARIABLE] = P.model_dump_json()
+# .venv/bin/snakemake works without activation: jobs find this Python first.
+os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+# torch's temporaries of several MB are 4x slower to allocate without these (CPU).
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 31))
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 32))
+# Without a budget `gpu=1` limits nothing; --resources gpu=N or a profile gives more.
+workflow.global_resources.setdefault("gpu", 1)
+
+
+def one_of(names):
+    return "|".join(map(re.escape, names)) or "-"
+
+
+BROUGHT = {label for e in P.experiments.values() for label in e.predictions}
+ROWS = one_of({*P.models, *BROUGHT})
+
+
+wildcard_constraints:
+    dataset=one_of(P.datasets),
+    split="[a-z0-9_]+",
+    model=one_of(P.models),
+    estimator=one_of(P.models),
+    experiment=one_of(P.experiments),
+
+
+report: "workflow/report/workflow.rst"
+
+
+rule all:
+    default_target: True
+    input:
+        tables=[str(plan.path("table", experiment=e)) for e in P.reproduce],
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/flow.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/predict.smk"
+include: "workflow/rules/score.smk"
+include: "workflow/rules/table.smk"

@@ -1,0 +1,1 @@
+"""Retake: the stages, and what they are made of."""

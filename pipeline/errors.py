@@ -1,0 +1,90 @@
+"""What a stage says and how it ends when input is bad; logging and progress for every stage.
+
+A `RetakeError`'s text names the file (and the clip and frame), the rule that was broken and what to do. `run` is the
+`if __name__ == "__main__"` line of every stage: it logs to the terminal and to `logs/<name>.log`, turns expected
+errors into one message without a traceback, and gives exit code 1.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+log = logging.getLogger("retake")
+
+REQUEUE = 75  # EX_TEMPFAIL: SIGTERM came, state is saved, the scheduler may start the job again
+
+
+class RetakeError(Exception):
+    """An error that the user can mend: its text says what is wrong, where, and what to do."""
+
+
+class Interrupted(Exception):
+    """SIGTERM came and the state was saved: the same command goes on from there (exit code 75)."""
+
+
+def near(word: str, words: Iterable[str]) -> str:
+    """Return " (did you mean X?)" for the nearest of `words`, or the list of them when none is near."""
+    import difflib
+
+    known = sorted(words)
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f" (did you mean {match[0]!r}?)" if match else f" (known: {', '.join(known) or 'none'})"
+
+
+def progress(items: Iterable[T] | None = None, **options: Any) -> Any:
+    """Return a tqdm bar on stderr; silent when stderr is not a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(items, disable=not sys.stderr.isatty(), dynamic_ncols=True, **options)
+
+
+def run(main: Callable[[], None], name: str) -> None:
+    """Run a stage's `main` with logs in `logs/<name>.log`; expected errors become one message and exit code 1."""
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    path = Path("logs") / f"{name}.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(path, mode="w"))
+    except OSError:  # a read-only tree: the terminal is enough
+        path = None  # type: ignore[assignment]
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers)
+    try:
+        main()
+    except RetakeError as error:
+        log.error("error: %s", error)
+        sys.exit(1)
+    except Interrupted as error:
+        log.error("interrupted: %s", error)
+        sys.exit(REQUEUE)
+    except OSError as error:
+        log.error("error: %s", explain(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def explain(error: OSError) -> str:
+    """Return what an operating system's error means for the user: full disk, read-only folder, or its own words."""
+    where = error.filename or ""
+    number = error.errno
+    if number is None and "No space left" in str(error):  # pyarrow's errors carry no errno
+        number = errno.ENOSPC
+    if number == errno.ENOSPC:
+        free = shutil.disk_usage(Path(where).parent if where and Path(where).parent.exists() else os.getcwd()).free
+        return (
+            f"disk full while writing {where or 'output'} ({free / 2**20:.0f} MiB free): {error}. Free space, run again"
+        )
+    if number in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return f"cannot write {where}: {error.strerror}. Make the folder writable or link it elsewhere, run again"
+    if number == errno.ENOENT:
+        return f"missing file {where}: make it with `snakemake {where}`, or check the name"
+    return str(error)

@@ -1,0 +1,1 @@
+"""Systems and baselines: one module or folder each, found by name."""

@@ -1,0 +1,288 @@
+"""What the Snakemake and DVC graphs share: every stage's instances, files, params keys and code.
+
+`python -m pipeline.plan` writes `workflow/plan.yaml`, the data of dvc.yaml's `foreach` (DVC's templates cannot pair
+experiments with models): the instances behind the experiments that `reproduce` names. Snakemake makes any experiment by
+its target. DVC runs that command too, as its stage `plan`: when it changes the file, the run stops and asks for a second
+`dvc repro`, because DVC read the old plan.
+
+An input that only some instances have (a baseline has no checkpoint) repeats another of their inputs in the others, since
+DVC's templates have no optional dependencies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import params
+from pipeline.errors import RetakeError, log, near
+from pipeline.params import Params
+
+FILE = Path("workflow/plan.yaml")
+
+# The files of each stage; the first is the one that others depend on.
+OUTPUTS: dict[str, list[str]] = {
+    "download": ["data/raw/{dataset}/{split}.json"],
+    "frames": ["data/frames/{dataset}/{split}.arrow"],
+    "flow": ["data/flow/{estimator}/{dataset}/{split}.arrow"],
+    "train": ["data/checkpoints/{model}/{dataset}.pt"],
+    "predict": ["data/predictions/{experiment}/{model}.arrow", "data/predictions/{experiment}/{model}.speed.json"],
+    "bring": ["data/predictions/{experiment}/{model}.arrow"],
+    "score": ["data/scores/{experiment}/{model}.parquet"],
+    "table": [
+        "results/{experiment}_metrics.csv",
+        "results/{experiment}_metrics.md",
+        "results/{experiment}_metrics.tex",
+        "results/{experiment}_steps.csv",
+        "results/{experiment}_speed.csv",
+        "results/{experiment}.png",
+    ],
+}
+
+# The params keys that a stage uses, and only those: changing a metric never retrains.
+USES: dict[str, list[str]] = {
+    "download": ["datasets.{dataset}"],
+    "frames": ["datasets.{dataset}"],
+    "flow": ["models.{estimator}"],
+    "train": [
+        "models.{model}.kind",
+        "models.{model}.network",
+        "models.{model}.train",
+        "models.{model}.checkpoint",
+        "compute.precision",
+        "compute.channels_last",
+    ],
+    "predict": [
+        "models.{model}.kind",
+        "models.{model}.network",
+        "models.{model}.predict",
+        "protocols.{protocol}.task",
+        "protocols.{protocol}.window",
+        "protocols.{protocol}.windows",
+        "protocols.{protocol}.first",
+        "protocols.{protocol}.context",
+        "protocols.{protocol}.horizon",
+        "protocols.{protocol}.samples",
+        "compute.precision",
+        "compute.channels_last",
+    ],
+    "bring": [
+        "protocols.{protocol}.window",
+        "protocols.{protocol}.windows",
+        "protocols.{protocol}.first",
+        "protocols.{protocol}.context",
+        "protocols.{protocol}.horizon",
+    ],
+    "score": ["experiments.{experiment}.metrics", "experiments.{experiment}.missing_weights"],
+    "table": ["experiments.{experiment}", "protocols.{protocol}.report"],
+}
+
+# The files and folders a stage is made of. A test holds every stage's imports against it.
+CODE: dict[str, list[str]] = {
+    "download": ["pipeline/download.py", "pipeline/fetch.py", "pipeline/store", "{code}"],
+    "frames": ["pipeline/frames.py", "pipeline/store", "{code}"],
+    "flow": ["pipeline/flow.py", "pipeline/store", "{code}", "{dataset_code}"],
+    "train": [
+        "pipeline/train.py",
+        "pipeline/weights.py",
+        "pipeline/fetch.py",
+        "pipeline/store",
+        "pipeline/losses",
+        "pipeline/tasks",
+        "{code}",
+    ],
+    "predict": [
+        "pipeline/predict.py",
+        "pipeline/weights.py",
+        "pipeline/fetch.py",
+        "pipeline/store",
+        "pipeline/losses",
+        "pipeline/tasks",
+        "{code}",
+    ],
+    "bring": ["pipeline/bring.py", "pipeline/store", "pipeline/tasks"],
+    "score": ["pipeline/score.py", "pipeline/weights.py", "pipeline/fetch.py", "pipeline/store", "pipeline/metrics"],
+    "table": ["pipeline/table.py", "pipeline/store", "results/published"],
+}
+# Not code of any stage: values arrive as params, and logging, planning and mirroring change no output.
+SCAFFOLD = [
+    "pipeline/__init__.py",
+    "pipeline/errors.py",
+    "pipeline/params.py",
+    "pipeline/plan.py",
+    "pipeline/tracking.py",
+]
+
+Fields = dict[str, str]
+Plan = dict[str, dict[str, Fields]]
+
+
+def path(stage: str, **fields: str) -> Path:
+    """Return the first output of one instance: `path("frames", dataset="kitti", split="test")`."""
+    return Path(OUTPUTS[stage][0].format(**fields))
+
+
+def module(package: str, kind: str) -> str:
+    """Return the file or folder that is the registry entry `kind` of `pipeline/<package>`."""
+    folder = Path("pipeline") / package / kind
+    return str(folder) if folder.is_dir() else f"{folder}.py"
+
+
+def plan(p: Params, experiments: list[str]) -> Plan:
+    """Return stage -> instance name -> fields, for everything behind `experiments`."""
+    stages: Plan = {stage: {} for stage in OUTPUTS}
+
+    def add(stage: str, **fields: str) -> Path:
+        stages[stage]["-".join(fields[k] for k in _keys(stage))] = fields
+        return path(stage, **fields)
+
+    def frames(dataset: str, split: str) -> str:
+        code = module("datasets", p.datasets[dataset].kind)
+        add("download", dataset=dataset, split=split, code=code)
+        return str(add("frames", dataset=dataset, split=split, code=code))
+
+    def flow(estimator: str, dataset: str, split: str) -> str:
+        images = frames(dataset, split)
+        kind = p.models[estimator].kind
+        raw = str(path("download", dataset=dataset, split=split)) if kind == "truth" else images
+        code, dataset_code = module("models", kind), module("datasets", p.datasets[dataset].kind)
+        return str(
+            add(
+                "flow",
+                estimator=estimator,
+                dataset=dataset,
+                split=split,
+                frames=images,
+                raw=raw,
+                code=code,
+                dataset_code=dataset_code,
+            )  # fmt: skip
+        )
+
+    for name in experiments:
+        e = p.experiments[name]
+        test = frames(e.dataset, "test")
+        for row in e.models:
+            model = p.models[row]
+            checkpoint = estimated = truth = test
+            code = module("models", model.kind)
+            if model.has_weights:
+                train = frames(e.trained_on, "train")
+                split = model.train.validation if model.train else None
+                validation = frames(e.trained_on, split) if split else train
+                checkpoint = str(
+                    add("train", model=row, dataset=e.trained_on, frames=train, validation=validation, code=code)
+                )
+            if model.flow is not None:
+                estimated = flow(model.flow, e.dataset, "test")
+                if any(m.kind == "epe" for m in e.metrics.values()):
+                    truth = flow("truth", e.dataset, "test")
+            add(
+                "predict", experiment=name, model=row, protocol=e.protocol,
+                frames=test, checkpoint=checkpoint, flow=estimated, code=code,
+            )  # fmt: skip
+            add("score", experiment=name, model=row, frames=test, flow=estimated, truth=truth)
+        for row, folder in e.predictions.items():
+            add("bring", experiment=name, model=row, protocol=e.protocol, frames=test, source=folder)
+            add("score", experiment=name, model=row, frames=test, flow=test, truth=test)
+        add("table", experiment=name, protocol=e.protocol, frames=test)
+    return stages
+
+
+def _keys(stage: str) -> list[str]:
+    """Return the fields that name an instance: those in its first output, in order."""
+    import string
+
+    return [field for _, field, _, _ in string.Formatter().parse(OUTPUTS[stage][0]) if field]
+
+
+def inputs(p: Params, stage: str, fields: Fields) -> list[str]:
+    """Return the data files that one instance reads."""
+    if stage == "download":
+        return []
+    if stage == "frames":
+        return [str(path("download", **fields))]
+    if stage == "table":
+        e = p.experiments[fields["experiment"]]
+        made = [(s, m) for m in e.models for s in ("score", "predict")] + [
+            (s, m) for m in e.predictions for s in ("score", "bring")
+        ]
+        return [o.format(experiment=fields["experiment"], model=m) for s, m in made for o in OUTPUTS[s]] + [
+            fields["frames"]
+        ]
+    keys = {
+        "flow": ["frames", "raw"],
+        "train": ["frames", "validation"],
+        "predict": ["frames", "checkpoint", "flow"],
+        "bring": ["frames", "source"],
+        "score": ["frames", "flow", "truth"],
+    }[stage]
+    first = [str(path("predict", **fields))] if stage == "score" else []
+    return list(dict.fromkeys(first + [fields[k] for k in keys]))
+
+
+def code(stage: str, fields: Fields) -> list[str]:
+    """Return the source files of one instance, folders expanded to their `*.py` and `*.csv`."""
+    files: list[str] = []
+    for entry in CODE[stage]:
+        at = Path(entry.format(**fields))
+        files += sorted(str(f) for s in ("*.py", "*.csv", "*.txt") for f in at.rglob(s)) if at.is_dir() else [str(at)]
+    return list(dict.fromkeys(f for f in files if not f.endswith("__init__.py") or Path(f).stat().st_size))
+
+
+def uses(p: Params, stage: str, fields: Fields) -> dict[str, Any]:
+    """Return {params key: value} of one instance."""
+    return {key: params.subtree(p, key) for key in (k.format(**fields) for k in USES[stage])}
+
+
+def files(p: Params, experiments: list[str]) -> Iterator[str]:
+    """Yield every file between raw data and the tables of `experiments`, the tables included."""
+    for stage, instances in plan(p, experiments).items():
+        for fields in instances.values():
+            yield from (output.format(**fields) for output in OUTPUTS[stage])
+
+
+def dump(p: Params) -> str:
+    """Return the text of workflow/plan.yaml."""
+    head = "# Generated from params.yaml by `python -m pipeline.plan`; do not edit.\n"
+    return head + yaml.safe_dump(plan(p, p.reproduce), sort_keys=False, width=200)
+
+
+def fields_of(p: Params, stage: str, **wildcards: str) -> Fields:
+    """Return the fields of the instance that `wildcards` name, in any experiment of params.yaml.
+
+    Raises RetakeError when nothing in params.yaml leads there.
+    """
+    everything = plan(p, list(p.experiments))[stage]
+    name = "-".join(wildcards[k] for k in _keys(stage))
+    if name not in everything:
+        raise RetakeError(f"no experiment in params.yaml needs {stage} of {name}{near(name, everything)}")
+    return everything[name]
+
+
+def main() -> None:
+    """Write workflow/plan.yaml; under DVC, stop the run when that changed what DVC had read."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.parse_args()
+    text = dump(params.load())
+    if FILE.exists() and FILE.read_text() == text:
+        return
+    from pipeline.store.atomic import write_text
+
+    write_text(FILE, text)
+    if "DVC_STAGE" in os.environ:
+        raise RetakeError(
+            f"params.yaml asks for other stages than DVC had read; {FILE} is written anew: type the same command again"
+        )
+    log.info("wrote %s", FILE)
+
+
+if __name__ == "__main__":
+    from pipeline.errors import run
+
+    run(main, "plan")

@@ -1,0 +1,278 @@
+"""Predict every test window of an experiment with one model, in batches, recursively: a prediction store out.
+
+    python -m pipeline.predict --experiment kitti --model dmvfn
+    python -m pipeline.predict A.png B.png --model dmvfn --checkpoint dmvfn_kitti.pkl --output next.png
+
+The store (`data/predictions/<experiment>/<model>.arrow`) holds what the protocol scores: 16-bit fixed point, error below
+1e-5 of the range; clip = window ("<clip>:<start>"), frame = step from 1, sample = draw. Beside it `<model>.speed.json`.
+The second form is the paper's single test: two consecutive images in, the next frame out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import params, plan
+from pipeline.errors import RetakeError, log, progress, run
+from pipeline.params import Model, Params
+from pipeline.store.atomic import atomic, write_text
+from pipeline.store.frames import Store, Writer
+from pipeline.tasks import prediction
+
+COUNTED_WINDOWS = 4  # GMACs are the mean over so many: with sampled routing they differ
+
+
+def main() -> None:
+    """Parse the command line and predict."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="consecutive images; the next frame is predicted")
+    parser.add_argument("--experiment", help="entry of `experiments` in params.yaml")
+    parser.add_argument("--model", required=True, help="entry of `models`")
+    parser.add_argument("--checkpoint", type=Path, help="with images: a checkpoint of data/checkpoints, or a published file")
+    parser.add_argument("--output", type=Path, help="with images: the PNG to write")
+    args = parser.parse_args()
+    p = params.load()
+    if args.images:
+        if args.experiment or not args.output:
+            parser.error("with images give --model, --output and, for a trained model, --checkpoint")
+        next_frame(p, args.model, args.images, args.checkpoint, args.output)
+    elif args.experiment:
+        predict(p, args.experiment, args.model)
+    else:
+        parser.error("give --experiment, or images")
+
+
+def load_model(model: Model, checkpoint: Path | None, device: str) -> tuple[Any, str]:
+    """Return the model in evaluation mode with its weights, and the weights' digest ("" for a model without).
+
+    `checkpoint`: ours or a published file. Raises RetakeError for a checkpoint of another network.
+    """
+    from pipeline import weights
+
+    network = params.registry("models")[model.kind].build(model)
+    digest = ""
+    if checkpoint is not None:
+        tree: Any = weights.load_tree(checkpoint)
+        if "kind" not in tree or "weights" not in tree:
+            network.load_published(weights.load_file(checkpoint))
+        else:
+            if tree["kind"] != model.kind:
+                raise RetakeError(f"{checkpoint} is a checkpoint of {tree['kind']}, not of {model.kind}")
+            chosen = tree["best"] if getattr(model.predict, "weights", "last") == "best" and tree["best"] else tree["weights"]
+            network.load_published(chosen)
+        digest = weights.digest(network.state_dict())
+    return network.to(device).eval(), digest
+
+
+def device_of(p: Params) -> str:
+    """Return "cuda" or "cpu" as params.yaml and the machine allow. Raises RetakeError for a GPU that is not there."""
+    import torch
+
+    if p.compute.device == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if p.compute.device == "cuda":
+        raise RetakeError("compute.device is cuda, but torch finds no GPU here: set compute.device to auto or cpu in params.yaml")
+    return "cpu"
+
+
+def predict(p: Params, experiment: str, name: str) -> None:
+    """Write the prediction store and the speed of one (experiment, model)."""
+    import torch
+
+    fields = plan.fields_of(p, "predict", experiment=experiment, model=name)
+    protocol, model = p.protocols[fields["protocol"]], p.models[name]
+    store = Store(fields["frames"])
+    windows = prediction.windows(store, protocol)
+    flow = Store(fields["flow"]) if model.flow is not None else None
+    torch.set_num_threads(p.compute.threads)
+    device = device_of(p)
+    network, digest = load_model(model, Path(fields["checkpoint"]) if model.has_weights else None, device)
+    if p.compute.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    samples = protocol.samples if getattr(network, "stochastic", False) else 1
+    uses = plan.uses(p, "predict", fields)
+    meta = {
+        "kind": "predictions",
+        "experiment": experiment,
+        "model": name,
+        "task": protocol.task,
+        "dataset": fields["frames"],
+        "frames": fields["frames"],
+        "data": store.identity,
+        "licence": store.meta.get("licence"),
+        "partial": store.meta.get("partial"),
+        "checkpoint": digest,
+        "flow": flow.identity if flow else "",
+        "params": hashlib.sha256(json.dumps(uses, sort_keys=True).encode()).hexdigest(),
+        "protocol": {k: getattr(protocol, k) for k in ("window", "windows", "first", "context", "horizon")},
+        "samples": samples,
+        "parameters": sum(t.numel() for t in network.parameters()),
+        "gmacs": _gmacs(network, store, windows, protocol, flow, device),
+    }
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    clock = Clock(device)
+    output = plan.path("predict", **fields)
+    with Writer(output, codec="raw", dtype="uint16", meta=meta) as out, torch.no_grad(), _autocast(p, device):
+        for at in progress(range(0, len(windows), p.compute.batch), unit="batch", desc=f"predict {name}"):
+            some = windows[at : at + p.compute.batch]
+            frames = _inputs(store, some, protocol, device)
+            context_flow = _flow(flow, store, some, protocol, device)
+            drawn = []
+            for sample in range(samples):
+                seeds = [(sample << 32) + at + i for i in range(len(some))]
+                with clock:
+                    predicted = network.predict(frames, protocol.horizon, seeds=seeds, flow=context_flow)
+                drawn.append((predicted.float().clamp(0, 1) * 65535).round().to(torch.int32).cpu().numpy().astype(np.uint16))
+            if not all(np.isfinite(x).all() for x in (predicted.float().cpu().numpy(),)):
+                raise RetakeError(f"{name} predicts NaN for window {prediction.key(some[0])} or one beside it")
+            for i, window in enumerate(some):
+                for sample, images in enumerate(drawn):
+                    for step in range(protocol.horizon):
+                        image = np.ascontiguousarray(images[i, step].transpose(1, 2, 0))
+                        out.add(prediction.key(window), step + 1, image, sample=sample)
+    frames_made = len(windows) * samples * protocol.horizon
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    speed = {
+        "ms_per_frame": 1000 * clock.seconds / frames_made,
+        "frames_per_s": frames_made / clock.seconds,
+        "peak_memory_mib": peak / 2**20,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "threads": p.compute.threads,
+        "batch": p.compute.batch,
+    }
+    write_text(plan.OUTPUTS["predict"][1].format(**fields), json.dumps(speed, indent=2) + "\n")
+    empty = getattr(network, "empty_selections", 0)
+    if empty:
+        log.info("%s: no block was selected in %d of %d frames; the older input frame stands there, as published", name, empty, frames_made)
+    log.info("predicted %d windows x %d steps x %d samples: %s", len(windows), protocol.horizon, samples, output)
+
+
+class Clock:
+    """Adds up the time inside its `with` blocks, the device synchronised."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.seconds = device, 0.0
+
+    def __enter__(self) -> None:
+        self._wait()
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: Any) -> None:
+        self._wait()
+        self.seconds += time.perf_counter() - self._start
+
+    def _wait(self) -> None:
+        if self.device == "cuda":
+            import torch
+
+            torch.cuda.synchronize()
+
+
+def _autocast(p: Params, device: str) -> Any:
+    import torch
+
+    return torch.autocast(device, torch.bfloat16, enabled=p.compute.precision == "bf16-mixed")
+
+
+def _inputs(store: Store, windows: list[prediction.Window], protocol: Any, device: str) -> Any:
+    """Return context frames, (B, context, 3, H, W) float32 in [0,1]."""
+    import torch
+
+    images = np.stack([prediction.inputs(store, window, protocol) for window in windows])
+    return torch.from_numpy(images).permute(0, 1, 4, 2, 3).to(device).float() / 255
+
+
+def _flow(flow: Store | None, store: Store, windows: list[prediction.Window], protocol: Any, device: str) -> Any:
+    """Return the precomputed flow between the last two context frames, (B, 2, H, W) px; None without a flow store."""
+    import torch
+
+    if flow is None:
+        return None
+    found = []
+    for clip, start in windows:
+        frame = int(store.frame[store.clips[clip][start + protocol.first + protocol.context - 2]])
+        rows = flow.clips.get(clip, range(0))
+        row = next((r for r in rows if flow.frame[r] == frame), None)
+        if row is None:
+            raise RetakeError(f"{flow.path} has no flow of {clip} frame {frame}: make it again with `snakemake {flow.path}`")
+        found.append(flow.image(row))
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).float().to(device)
+
+
+def _gmacs(network: Any, store: Store, windows: list[prediction.Window], protocol: Any, flow: Store | None, device: str) -> float:
+    """Return 10^9 multiply-adds of convolutions and matrix products for one frame, mean over a few windows."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    some = windows[:: max(len(windows) // COUNTED_WINDOWS, 1)][:COUNTED_WINDOWS]
+    total = 0
+    with torch.no_grad():
+        for i, window in enumerate(some):
+            with FlopCounterMode(display=False) as counter:
+                network.predict(
+                    _inputs(store, [window], protocol, device), 1, seeds=[i], flow=_flow(flow, store, [window], protocol, device)
+                )
+            total += counter.get_total_flops()
+    if hasattr(network, "empty_selections"):
+        network.empty_selections = 0
+    return round(total / 2 / len(some) / 1e9, 4)
+
+
+def next_frame(p: Params, name: str, images: list[Path], checkpoint: Path | None, output: Path) -> None:
+    """Predict the frame after `images` and write it as PNG, rounded to 8 bits.
+
+    Frames are padded by edge repetition to a size that the network takes, and the result is cropped back.
+    """
+    import cv2
+    import torch
+
+    if name not in p.models:
+        from pipeline.errors import near
+
+        raise RetakeError(f"unknown model {name!r}{near(name, p.models)}")
+    model = p.models[name]
+    if checkpoint is None and model.has_weights:
+        raise RetakeError(f"{name} needs --checkpoint: a file of data/checkpoints/{name}/, or a published one")
+    read = []
+    for path in images:
+        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if image is None:
+            raise RetakeError(f"{path} cannot be read as an image")
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise RetakeError(f"{path}: expected an 8-bit RGB image, found {image.dtype} {image.shape}")
+        if read and image.shape != read[0].shape:
+            raise RetakeError(f"{path} is {image.shape[1]}x{image.shape[0]}, {images[0]} {read[0].shape[1]}x{read[0].shape[0]}")
+        read.append(image[..., ::-1])
+    torch.set_num_threads(p.compute.threads)
+    device = device_of(p)
+    network, _ = load_model(model, checkpoint, device)
+    if len(read) != network.context:
+        raise RetakeError(f"{name} predicts from {network.context} frames, {len(read)} were given")
+    if model.flow is not None:
+        raise RetakeError(f"{name} needs precomputed flow: use it in an experiment")
+    height, width = read[0].shape[:2]
+    pad = ((0, 0), (0, -height % 16), (0, -width % 16), (0, 0))
+    frames = np.pad(np.stack(read), pad, mode="edge")
+    tensor = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2)[None].to(device).float() / 255
+    with torch.no_grad():
+        predicted = network.predict(tensor, 1, seeds=[0], flow=None)[0, 0]
+    image = (predicted.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()[:height, :width, ::-1]
+    with atomic(output) as temporary:
+        if not cv2.imwrite(str(temporary), image):
+            raise RetakeError(f"{output}: OpenCV knows no such image format; use .png")
+    log.info("wrote %s", output)
+
+
+if __name__ == "__main__":
+    run(main, "predict")

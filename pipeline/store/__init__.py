@@ -1,0 +1,1 @@
+"""The Arrow files that pass between stages, and atomic writing."""

@@ -1,0 +1,1 @@
+"""How a clip becomes inputs and targets: one module a task."""

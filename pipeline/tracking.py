@@ -1,0 +1,145 @@
+"""The mirror to MLflow; the only module that imports mlflow.
+
+The files in data/ and results/ are the truth: a server that is away never stops a stage, and is said once. Metrics go in
+batches. A lock makes parallel jobs safe on a fresh sqlite database, whose migrations race otherwise. Default store:
+`mlflow.db` in the project's folder; any other by MLflow's own variable MLFLOW_TRACKING_URI.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import log
+
+LOCK = Path("data/.mlflow.lock")
+URI = "sqlite:///mlflow.db"
+BATCH = 500
+
+
+class Run:
+    """One MLflow run, or nothing when mirroring is off or has failed."""
+
+    def __init__(self, active: bool) -> None:
+        self.active = active
+        self._pending: list[Any] = []
+
+    def _try(self, action: Callable[[], None]) -> None:
+        if not self.active:
+            return
+        try:
+            action()
+        except Exception as error:
+            self.active = False
+            log.warning("MLflow is not reached, going on without it: %s", str(error).splitlines()[0] if str(error) else error)
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Add values of one step; they are sent when a batch is full and at the end."""
+        import time
+
+        now = int(time.time() * 1000)
+        self._pending += [(name, float(value), now, step) for name, value in values.items()]
+        if len(self._pending) >= BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is pending."""
+
+        def send() -> None:
+            import mlflow
+            from mlflow.entities import Metric
+
+            run = mlflow.active_run()
+            assert run is not None
+            client = mlflow.MlflowClient()
+            rows = [Metric(*row) for row in self._pending]
+            for i in range(0, len(rows), BATCH):
+                client.log_batch(run.info.run_id, metrics=rows[i : i + BATCH])
+
+        if self._pending:
+            self._try(send)
+        self._pending = []
+
+    def artifact(self, path: str | Path) -> None:
+        """Add one file."""
+
+        def send() -> None:
+            import mlflow
+
+            mlflow.log_artifact(str(path))
+
+        self._try(send)
+
+
+@contextlib.contextmanager
+def run(enabled: bool, *, experiment: str, name: str, params: dict[str, Any], tags: dict[str, str]) -> Iterator[Run]:
+    """Open a run `name` in the MLflow experiment, with flat params and tags (the git commit is added)."""
+    mirror = Run(enabled)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+    def start() -> None:
+        import mlflow
+
+        with _locked():
+            if "MLFLOW_TRACKING_URI" not in os.environ:
+                mlflow.set_tracking_uri(URI)
+            mlflow.set_experiment(experiment)
+            mlflow.start_run(run_name=name, tags={**tags, "git_commit": commit()})
+        flat = flatten(params)
+        client = mlflow.MlflowClient()
+        active = mlflow.active_run()
+        assert active is not None
+        from mlflow.entities import Param
+
+        client.log_batch(active.info.run_id, params=[Param(k, str(v)[:6000]) for k, v in flat.items()])
+
+    mirror._try(start)
+    status = "FAILED"
+    try:
+        yield mirror
+        status = "FINISHED"
+    finally:
+        mirror.flush()
+
+        def end() -> None:
+            import mlflow
+
+            mlflow.end_run(status)
+
+        mirror._try(end)
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return {dotted key: leaf} of nested dicts; lists are leaves."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def commit() -> str:
+    """Return the git commit of the project, with "+" when tracked files differ from it; "none" outside git."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD"], capture_output=True).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return "none"
+    return head + ("+" if changed else "")
+
+
+@contextlib.contextmanager
+def _locked() -> Iterator[None]:
+    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    with LOCK.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

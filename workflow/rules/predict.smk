@@ -1,0 +1,43 @@
+# Predictions of every test window: made by a model, or brought by the user as images.
+
+
+rule predict:
+    input:
+        data=data("predict"),
+        code=code("predict"),
+    output:
+        store="data/predictions/{experiment}/{model}.arrow",
+        speed="data/predictions/{experiment}/{model}.speed.json",
+    log:
+        "logs/predict-{experiment}-{model}.log",
+    benchmark:
+        "logs/benchmarks/predict-{experiment}-{model}.tsv"
+    retries: 1
+    threads: P.compute.threads
+    resources:
+        gpu=1,
+        mem_mb=4000,
+    params:
+        uses=uses("predict"),
+    shell:
+        "python -m pipeline.predict --experiment {wildcards.experiment} --model {wildcards.model}"
+
+
+rule bring:
+    input:
+        data=data("bring"),
+        code=code("bring"),
+    output:
+        store="data/predictions/{experiment}/{model}.arrow",
+    wildcard_constraints:
+        model=one_of(BROUGHT),
+    log:
+        "logs/bring-{experiment}-{model}.log",
+    benchmark:
+        "logs/benchmarks/bring-{experiment}-{model}.tsv"
+    resources:
+        mem_mb=1000,
+    params:
+        uses=uses("bring"),
+    shell:
+        "python -m pipeline.bring --experiment {wildcards.experiment} --model {wildcards.model}"

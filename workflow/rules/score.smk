@@ -1,0 +1,23 @@
+# One value a row: window, step, sample, metric. Averages are made in the table.
+
+
+rule score:
+    input:
+        data=data("score"),
+        code=code("score"),
+    output:
+        scores="data/scores/{experiment}/{model}.parquet",
+    wildcard_constraints:
+        model=ROWS,
+    log:
+        "logs/score-{experiment}-{model}.log",
+    benchmark:
+        "logs/benchmarks/score-{experiment}-{model}.tsv"
+    threads: P.compute.threads
+    resources:
+        gpu=1,
+        mem_mb=4000,
+    params:
+        uses=uses("score"),
+    shell:
+        "python -m pipeline.score --experiment {wildcards.experiment} --model {wildcards.model}"

@@ -1,0 +1,22 @@
+# Training, or the import of published weights: one checkpoint a model and dataset.
+
+
+rule train:
+    input:
+        data=data("train"),
+        code=code("train"),
+    output:
+        checkpoint="data/checkpoints/{model}/{dataset}.pt",
+    log:
+        "logs/train-{model}-{dataset}.log",
+    benchmark:
+        "logs/benchmarks/train-{model}-{dataset}.tsv"
+    retries: 1
+    threads: P.compute.threads
+    resources:
+        gpu=1,
+        mem_mb=8000,
+    params:
+        uses=uses("train"),
+    shell:
+        "python -m pipeline.train --model {wildcards.model} --dataset {wildcards.dataset}"
