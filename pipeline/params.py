@@ -195,6 +195,11 @@ class Params(Strict):
     protocols: dict[Name, Protocol]
     experiments: dict[Name, Experiment]
 
+    @functools.cached_property
+    def tree(self) -> dict[str, Any]:
+        """The plain values, as params.yaml writes them."""
+        return self.model_dump(mode="json")
+
     @model_validator(mode="after")
     def _references(self) -> Params:
         for name in self.reproduce:
@@ -336,7 +341,7 @@ def _child(kind: Any, part: str) -> Any:
 
 def subtree(params: Params, key: str) -> Any:
     """Return the plain value under a dotted key, as `params.yaml` writes it."""
-    node: Any = params.model_dump(mode="json")
+    node: Any = params.tree
     for part in key.split("."):
         node = node[part]
     return node

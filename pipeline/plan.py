@@ -106,8 +106,8 @@ CODE: dict[str, list[str]] = {
         "{code}",
     ],
     "bring": ["pipeline/bring.py", "pipeline/store", "pipeline/tasks"],
-    "score": ["pipeline/score.py", "pipeline/weights.py", "pipeline/fetch.py", "pipeline/store", "pipeline/metrics"],
-    "table": ["pipeline/table.py", "pipeline/store", "results/published"],
+    "score": ["pipeline/score.py", "pipeline/weights.py", "pipeline/fetch.py", "pipeline/store", "pipeline/metrics", "pipeline/tasks"],
+    "table": ["pipeline/table.py", "pipeline/view.py", "pipeline/store", "results/published"],
 }
 # Not code of any stage: values arrive as params, and logging, planning and mirroring change no output.
 SCAFFOLD = [
@@ -120,6 +120,8 @@ SCAFFOLD = [
 
 Fields = dict[str, str]
 Plan = dict[str, dict[str, Fields]]
+
+_WHOLE: dict[int, tuple[Params, Plan]] = {}  # the plan of all experiments, made once for a Params; it is asked for every job
 
 
 def path(stage: str, **fields: str) -> Path:
@@ -256,9 +258,13 @@ def dump(p: Params) -> str:
 def fields_of(p: Params, stage: str, **wildcards: str) -> Fields:
     """Return the fields of the instance that `wildcards` name, in any experiment of params.yaml.
 
-    Raises RetakeError when nothing in params.yaml leads there.
+    Raises RetakeError when nothing in params.yaml leads there, or when DVC runs the stages of an older plan.
     """
-    everything = plan(p, list(p.experiments))[stage]
+    if "DVC_STAGE" in os.environ and params.VARIABLE not in os.environ and FILE.read_text() != dump(p):
+        raise RetakeError(f"{FILE} is behind params.yaml: run `python -m pipeline.plan`, then the same command again")
+    if id(p) not in _WHOLE:
+        _WHOLE[id(p)] = (p, plan(p, list(p.experiments)))
+    everything = _WHOLE[id(p)][1][stage]
     name = "-".join(wildcards[k] for k in _keys(stage))
     if name not in everything:
         raise RetakeError(f"no experiment in params.yaml needs {stage} of {name}{near(name, everything)}")

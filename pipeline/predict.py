@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 
 from pipeline import params, plan
-from pipeline.errors import RetakeError, log, progress, run
+from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Model, Params
-from pipeline.store.atomic import atomic, write_text
+from pipeline.store.atomic import write_text
 from pipeline.store.frames import Store, Writer
+from pipeline.store.images import read_image, write_image
 from pipeline.tasks import prediction
 
 COUNTED_WINDOWS = 4  # GMACs are the mean over so many: with sampled routing they differ
@@ -234,43 +235,32 @@ def next_frame(p: Params, name: str, images: list[Path], checkpoint: Path | None
 
     Frames are padded by edge repetition to a size that the network takes, and the result is cropped back.
     """
-    import cv2
     import torch
 
     if name not in p.models:
-        from pipeline.errors import near
-
         raise RetakeError(f"unknown model {name!r}{near(name, p.models)}")
     model = p.models[name]
     if checkpoint is None and model.has_weights:
         raise RetakeError(f"{name} needs --checkpoint: a file of data/checkpoints/{name}/, or a published one")
-    read = []
-    for path in images:
-        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if image is None:
-            raise RetakeError(f"{path} cannot be read as an image")
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise RetakeError(f"{path}: expected an 8-bit RGB image, found {image.dtype} {image.shape}")
-        if read and image.shape != read[0].shape:
-            raise RetakeError(f"{path} is {image.shape[1]}x{image.shape[0]}, {images[0]} {read[0].shape[1]}x{read[0].shape[0]}")
-        read.append(image[..., ::-1])
+    if model.flow is not None:
+        raise RetakeError(f"{name} needs precomputed flow: use it in an experiment")
+    read = [read_image(path) for path in images]
+    sizes = {path.name: image.shape[:2] for path, image in zip(images, read, strict=True)}
+    if len(set(sizes.values())) > 1:
+        raise RetakeError(f"images of different sizes: {', '.join(f'{n} {w}x{h}' for n, (h, w) in sizes.items())}")
     torch.set_num_threads(p.compute.threads)
     device = device_of(p)
     network, _ = load_model(model, checkpoint, device)
     if len(read) != network.context:
         raise RetakeError(f"{name} predicts from {network.context} frames, {len(read)} were given")
-    if model.flow is not None:
-        raise RetakeError(f"{name} needs precomputed flow: use it in an experiment")
     height, width = read[0].shape[:2]
     pad = ((0, 0), (0, -height % 16), (0, -width % 16), (0, 0))
     frames = np.pad(np.stack(read), pad, mode="edge")
     tensor = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2)[None].to(device).float() / 255
     with torch.no_grad():
         predicted = network.predict(tensor, 1, seeds=[0], flow=None)[0, 0]
-    image = (predicted.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()[:height, :width, ::-1]
-    with atomic(output) as temporary:
-        if not cv2.imwrite(str(temporary), image):
-            raise RetakeError(f"{output}: OpenCV knows no such image format; use .png")
+    image = (predicted.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()[:height, :width]
+    write_image(output, image)
     log.info("wrote %s", output)
 
 

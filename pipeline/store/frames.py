@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import RetakeError
+from pipeline.store import flow
 from pipeline.store.atomic import atomic
 
 BATCH_BYTES = 32 << 20
@@ -69,18 +70,21 @@ ENCODE: dict[str, Callable[[np.ndarray], bytes]] = {
     "raw": lambda image: np.ascontiguousarray(image).tobytes(),
     "png": _png,
     "jpeg": lambda image: _opencv(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95]),
+    "flow64": flow.encode,
 }
 DECODE: dict[str, Callable[[memoryview, tuple[int, ...], np.dtype], np.ndarray]] = {
     "raw": lambda data, shape, dtype: np.frombuffer(data, dtype).reshape(shape),
     "png": _decode,
     "jpeg": _decode,
+    "flow64": flow.decode,
 }
 
 
 class Writer:
     """Writes one store, atomically: the file appears when the `with` block ends well.
 
-    `codec`: a key of `ENCODE`. `dtype`: of the images, "uint8" or "uint16". `meta`: JSON, goes into the schema.
+    `codec`: a key of `ENCODE`. `dtype`: of the images, "uint8", "uint16" or, for flow, "float32". `meta`: JSON, goes
+    into the schema.
     """
 
     def __init__(

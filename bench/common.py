@@ -1,0 +1,44 @@
+"""Timing in pairs: a baseline and ours, interleaved in one process, as ratios."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Row:
+    """One line of bench/results.md. `ratio` is what `goal` speaks of; `detail` says what was run."""
+
+    name: str
+    baseline: str
+    ratio: float
+    goal: float
+    detail: str
+    at_most: bool = False
+
+    @property
+    def reached(self) -> bool:
+        return self.ratio <= self.goal if self.at_most else self.ratio >= self.goal
+
+
+def interleave(rounds: int, *actions: Callable[[], Any]) -> list[float]:
+    """Return each action's median wall seconds over `rounds`, run in turns after one warm-up each."""
+    for action in actions:
+        action()
+    times: list[list[float]] = [[] for _ in actions]
+    for _ in range(rounds):
+        for action, spent in zip(actions, times, strict=True):
+            start = time.perf_counter()
+            action()
+            spent.append(time.perf_counter() - start)
+    return [statistics.median(t) for t in times]
+
+
+def peak_mib() -> float:
+    """Return this process's peak resident memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

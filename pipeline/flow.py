@@ -1,0 +1,237 @@
+"""Optical flow between the consecutive frames of every clip, once: a frame store in, a flow store out.
+
+    python -m pipeline.flow --estimator dis --dataset kitti --split test
+    python -m pipeline.flow A.png B.png --output flow.flo --picture flow.png
+
+The store (`data/flow/<estimator>/<dataset>/<split>.arrow`) has a row for each frame whose successor by number is in the
+clip: the flow frame -> frame + 1, (height, width, 2) px, off by at most 0.0111 px (`store/flow.py`). The estimator
+`truth` takes exact flow from the dataset's archives; there pixels without flow are NaN. The second form takes two
+images; `.flo` or `.png` (KITTI's 16 bits), and a picture in the colours of Baker et al. Pairs run in parallel on all
+cores; order and bytes do not depend on their number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pipeline import params, plan
+from pipeline.errors import RetakeError, log, near, progress, run
+from pipeline.params import Model, Params
+from pipeline.store import flow as files
+from pipeline.store.frames import Store, Writer
+from pipeline.store.images import read_image, write_image
+
+WRITE = {".flo": files.write_flo, ".png": files.write_kitti}
+
+# A pair to come: clip, frame, and what gives its flow (H, W, 2) float32.
+Job = tuple[str, int, Callable[[], np.ndarray]]
+Encoded = tuple[bytes, tuple[int, int]]  # and (height, width)
+
+
+def main() -> None:
+    """Parse the command line; make a store, or the flow of two images."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="two images, instead of a dataset")
+    parser.add_argument("--estimator", default="dis", help="entry of `models` in params.yaml (default: dis)")
+    parser.add_argument("--dataset", help="entry of `datasets`")
+    parser.add_argument("--split", help="its split")
+    parser.add_argument("--output", type=Path, help="with images: flow.flo, or flow.png (KITTI, 16 bits)")
+    parser.add_argument("--picture", type=Path, help="with images: a picture of the flow")
+    args = parser.parse_args()
+    p = params.load()
+    if args.images:
+        if args.dataset or args.split or not (args.output or args.picture):
+            parser.error("with images give --output, --picture or both, and neither --dataset nor --split")
+        make_pair(_estimator(p, args.estimator), args.images, args.output, args.picture)
+    elif args.dataset and args.split:
+        make(p, args.estimator, args.dataset, args.split)
+    else:
+        parser.error("give --dataset and --split, or two images")
+
+
+def make(p: Params, name: str, dataset: str, split: str) -> Path:
+    """Write the flow store of one (estimator, dataset, split) and return its path."""
+    model = _estimator(p, name)
+    if dataset not in p.datasets:
+        raise RetakeError(f"unknown dataset {dataset!r}{near(dataset, p.datasets)}")
+    frames = Store(plan.path("frames", dataset=dataset, split=split))
+    clips = pairs(frames)
+    count = sum(len(rows) for rows in clips.values())
+    if not count:
+        raise RetakeError(f"{frames.path}: no two consecutive frames in any of {len(frames.clips)} clips, so no flow")
+    meta = {
+        "estimator": name,
+        "settings": model.model_dump(mode="json"),
+        "unit": "px",
+        "error": round(files.ERROR, 6),
+        "frames": str(frames.path),
+        "data": frames.identity,
+        **{key: frames.meta.get(key) for key in ("dataset", "split", "height", "width", "licence", "partial")},
+        "versions": {"opencv": cv2.__version__},
+    }
+    # One thread inside OpenCV: pairs are the unit of work, and an estimator that splits an image by the number of
+    # threads would give other flow on another machine.
+    cv2.setNumThreads(1)
+    workers = len(os.sched_getaffinity(0))
+    output = plan.path("flow", estimator=name, dataset=dataset, split=split)
+    started, done = time.monotonic(), 0
+    with (
+        Writer(output, codec="flow64", dtype="float32", channels=2, meta=meta) as out,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        if model.kind == "truth":
+            jobs = _exact(p, dataset, split, frames, clips)
+        else:
+            jobs = _estimated(model, frames, clips, pool)
+        bar = progress(_encoded(jobs, pool, 2 * workers), total=count, unit="pair", desc=f"flow {name}")
+        for clip, frame, (encoded, size) in bar:
+            out.add(clip, frame, encoded=encoded, size=size)
+            done += 1
+        if not done:
+            raise RetakeError(f"{p.datasets[dataset].kind} has no exact flow of any pair in {frames.path}")
+    rate = done / (time.monotonic() - started)
+    log.info("flow of %d pairs in %d clips, %.1f a second: %s", done, len(clips), rate, output)
+    return output
+
+
+def pairs(frames: Store) -> dict[str, list[int]]:
+    """Return for each clip the rows whose next row is the next frame by number; a gap in the numbers is no pair."""
+    return {
+        clip: [row for row in rows[:-1] if frames.frame[row + 1] == frames.frame[row] + 1]
+        for clip, rows in frames.clips.items()
+    }
+
+
+def make_pair(model: Model, images: list[Path], output: Path | None, picture: Path | None) -> None:
+    """Estimate the flow between two image files; write it to `output`, its colours to `picture`."""
+    if len(images) != 2:
+        raise RetakeError(f"flow is estimated between two images, {len(images)} given: {' '.join(map(str, images))}")
+    if model.kind == "truth":
+        raise RetakeError("truth is read from a dataset's archives: name an estimator for two images")
+    if output is not None and output.suffix not in WRITE:
+        raise RetakeError(f"{output}: flow is written as {' or '.join(WRITE)} (KITTI, 16 bits), by the name's suffix")
+    first, second = (read_image(path) for path in images)
+    if first.shape != second.shape:
+        sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (first, second)]
+        raise RetakeError(f"{images[0]} is {sizes[0]}, {images[1]} is {sizes[1]}: flow needs two images of one size")
+    _check(model, first.shape[:2], str(images[0]))
+    cv2.setNumThreads(1)
+    flow = _estimate(model)(first, second)
+    if output is not None:
+        WRITE[output.suffix](output, flow)
+        log.info("wrote %s", output)
+    if picture is not None:
+        scale = files.scale_of(flow)
+        write_image(picture, files.colours(flow, scale))
+        log.info("wrote %s: full colour at %.1f px", picture, scale)
+
+
+def _estimator(p: Params, name: str) -> Model:
+    estimators = {key: model for key, model in p.models.items() if model.task == "flow"}
+    if name not in estimators:
+        what = f"{name} is a {p.models[name].task} model" if name in p.models else f"unknown flow estimator {name!r}"
+        raise RetakeError(f"{what}{near(name, estimators)}")
+    return estimators[name]
+
+
+def _check(model: Model, size: tuple[int, ...], where: str) -> None:
+    try:
+        model.check(int(size[0]), int(size[1]))
+    except ValueError as error:
+        raise RetakeError(f"{where}: {error}") from None
+
+
+def _estimate(model: Model) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return the estimator as a function that refuses to give NaN."""
+    estimator = params.registry("models")[model.kind].build(model)
+
+    def estimate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        flow: np.ndarray = estimator.estimate(first, second)
+        bad = ~np.isfinite(flow).all(axis=-1)
+        if bad.any():
+            raise RetakeError(
+                f"{model.kind} gives flow that is not finite at {bad.sum()} pixels: look at the two images"
+            )
+        return flow
+
+    return estimate
+
+
+def _estimated(model: Model, frames: Store, clips: dict[str, list[int]], pool: ThreadPoolExecutor) -> Iterator[Job]:
+    """Yield the pairs of a store; every frame is decoded once, in the pool."""
+    estimate = _estimate(model)
+
+    def job(first: Future[np.ndarray], second: Future[np.ndarray]) -> Callable[[], np.ndarray]:
+        return lambda: estimate(first.result(), second.result())
+
+    for clip, rows in clips.items():
+        decoded: dict[int, Future[np.ndarray]] = {}
+        for row in rows:
+            where = f"{frames.path}, {clip} frame {frames.frame[row]}"
+            _check(model, frames.size[row], where)
+            if (frames.size[row] != frames.size[row + 1]).any():
+                raise RetakeError(f"{where}: the next frame has another size")
+            # Submitted before the job that waits for them: a pool that serves in order cannot lock up.
+            decoded = {r: decoded.get(r) or pool.submit(frames.image, r) for r in (row, row + 1)}
+            yield clip, int(frames.frame[row]), job(decoded[row], decoded[row + 1])
+
+
+def _exact(p: Params, dataset: str, split: str, frames: Store, clips: dict[str, list[int]]) -> Iterator[Job]:
+    """Yield the exact flow that the dataset's archives hold, NaN where it is not valid."""
+    kind = p.datasets[dataset].kind
+    module = params.registry("datasets")[kind]
+    if not hasattr(module, "truth"):
+        raise RetakeError(
+            f"dataset {dataset} ({kind}) has no exact flow: estimate it, or drop the metrics that need it"
+        )
+    path = plan.path("download", dataset=dataset, split=split)
+    if not path.exists():
+        raise RetakeError(f"no manifest {path}: make it with `snakemake {path}`")
+    archives = [Path("data/raw") / kind / archive["file"] for archive in json.loads(path.read_text())["archives"]]
+    size = {(clip, int(frames.frame[r])): tuple(frames.size[r]) for clip, rows in clips.items() for r in rows}
+
+    def job(flow: np.ndarray, valid: np.ndarray) -> Callable[[], np.ndarray]:
+        return lambda: np.where(valid[..., None], flow, np.float32(np.nan))
+
+    for clip, frame, flow, valid in module.truth(p.datasets[dataset], split, archives):
+        stored = size.get((clip, frame))
+        if stored != flow.shape[:2]:
+            raise RetakeError(
+                f"{kind} has exact flow of {clip} frame {frame}, size {flow.shape[:2]}, but {frames.path} has "
+                f"{f'it with size {stored}' if stored else 'no such pair'}: make that store again"
+            )
+        yield clip, frame, job(flow, valid)
+
+
+def _encoded(jobs: Iterator[Job], pool: ThreadPoolExecutor, ahead: int) -> Iterator[tuple[str, int, Encoded]]:
+    """Run jobs in the pool and yield (clip, frame, encoded flow) in their order; at most `ahead` of them wait."""
+    waiting: collections.deque[tuple[str, int, Future[Encoded]]] = collections.deque()
+    for clip, frame, job in jobs:
+        waiting.append((clip, frame, pool.submit(_encode, clip, frame, job)))
+        if len(waiting) > ahead:
+            clip, frame, done = waiting.popleft()
+            yield clip, frame, done.result()
+    for clip, frame, done in waiting:
+        yield clip, frame, done.result()
+
+
+def _encode(clip: str, frame: int, job: Callable[[], np.ndarray]) -> Encoded:
+    try:
+        flow = job()
+        return files.encode(flow), (flow.shape[0], flow.shape[1])
+    except (RetakeError, cv2.error) as error:
+        raise RetakeError(f"{clip} frame {frame}: {error}") from error
+
+
+if __name__ == "__main__":
+    run(main, "flow")

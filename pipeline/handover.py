@@ -1,0 +1,80 @@
+"""Hand the made files from one engine to the other: `python -m pipeline.handover`.
+
+After a Snakemake run DVC knows nothing of it (`dvc commit -f` tells it); after `dvc repro` or `dvc checkout` Snakemake's records are
+old (`snakemake --touch` renews them). Both commands bless whatever lies there, so each is given only when the other engine,
+without any override, holds every file for made by today's params, code and data; otherwise this refuses and says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline import params, plan
+from pipeline.errors import RetakeError, log, run
+
+
+def main() -> None:
+    """Tell the engine that is behind; refuse when neither is right."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    os.environ.pop(params.VARIABLE, None)
+    os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
+    p = params.load()
+    if not plan.FILE.exists() or plan.FILE.read_text() != plan.dump(p):
+        raise RetakeError(f"{plan.FILE} is behind params.yaml: run `python -m pipeline.plan` first")
+    dvc = _run("dvc", "status", "-q").returncode == 0
+    if dvc:
+        _check(_run("snakemake", "--touch", "--cores", "1", "-q"))
+        log.info("DVC holds every file for up to date; Snakemake's records are renewed")
+        return
+    reasons = _snakemake_reasons(p)
+    if reasons:
+        raise RetakeError(
+            "neither engine holds the files for up to date, nothing is handed over.\n"
+            f"  snakemake: {reasons}\n  dvc: see `dvc status`\n"
+            "Run `snakemake --cores all` or `dvc repro` (without overrides) to the end first"
+        )
+    _check(_run("dvc", "commit", "-f", "-q"))
+    log.info("Snakemake holds every file for up to date; DVC has taken them over")
+
+
+def _snakemake_reasons(p: params.Params) -> str:
+    """Return why Snakemake, without overrides, would run something; "" when it would not.
+
+    A file without Snakemake's own record counts: it cannot know the params that file was made with.
+    """
+    unknown = [f for f in plan.files(p, p.reproduce) if not Path(".snakemake/metadata", _record(f)).exists()]
+    if unknown:
+        return f"{len(unknown)} files that it did not make, such as {unknown[0]}"
+    dry = _run("snakemake", "-n", "--quiet", "rules")
+    if dry.returncode:
+        return _last(dry)
+    said = dry.stdout + dry.stderr
+    return "" if "Nothing to be done" in said else "jobs are due (see `snakemake -n`)"
+
+
+def _record(file: str) -> str:
+    """Return the name under which Snakemake keeps what it knows of a file."""
+    return base64.urlsafe_b64encode(file.encode()).decode()
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def _check(done: subprocess.CompletedProcess[str]) -> None:
+    if done.returncode:
+        raise RetakeError(f"`{' '.join(done.args)}` failed: {_last(done)}")
+
+
+def _last(done: subprocess.CompletedProcess[str]) -> str:
+    lines = (done.stderr or done.stdout).strip().splitlines()
+    return lines[-1] if lines else f"exit code {done.returncode}"
+
+
+if __name__ == "__main__":
+    run(main, "handover")

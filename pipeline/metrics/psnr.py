@@ -1,0 +1,41 @@
+"""PSNR: -10 log10 of the mean squared error over all pixels and channels of a frame, dB.
+
+Frames are averaged in dB, as DMVFN did (the mean of MSEs would give another number). Equal frames have an infinite PSNR,
+and so has any mean that holds one: it is printed as inf, not capped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipeline import params
+
+LABEL = "PSNR"
+BETTER = "higher"
+SCALE = 1.0
+NEEDS = "frames"
+
+
+class Params(params.Metric):
+    """PSNR has no settings."""
+
+
+def settings(p: Params) -> dict[str, Any]:
+    """Return what a reader must know to compare values."""
+    return {"name": "PSNR", "range": 1.0, "unit": "dB", "reduction": "mean of frames in dB"}
+
+
+def build(p: Params, device: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return the function (prediction, target), both (T, H, W, 3) float32 in [0,1] -> (T,) float64, dB."""
+
+    def psnr(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
+        # OpenCV adds up float32 differences in float64.
+        mse = np.array([cv2.norm(x, y, cv2.NORM_L2SQR) / x.size for x, y in zip(prediction, target, strict=True)])
+        with np.errstate(divide="ignore"):
+            return -10 * np.log10(mse)
+
+    return psnr

@@ -1,0 +1,122 @@
+"""What SSIM and MS-SSIM share: Gaussian statistics of an image pair, in float64.
+
+With u = x + y and v = x - y, per window of weights w (K, C1, C2 as in Wang et al. 2004):
+
+    luminance           1 - 2 mu_v^2  / (mu_u^2 + mu_v^2 + 2 C1)    = (2 mu_x mu_y + C1) / (mu_x^2 + mu_y^2 + C1)
+    contrast-structure  1 - 2 var_v   / (var_u + var_v + 2 C2)      = (2 cov_xy + C2) / (var_x + var_y + C2)
+
+which takes four blurs (u, v, v^2, u^2 + v^2) where the textbook takes five, and fewer passes. Float64, because a variance
+is a difference of nearly equal numbers in smooth areas: float32 is off by up to 1e-4 there. OpenCV on the CPU, torch on
+a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+TAPS, SIGMA = 11, 1.5
+C1, C2 = 0.01**2, 0.03**2  # (K L)^2 with range L = 1
+KERNEL = np.exp(-((np.arange(TAPS) - TAPS // 2) ** 2) / (2 * SIGMA**2))
+KERNEL /= KERNEL.sum()
+STRIP = 16  # rows worked on together: what they need fits a core's cache
+
+Images = Any  # a frame (H, W, 3) float32 on the CPU, (T, 3, H, W) float64 tensor elsewhere
+Terms = tuple[np.ndarray, np.ndarray]  # means over all windows of SSIM and of contrast-structure, (T, 3) float64 each
+
+_last: tuple[np.ndarray, np.ndarray, str, Terms] | None = None
+
+
+def full_size(prediction: np.ndarray, target: np.ndarray, device: str) -> Terms:
+    """Return `terms` of every frame at full size, of (T, H, W, 3) float32 in [0,1].
+
+    The last result is kept, so that SSIM and MS-SSIM of the same frames share it; only for read-only arrays, whose
+    identity says that their values are the same.
+    """
+    global _last
+    if _last and _last[0] is prediction and _last[1] is target and _last[2] == device:
+        return _last[3]
+    found = [terms(x, y) for x, y in pairs(prediction, target, device)]
+    result = (np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found]))
+    frozen = not (prediction.flags.writeable or target.flags.writeable)
+    _last = (prediction, target, device, result) if frozen else None
+    return result
+
+
+def pairs(prediction: np.ndarray, target: np.ndarray, device: str) -> list[tuple[Images, Images]]:
+    """Return the frames pair by pair on the CPU, all at once elsewhere, as `terms` and `halve` take them."""
+    if device == "cpu":
+        return list(zip(prediction, target, strict=True))
+    import torch
+
+    x, y = (torch.tensor(a).to(device).double().permute(0, 3, 1, 2) for a in (prediction, target))
+    return [(x, y)]
+
+
+def terms(x: Images, y: Images) -> Terms:
+    """Return the means over all whole windows of SSIM and of contrast-structure, per frame and channel."""
+    return _terms_opencv(x, y) if isinstance(x, np.ndarray) else _terms_torch(x + y, x - y)
+
+
+def _terms_opencv(x: np.ndarray, y: np.ndarray) -> Terms:
+    u, v = cv2.add(x, y, dtype=cv2.CV_64F), cv2.subtract(x, y, dtype=cv2.CV_64F)
+    mu_u, mu_v = _blur(u), _blur(v)
+    v *= v
+    var_v = _blur(v)
+    cv2.accumulateSquare(u, v)
+    var_both = _blur(v)
+    sums = np.zeros((3, 3))  # of far, differ and their product
+    for top in range(0, len(mu_u), STRIP):
+        m, far, differ, s = (a[top : top + STRIP] for a in (mu_u, mu_v, var_v, var_both))
+        m *= m
+        far *= far
+        differ -= far
+        m += far
+        s -= m
+        s += 2 * C2
+        m += 2 * C1
+        far /= m  # 1 - 2 far is luminance
+        differ /= s  # 1 - 2 differ is contrast-structure
+        sums[0] += cv2.sumElems(far)[:3]
+        sums[1] += cv2.sumElems(differ)[:3]
+        far *= differ
+        sums[2] += cv2.sumElems(far)[:3]
+    far, differ, product = sums / (mu_u.shape[0] * mu_u.shape[1])
+    return (1 - 2 * far - 2 * differ + 4 * product)[None], (1 - 2 * differ)[None]
+
+
+def _blur(a: np.ndarray) -> np.ndarray:
+    edge = TAPS // 2
+    return cv2.sepFilter2D(a, cv2.CV_64F, KERNEL, KERNEL)[edge:-edge, edge:-edge]
+
+
+def _terms_torch(u: Any, v: Any) -> Terms:
+    import torch
+    from torch.nn import functional
+
+    kernel = torch.tensor(KERNEL, device=u.device).expand(u.shape[1], 1, 1, TAPS)
+
+    def blur(a: Any) -> Any:
+        rows = functional.conv2d(a, kernel.transpose(2, 3), groups=a.shape[1])
+        return functional.conv2d(rows, kernel, groups=a.shape[1])
+
+    far, both = blur(v) ** 2, blur(u) ** 2
+    both = both + far
+    luminance = 1 - 2 * far / (both + 2 * C1)
+    structure = 1 - 2 * (blur(v * v) - far) / (blur(u * u + v * v) - both + 2 * C2)
+    ssim, structure = (a.mean(dim=(2, 3)).cpu().numpy() for a in (luminance * structure, structure))
+    return ssim, structure
+
+
+def halve(a: Images) -> Images:
+    """Return images at half size: 2x2 means, odd sides padded with a zero before the first row or column."""
+    if isinstance(a, np.ndarray):
+        height, width = a.shape[:2]
+        if height % 2 or width % 2:
+            a = cv2.copyMakeBorder(a, height % 2, 0, width % 2, 0, cv2.BORDER_CONSTANT, value=0)
+        return cv2.resize(a, (a.shape[1] // 2, a.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    from torch.nn import functional
+
+    return functional.avg_pool2d(a, 2, padding=[side % 2 for side in a.shape[-2:]])

@@ -1,0 +1,373 @@
+"""DMVFN's layers, routing, training step and recursive prediction (arXiv 2303.09875, sections 3.2 to 3.4).
+
+`predict` and `training_step` take RGB. All below them is as published: BGR float32 in [0,1], (N, channels, H, W); a pair
+is (N, 6, H, W), the older frame first; flow is in pixels, channel 0 along x, and says where to sample.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.errors import RetakeError
+from pipeline.losses import laplacian
+from pipeline.losses.vgg import FILE as VGG_FILE
+from pipeline.losses.vgg import Vgg
+from pipeline.models.dmvfn import BLOCKS, Params, check
+
+WIDTHS = (160, 160, 160, 80, 80, 80, 44, 44, 44)
+SCALES = (4, 4, 4, 2, 2, 2, 1, 1, 1)
+BUDGET = BLOCKS / 2  # blocks that the router's probabilities add up to
+DISCOUNT = 0.8  # of the losses of earlier blocks, equation 5 of the paper
+
+# First parts of keys that give away another system's checkpoint
+STRANGERS = {
+    "feature_pyramid_extractor": "ARFlow",
+    "opt_path": "DTVNet",
+    "sub_layers": "a conditional invertible network",
+    "features": "an image classifier (VGG, AlexNet)",
+    "generator": "TecoGAN",
+    "fnet": "TecoGAN",
+}
+
+
+def conv_prelu(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """Return a 3x3 convolution and a PReLU with one slope a channel."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1), nn.PReLU(outputs))
+
+
+class Block(nn.Module):
+    """One voxel-flow block of the paper (MVFB): a motion path at 1/scale and a spatial path at full resolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv0 = nn.Sequential(conv_prelu(17, width // 2, 2), conv_prelu(width // 2, width, 2))
+        self.convblock = nn.Sequential(*(conv_prelu(width, width) for _ in range(3)))
+        self.conv_sq = conv_prelu(width, width // 4)
+        self.conv1 = nn.Sequential(conv_prelu(17, 8, 2))
+        self.convblock1 = nn.Sequential(conv_prelu(8, 8))
+        self.lastconv = nn.ConvTranspose2d(width // 4 + 8, 5, 4, 2, 1)
+
+    def forward(self, x: Tensor, scale: int) -> Tensor:
+        """Return increments of flow (4 channels, full-resolution pixels) and mask logit (1), (N, 5, H, W).
+
+        `x`: pair (6), both frames warped (6), mask logit (1), flow (4), (N, 17, H, W).
+        """
+        if x.device.type == "cpu":  # oneDNN's 17-channel convolutions are four times as fast in this layout
+            x = x.contiguous(memory_format=torch.channels_last)
+        motion = x
+        if scale != 1:
+            motion = functional.interpolate(x, scale_factor=1 / scale, mode="bilinear", align_corners=False)
+            motion = torch.cat([motion[:, :13], motion[:, 13:] / scale], 1)
+        motion = self.conv0(motion)
+        motion = self.conv_sq(self.convblock(motion) + motion)
+        motion = functional.interpolate(motion, scale_factor=2 * scale, mode="bilinear", align_corners=False)
+        return self.lastconv(torch.cat([motion, self.convblock1(self.conv1(x))], 1)).contiguous()
+
+
+def warp(images: Tensor, flow: Tensor) -> Tensor:
+    """Return (N, C, H, W) images sampled at (x + flow[0], y + flow[1]), bilinear, borders repeated.
+
+    `flow`: (N, 2, H, W) px.
+    """
+    height, width = flow.shape[-2:]
+    x = torch.linspace(-1, 1, width, dtype=flow.dtype, device=flow.device)
+    y = torch.linspace(-1, 1, height, dtype=flow.dtype, device=flow.device)[:, None]
+    grid = torch.stack([x + flow[:, 0] / ((width - 1) / 2), y + flow[:, 1] / ((height - 1) / 2)], -1)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def warp_pair(pair: Tensor, flow: Tensor) -> Tensor:
+    """Return both frames of (N, 6, H, W) pairs warped by their halves of the flow (N, 4, H, W)."""
+    size = pair.shape[-2:]
+    return warp(pair.reshape(-1, 3, *size), flow.reshape(-1, 2, *size)).reshape(-1, 6, *size)
+
+
+def blend(warped: Tensor, mask: Tensor) -> Tensor:
+    """Return the frame that two warped frames (N, 6, H, W) and a mask logit (N, 1, H, W) make, clamped to [0,1]."""
+    share = torch.sigmoid(mask)
+    return (warped[:, :3] * share + warped[:, 3:] * (1 - share)).clamp(0, 1)
+
+
+def learning_rate(step: int, steps: int, *, peak: float, floor: float, warmup: int) -> float:
+    """Return the rate of batch `step` of `steps`: linear from `floor` to `peak` over `warmup`, then a cosine back."""
+    if step < warmup:
+        share = step / warmup
+    else:
+        share = 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / max(steps - warmup, 1))
+    return (peak - floor) * share + floor
+
+
+class DMVFN(nn.Module):
+    """The network, its training and its prediction; parameters are named as in published checkpoints.
+
+    `empty_selections` counts the predicted frames for which the router chose no block.
+    """
+
+    context = 2
+
+    def __init__(self, p: Params) -> None:
+        super().__init__()
+        self.p = p
+        for i, width in enumerate(WIDTHS):
+            self.add_module(f"block{i}", Block(width))
+        if p.network.routing:
+            self.routing = nn.Sequential(nn.Conv2d(6, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 32, 3, 1, 1))
+            self.l1 = nn.Linear(32, BLOCKS)
+        self.stochastic = p.predict.routing == "sampled"
+        self.empty_selections = 0
+        self._vgg: Vgg | None = None
+
+    def blocks(self) -> list[tuple[nn.Module, int]]:
+        """Return the nine blocks with their scales."""
+        return [(self.get_submodule(f"block{i}"), scale) for i, scale in enumerate(SCALES)]
+
+    # Routing
+
+    def probabilities(self, pair: Tensor) -> Tensor:
+        """Return the probability of each block, (N, 9) float32; they add up to at most 4.5 (section 3.3)."""
+        logits = self.l1(self._pooled(pair)).float()
+        p = torch.sigmoid(logits)
+        return (BUDGET * p / (p.sum(1, keepdim=True) + 1e-6)).clamp(0, 1)
+
+    def _pooled(self, pair: Tensor) -> Tensor:
+        """Return the mean over all pixels of the router's convolutions, (N, 32).
+
+        Nothing non-linear stands between the second convolution and the mean, so the mean needs only the sums of its
+        input over the nine windows that the taps see, not the convolution itself: a sixth of the router's work.
+        """
+        first, relu, second = self.routing
+        x = relu(first(pair)).float()
+        whole = x.sum(2)
+        rows = torch.stack([whole - x[:, :, -1], whole, whole - x[:, :, 0]], 2)
+        whole = rows.sum(3)
+        sums = torch.stack([whole - rows[..., -1], whole, whole - rows[..., 0]], 3)
+        return functional.linear(sums.flatten(1) / x[0, 0].numel(), second.weight.flatten(1), second.bias)
+
+    # Training
+
+    def forward(self, x: Tensor, gates: Tensor | None = None) -> list[Tensor]:
+        """Return the nine blocks' predictions, each (N, 3, H, W), as in training.
+
+        `x`: a pair, (N, 6, H, W); further channels (the target) are carried but not read. `gates`: (N, 9) of 0 and 1;
+        None: drawn from the router, or all ones where there is none. A block that is gated off does not move the
+        state that the next block sees, but its own prediction shows what it would do. Gradients pass the gates straight
+        through to the router's probabilities.
+        """
+        pair = x[:, :6]
+        if self.p.network.routing:
+            p = self.probabilities(pair)
+            hard = (torch.rand_like(p) < p).float() if gates is None else gates
+            gates = hard + (p - p.detach())
+        flow, mask, warped = _start(pair)
+        predictions = []
+        for i, (block, scale) in enumerate(self.blocks()):
+            step = block(torch.cat([pair, warped, mask, flow], 1), scale)
+            flow_now, mask_now = flow + step[:, :4], mask + step[:, 4:]
+            if gates is None:
+                flow, mask = flow_now, mask_now
+            else:
+                gate = gates[:, i].view(-1, 1, 1, 1)
+                flow, mask = flow + step[:, :4] * gate, mask + step[:, 4:] * gate
+            warped = warp_pair(pair, flow)
+            if gates is None or i == BLOCKS - 1:
+                predictions.append(blend(warped, mask))
+            else:
+                predictions.append(blend(warp_pair(pair, flow_now), mask_now))
+        return predictions
+
+    def configure(self) -> dict[str, torch.optim.Optimizer]:
+        """Return the optimiser, and load VGG where the recipe uses it. Raises RetakeError when its weights are missing."""
+        recipe = self._recipe()
+        if recipe.vgg_weight:
+            from pipeline import weights
+
+            self._vgg = Vgg(weights.load(VGG_FILE))
+        return {"adamw": torch.optim.AdamW(self.parameters(), lr=recipe.min_lr, weight_decay=recipe.weight_decay)}
+
+    def augment(self, clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return the clip (n, h, w, 3) turned, its channels and axes reversed by chance, all frames alike.
+
+        A quarter turn clockwise with probability 1/2, a half turn 1/4, a quarter turn back 1/8; the reversals 1/2 each.
+        """
+        if self._recipe().augment == "none":
+            return clip
+        for turns in (-1, 2, 1):
+            if rng.random() < 0.5:
+                clip = np.rot90(clip, turns, axes=(1, 2))
+                break
+        for axis in (3, 1, 2):  # channels, rows, columns
+            if rng.random() < 0.5:
+                clip = np.flip(clip, axis)
+        return clip
+
+    def training_step(self, batch: Tensor, state: Any) -> dict[str, float]:
+        """Take one optimiser step for each triplet of consecutive frames; return losses averaged over them, and the rate.
+
+        `batch`: (B, n, 3, h, w) RGB float32 in [0,1]. `state`: as train.State. Raises FloatingPointError, before the
+        step, when a triplet's loss is not finite.
+        """
+        recipe = self._recipe()
+        optimiser = state.optimisers["adamw"]
+        rate = learning_rate(
+            state.step, state.steps, peak=recipe.lr, floor=recipe.min_lr, warmup=recipe.warmup_steps
+        )
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        clip = batch.flip(2)
+        triplets = clip.shape[1] - 2
+        totals: dict[str, float] = {}
+        for j in range(triplets):
+            predictions = state.module(clip[:, j : j + 3].flatten(1, 2))
+            losses = self.losses(predictions, clip[:, j + 2], state.fabric)
+            values = {name: float(loss.detach()) for name, loss in losses.items()}
+            if not math.isfinite(values["loss"]):
+                raise FloatingPointError(f"triplet {j + 1} of {triplets}: {values}")
+            optimiser.zero_grad()
+            state.fabric.backward(losses["loss"])
+            optimiser.step()
+            for name, value in values.items():
+                totals[name] = totals.get(name, 0.0) + value / triplets
+        return {**totals, "lr": rate}
+
+    def losses(self, predictions: list[Tensor], target: Tensor, fabric: Any) -> dict[str, Tensor]:
+        """Return the training loss and its parts (equation 5; the VGG term is in the published code alone).
+
+        `loss` = sum over blocks i of 0.8^(8-i) Laplacian_i, + vgg_weight x VGG of the last prediction.
+        """
+        recipe = self._recipe()
+        laplacians = laplacian.losses(torch.stack(predictions), target)
+        found = {"laplacian": laplacians @ laplacians.new_tensor([DISCOUNT**i for i in reversed(range(BLOCKS))])}
+        found["loss"] = found["laplacian"]
+        if recipe.vgg_weight:
+            assert self._vgg is not None
+            last = predictions[-1]
+            if recipe.vgg_channels == "rgb":
+                last, target = last.flip(1), target.flip(1)
+            with fabric.autocast():
+                found["vgg"] = self._vgg.to(target.device).terms(last, target).sum()
+            found["loss"] = found["laplacian"] + recipe.vgg_weight * found["vgg"]
+        return found
+
+    def _recipe(self) -> Any:
+        assert self.p.train is not None, "this entry of params.yaml has no training"
+        return self.p.train
+
+    # Prediction
+
+    @torch.no_grad()
+    def predict(self, frames: Tensor, horizon: int, *, seeds: list[int], flow: Tensor | None = None) -> Tensor:
+        """Return the `horizon` frames after `frames`: (B, 2 or more, 3, H, W) -> (B, horizon, 3, H, W), RGB in [0,1].
+
+        `seeds`: one a sample, the only source of its routing. `flow` is not used. Raises RetakeError for a bad size, too
+        few frames, or weights that give NaN.
+        """
+        try:
+            check(*frames.shape[-2:])
+        except ValueError as error:
+            raise RetakeError(str(error)) from None
+        if frames.shape[1] < self.context:
+            raise RetakeError(f"DMVFN predicts from {self.context} frames, {frames.shape[1]} were given")
+        # numpy's generator: torch's on a CPU drops the upper half of a 64-bit seed, and seeds that differ there are common
+        draws = np.stack([np.random.Generator(np.random.PCG64(seed)).random((horizon, BLOCKS)) for seed in seeds])
+        bgr = frames[:, -2:].flip(2)
+        return self.rollout(bgr, horizon, lambda pair, step: self.choose(pair, draws[:, step])).flip(2)
+
+    def rollout(self, frames: Tensor, horizon: int, choose: Callable[[Tensor, int], np.ndarray]) -> Tensor:
+        """Return (N, horizon, 3, H, W): each prediction is the next step's newer frame.
+
+        `frames`: (N, 2, 3, H, W). `choose(pair, step)`: which blocks run, (N, 9).
+        """
+        older, newer = frames[:, 0], frames[:, 1]
+        predicted = []
+        for step in range(horizon):
+            pair = torch.cat([older, newer], 1)
+            older, newer = newer, self.next_frame(pair, choose(pair, step))
+            predicted.append(newer)
+        return torch.stack(predicted, 1)
+
+    def choose(self, pair: Tensor, draws: np.ndarray) -> np.ndarray:
+        """Return which blocks run for each sample, (N, 9) bool; `draws`: (N, 9), uniform in [0,1)."""
+        routing = self.p.predict.routing
+        if routing == "off":
+            return np.ones((len(pair), BLOCKS), bool)
+        if isinstance(routing, list):
+            return np.tile(np.array(routing, bool), (len(pair), 1))
+        p = self.probabilities(pair).cpu().numpy()
+        if not np.isfinite(p).all():
+            raise RetakeError("DMVFN's router gives NaN: its weights, or the frames, hold values that are not finite")
+        return draws < p
+
+    @torch.no_grad()
+    def next_frame(self, pair: Tensor, gates: np.ndarray) -> Tensor:
+        """Return the frame after each pair, (N, 3, H, W). `gates`: (N, 9); a block runs on the samples that chose it.
+
+        A sample that chose no block gets its older frame, as published; `empty_selections` counts them.
+        """
+        gates = np.asarray(gates, bool)
+        flow, mask, warped = _start(pair)
+        for i, (block, scale) in enumerate(self.blocks()):
+            rows = np.flatnonzero(gates[:, i])
+            if not len(rows):
+                continue
+            some: Any = slice(None) if len(rows) == len(pair) else torch.from_numpy(rows).to(pair.device)
+            step = block(torch.cat([pair[some], warped[some], mask[some], flow[some]], 1), scale)
+            flow[some] += step[:, :4]
+            mask[some] += step[:, 4:]
+            warped[some] = warp_pair(pair[some], flow[some])
+        frame = blend(warped, mask)
+        empty = ~gates.any(1)
+        if empty.any():
+            self.empty_selections += int(empty.sum())
+            rows = torch.from_numpy(np.flatnonzero(empty)).to(pair.device)
+            frame[rows] = pair[rows, :3]
+        return frame
+
+    # Checkpoints
+
+    def load_published(self, state: dict[str, Tensor]) -> None:
+        """Load a checkpoint's weights; keys may start with `module.`, as DistributedDataParallel writes them.
+
+        Raises RetakeError that lists missing, unknown and misshapen keys.
+        """
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+        own = self.state_dict()
+        missing = [key for key in own if key not in state]
+        unknown = [key for key in state if key not in own]
+        shapes = [
+            f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+            for key in own
+            if key in state and state[key].shape != own[key].shape
+        ]
+        if missing or unknown or shapes:
+            parts = [
+                f"{len(keys)} {what}: {', '.join(keys[:6])}{', …' if len(keys) > 6 else ''}"
+                for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
+                if keys
+            ]
+            raise RetakeError(f"the checkpoint is not of this DMVFN; keys {'; '.join(parts)}.{_guess(missing, unknown)}")
+        self.load_state_dict(state)
+
+
+def _start(pair: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return flow, mask logit and warped frames before the first block."""
+    n, _, height, width = pair.shape
+    return pair.new_zeros(n, 4, height, width), pair.new_zeros(n, 1, height, width), pair.clone()
+
+
+def _guess(missing: list[str], unknown: list[str]) -> str:
+    """Return whose checkpoint it looks like, as a sentence with what to do; empty when nothing is known."""
+    router = ("routing.", "l1.")
+    if unknown and not missing and all(key.startswith(router) for key in unknown):
+        return ' It has a router: set network.routing true (predict.routing "off" runs all blocks all the same)'
+    if missing and not unknown and all(key.startswith(router) for key in missing):
+        return " It has no router: set network.routing false"
+    strangers = [STRANGERS[first] for first in (re.split(r"[./]", key)[0] for key in unknown) if first in STRANGERS]
+    return f" It looks like a checkpoint of {strangers[0]}" if strangers else ""

@@ -1,0 +1,19 @@
+"""Exact flow in place of an estimate: the flow stage reads it through the dataset's module, where that has `truth`."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from pipeline.params import Model
+
+
+class Params(Model):
+    """Ground truth."""
+
+    task: ClassVar[str] = "flow"
+    network: None = Field(description="null: there are no weights")
+    train: None = Field(description="null: nothing is trained")
+    checkpoint: None = Field(description="null: there are no weights")
+    predict: None = Field(description="null: nothing is estimated")

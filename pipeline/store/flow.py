@@ -1,0 +1,174 @@
+"""Optical flow at rest: the codec of flow stores, `.flo` and KITTI 16-bit PNG files, and its colours.
+
+In memory flow is (height, width, 2) float32, u (right) and v (down) in pixels, NaN in both where there is none (outside
+the lidar's or renderer's truth). The codec rounds to 1/64 px, as KITTI's files do: no vector is off by more than
+`ERROR` = 0.0111 px, the length of half a step in u and v. Each field is compressed on its own, so that a reader
+decodes only what it asks for: differences to the left neighbour, low bytes apart from high bytes, zstd. Fields with
+components from 512 px on take four bytes a component instead of two.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import RetakeError
+from pipeline.store.atomic import write_bytes
+
+UNIT = 64  # steps a pixel
+ERROR = 2**0.5 / (2 * UNIT)  # px, the most that a decoded vector is off
+LARGEST = 2**17  # px; up to here steps of 1/64 are exact in float32
+
+FLO_MAGIC = 202021.25
+FLO_UNKNOWN = 1e9  # Middlebury's files mark pixels without flow by components above this; their writer uses 1e10
+
+
+def encode(flow: np.ndarray) -> bytes:
+    """Return one field as bytes: a byte that says 2 or 4 bytes a component, then the zstd frame.
+
+    Raises RetakeError for infinite flow, or flow from `LARGEST` px on.
+    """
+    steps = np.ascontiguousarray(np.rint(flow.transpose(2, 0, 1) * np.float32(UNIT)))
+    invalid = np.isnan(steps).any(axis=0)
+    steps[:, invalid] = 0
+    largest = float(max(steps.max(initial=0), -steps.min(initial=0)))
+    if not largest < LARGEST * UNIT:
+        raise RetakeError(
+            f"flow of {largest / UNIT:g} px: from {LARGEST} px on it is no motion, look at the two frames"
+        )
+    width = 2 if largest < 2**15 else 4
+    planes = steps.astype(f"<i{width}")
+    planes[:, invalid] = np.iinfo(planes.dtype).min
+    deltas = planes.copy()
+    deltas[:, :, 1:] -= planes[:, :, :-1]  # wraps around, as the sum in decode does
+    shuffled = deltas.view(np.uint8).reshape(-1, width).T
+    return bytes([width]) + pa.Codec("zstd", compression_level=3).compress(shuffled.tobytes(), asbytes=True)
+
+
+def decode(data: memoryview, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return the field that `encode` wrote, (height, width, 2) float32, NaN where there is no flow."""
+    height, width, channels = shape
+    try:
+        kind = np.dtype({2: "<i2", 4: "<i4"}[data[0]])
+        size = height * width * channels * kind.itemsize
+        plain = pa.Codec("zstd").decompress(pa.py_buffer(data[1:]), decompressed_size=size, asbytes=True)
+        shuffled = np.frombuffer(plain, np.uint8).reshape(kind.itemsize, -1)
+    except (KeyError, IndexError, ValueError, OSError) as error:
+        raise RetakeError(
+            f"a stored flow field cannot be decoded as {shape}: the store is damaged, delete and remake it"
+        ) from error
+    planes = np.ascontiguousarray(shuffled.T).view(kind).reshape(channels, height, width)
+    steps = planes.cumsum(axis=2, dtype=kind)
+    flow = np.ascontiguousarray(steps.transpose(1, 2, 0)).astype(dtype) / dtype.type(UNIT)
+    flow[(steps == np.iinfo(kind).min).any(axis=0)] = np.nan
+    return flow
+
+
+def read_flo(path: str | Path) -> np.ndarray:
+    """Return a Middlebury `.flo` file: float32 202021.25, int32 width and height, u and v interleaved.
+
+    Pixels marked as unknown are NaN. Raises RetakeError for a wrong magic, a cut tail, trailing bytes, or NaN.
+    """
+    path = Path(path)
+    data = path.read_bytes()
+    if len(data) < 12 or struct.unpack_from("<f", data)[0] != FLO_MAGIC:
+        raise RetakeError(f"{path} is not a .flo file: it does not begin with the float {FLO_MAGIC}")
+    width, height = struct.unpack_from("<ii", data, 4)
+    expected = 12 + 8 * width * height
+    if width < 1 or height < 1 or len(data) != expected:
+        raise RetakeError(
+            f"{path}: {width}x{height} flow takes {expected} bytes, the file has {len(data)}: it is cut off or "
+            "damaged, copy or make it again"
+        )
+    flow = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).astype(np.float32)
+    bad = np.isnan(flow).any(axis=-1)
+    if bad.any():
+        y, x = np.argwhere(bad)[0]
+        raise RetakeError(f"{path} has NaN at {bad.sum()} pixels, the first at x {x}, y {y}: make it again")
+    flow[(np.abs(flow) > FLO_UNKNOWN).any(axis=-1)] = np.nan
+    return flow
+
+
+def write_flo(path: str | Path, flow: np.ndarray) -> None:
+    """Write a `.flo` file, atomically; NaN becomes the format's mark for unknown flow."""
+    height, width = flow.shape[:2]
+    known = np.where(np.isnan(flow).any(axis=-1, keepdims=True), 1e10, flow).astype("<f4")
+    write_bytes(path, struct.pack("<fii", FLO_MAGIC, width, height) + known.tobytes())
+
+
+def read_kitti(path: str | Path) -> np.ndarray:
+    """Return a KITTI flow file: 16-bit PNG, R and G are u and v as 64 px + 32768, B is 0 where there is no flow (NaN).
+
+    Raises RetakeError for a file that is missing, no PNG, of 8 bits, or without three channels.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RetakeError(f"no flow file {path}: check the name")
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise RetakeError(f"{path} cannot be read as PNG: it is cut off or no PNG")
+    if image.dtype != np.uint16 or image.ndim != 3 or image.shape[2] != 3:
+        channels = 1 if image.ndim == 2 else image.shape[2]
+        raise RetakeError(
+            f"{path} is no KITTI flow file: those have 3 channels of 16 bits, this has {channels} of "
+            f"{8 * image.dtype.itemsize}. A picture of flow cannot be read back"
+        )
+    flow = (image[..., :0:-1].astype(np.float32) - 2**15) / UNIT  # OpenCV gives valid, v, u
+    flow[image[..., 0] == 0] = np.nan
+    return flow
+
+
+def write_kitti(path: str | Path, flow: np.ndarray) -> None:
+    """Write a KITTI flow file, atomically, rounded to 1/64 px; raises RetakeError for flow outside [-512, 512) px."""
+    valid = ~np.isnan(flow).any(axis=-1)
+    steps = np.rint(np.where(valid[..., None], flow, 0) * UNIT)
+    if steps.min(initial=0) < -(2**15) or steps.max(initial=0) >= 2**15:
+        raise RetakeError(
+            f"{path}: flow of {np.abs(steps).max() / UNIT:g} px does not fit KITTI's format, which ends at 512 px: "
+            "use .flo"
+        )
+    image = np.dstack([valid, steps[..., 1] + 2**15, steps[..., 0] + 2**15]).astype(np.uint16)
+    image[~valid] = 0
+    done, data = cv2.imencode(".png", image)
+    assert done
+    write_bytes(path, data.tobytes())
+
+
+def colours(flow: np.ndarray, scale: float) -> np.ndarray:
+    """Return flow as a picture, (height, width, 3) uint8 RGB: the colour wheel of Baker et al. (ICCV 2007).
+
+    Hue is the direction, saturation the length over `scale` px; longer vectors are darkened, pixels without flow black.
+    """
+    known = np.nan_to_num(flow) / np.float32(scale)
+    u, v = known[..., 0], known[..., 1]
+    length = np.hypot(u, v)[..., None]
+    place = (np.arctan2(-v, -u) / np.float32(np.pi) + 1) / 2 * (len(_WHEEL) - 1)
+    low = place.astype(np.intp)
+    share = (place - low)[..., None]
+    hue = (1 - share) * _WHEEL[low] + share * _WHEEL[(low + 1) % len(_WHEEL)]
+    colour = np.where(length <= 1, 1 - length * (1 - hue), 0.75 * hue)
+    colour[np.isnan(flow).any(axis=-1)] = 0
+    return (255 * colour).astype(np.uint8)
+
+
+def scale_of(flow: np.ndarray) -> float:
+    """Return a scale for `colours`: the length, px, that 99 % of the vectors stay below, and at least 1 px."""
+    length = np.hypot(flow[..., 0], flow[..., 1])
+    known = length[np.isfinite(length)]
+    return max(float(np.percentile(known, 99)), 1.0) if known.size else 1.0
+
+
+def _wheel() -> np.ndarray:
+    """Return the 55 hues of the wheel, float32 RGB in [0, 1]; neighbouring hues differ about equally to the eye."""
+    corners = {"red": (1, 0, 0), "yellow": (1, 1, 0), "green": (0, 1, 0), "cyan": (0, 1, 1), "blue": (0, 0, 1)}
+    stops = np.array([*corners.values(), (1, 0, 1), (1, 0, 0)], np.float32)
+    starts = np.cumsum([0, 15, 6, 4, 11, 13, 6])  # hues from one corner to the next
+    at = np.arange(starts[-1])
+    return np.stack([np.interp(at, starts, stops[:, c]) for c in range(3)], axis=-1).astype(np.float32)
+
+
+_WHEEL = _wheel()

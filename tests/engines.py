@@ -1,0 +1,78 @@
+"""A copy of the project in a temporary folder, with small params, run by the real Snakemake and DVC."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ["Snakefile", "dvc.yaml", "params.yaml", "workflow", "pipeline", "results/published", ".dvcignore", ".gitignore", ".dvc/config"]
+
+
+class Project:
+    """One copy; `run` gives the finished process, `snakemake` and `dvc` run the engines in it."""
+
+    def __init__(self, folder: Path, edit: dict[str, Any] | None = None) -> None:
+        self.folder = folder
+        for part in PARTS:
+            source, target = ROOT / part, folder / part
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, target)
+        self.run("git", "init", "-q", ".")
+        if edit:
+            self.edit(edit)
+
+    def edit(self, changes: dict[str, Any]) -> None:
+        """Set dotted keys of params.yaml (null deletes nothing; dicts replace) and renew workflow/plan.yaml."""
+        path = self.folder / "params.yaml"
+        tree = yaml.safe_load(path.read_text())
+        for key, value in changes.items():
+            *parents, leaf = key.split(".")
+            node = tree
+            for part in parents:
+                node = node[part]
+            node[leaf] = value
+        path.write_text(yaml.safe_dump(tree, sort_keys=False))
+        done = self.run(sys.executable, "-m", "pipeline.plan")
+        assert done.returncode == 0, done.stderr
+
+    def run(self, *command: str, env: dict[str, str] | None = None, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, cwd=self.folder, env=self.environment(env), capture_output=True, text=True, timeout=timeout
+        )
+
+    def environment(self, extra: dict[str, str] | None = None) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RETAKE_", "DVC_", "SNAKEMAKE"))}
+        path = str(Path(sys.executable).parent) + os.pathsep + kept["PATH"]
+        git = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        return {**kept, **git, "PATH": path, "PYTHONPATH": str(ROOT / "tests/plugins"), **(extra or {})}
+
+    def snakemake(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        return self.run("snakemake", "--cores", "2", *arguments, **options)
+
+    def dvc(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        if not (self.folder / ".dvc/tmp").exists():
+            assert self.run("dvc", "config", "--local", "core.no_scm", "false").returncode == 0
+        return self.run("dvc", *arguments, **options)
+
+    def jobs(self, *arguments: str) -> list[dict[str, Any]]:
+        """Return the jobs of a dry run, as the logger plugin saw them."""
+        done = self.run("snakemake", "-n", "--logger", "jobs", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        lines = (self.folder / "jobs.jsonl").read_text().splitlines()
+        (self.folder / "jobs.jsonl").unlink()
+        return [json.loads(line) for line in lines]
+
+    def rules(self, *arguments: str) -> list[str]:
+        """Return the names of the rules that a run would execute, sorted."""
+        return sorted(job["rule_name"] for job in self.jobs(*arguments) if job["rule_name"] != "all")

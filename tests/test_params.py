@@ -1,0 +1,92 @@
+"""params.yaml: what is wrong is said with its key and the nearest right name."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline import params
+from pipeline.errors import RetakeError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def tree() -> dict[str, Any]:
+    return copy.deepcopy(yaml.safe_load((ROOT / "params.yaml").read_text()))
+
+
+def refused(tree: dict[str, Any]) -> str:
+    with pytest.raises(RetakeError) as error:
+        params.load(tree)
+    return str(error.value)
+
+
+def test_misspelt_key_is_refused_with_the_nearest(tree: dict[str, Any]) -> None:
+    tree["datasets"]["demo"]["heigth"] = tree["datasets"]["demo"].pop("height")
+    text = refused(tree)
+    assert "datasets.demo.heigth: unknown key (did you mean 'height'?)" in text
+    assert "datasets.demo.height: Field required" in text
+
+
+def test_misspelt_section(tree: dict[str, Any]) -> None:
+    tree["experiment"] = tree.pop("experiments")
+    assert "experiment: unknown key (did you mean 'experiments'?)" in refused(tree)
+
+
+def test_misspelt_training_key(tree: dict[str, Any]) -> None:
+    tree["models"]["dmvfn"]["train"]["max_step"] = 3
+    assert "models.dmvfn.train.max_step: unknown key (did you mean 'max_steps'?)" in refused(tree)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("experiments.demo.dataset", "kity", "unknown dataset 'kity' (did you mean 'kitti'?)"),
+        ("experiments.demo.protocol", "next6", "unknown protocol 'next6' (did you mean 'next5'?)"),
+        ("experiments.demo.models", {"dmvfm": "x"}, "unknown model 'dmvfm' (did you mean 'dmvfn'?)"),
+        ("experiments.demo.models", {"dis": "x"}, "dis is a flow model"),
+        ("reproduce", ["kiti"], "unknown experiment 'kiti' (did you mean 'kitti'?)"),
+        ("experiments.demo.metrics.psnr.kind", "pnsr", "unknown 'pnsr' (did you mean 'psnr'?)"),
+        ("datasets.demo.height", 100, "multiple of 16"),
+        ("protocols.next5.horizon", 9, "is more than window 9"),
+        ("compute.threads", 0, "greater than or equal to 1"),
+    ],
+)
+def test_wrong_values_are_named(tree: dict[str, Any], key: str, value: Any, message: str) -> None:
+    *parents, leaf = key.split(".")
+    node = tree
+    for part in parents:
+        node = node[part]
+    node[leaf] = value
+    assert message in refused(tree)
+
+
+def test_overrides_as_strings_are_understood(tree: dict[str, Any]) -> None:
+    """`--config` delivers strings throughout."""
+    tree["compute"]["threads"] = "1"
+    tree["tracking"]["mlflow"] = "no"
+    loaded = params.load(tree)
+    assert loaded.compute.threads == 1
+    assert loaded.tracking.mlflow is False
+
+
+def test_not_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(params.VARIABLE, raising=False)
+    with pytest.raises(RetakeError, match=r"no params.yaml in"):
+        params.load()
+    Path("params.yaml").write_text("a: [1\n")
+    with pytest.raises(RetakeError, match="is not YAML"):
+        params.load()
+    Path("params.yaml").write_text("- 1\n")
+    with pytest.raises(RetakeError, match="must be a mapping"):
+        params.load()
+    Path("params.yaml").write_text("!!python/object/apply:os.system ['touch owned']\n")
+    with pytest.raises(RetakeError, match="is not YAML"):
+        params.load()
+    assert not Path("owned").exists()

@@ -1,0 +1,76 @@
+"""The mirror to MLflow: parallel jobs on a fresh database, a server that is away, what is found again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SCRIPT = """
+import sys
+from pipeline import tracking
+with tracking.run(True, experiment="train-demo", name=sys.argv[1], params={"train": {"lr": 0.1}}, tags={"model": sys.argv[1]}) as run:
+    for step in range(50):
+        run.metrics(step, {"loss": 1.0 / (step + 1)})
+    open(sys.argv[1] + ".txt", "w").write("x")
+    run.artifact(sys.argv[1] + ".txt")
+print("active" if run.active else "off")
+"""
+
+
+def start(folder: Path, name: str, **env: str) -> subprocess.Popen[str]:
+    import os
+
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, name], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+    )  # fmt: skip
+
+
+@pytest.mark.timeout(300)
+def test_parallel_jobs_on_a_fresh_database(tmp_path: Path) -> None:
+    jobs = [start(tmp_path, name) for name in ("a", "b", "c")]
+    for job in jobs:
+        out, error = job.communicate(timeout=240)
+        assert job.returncode == 0, error
+        assert out.strip().endswith("active"), error
+    script = (
+        "import mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db');"
+        "r = mlflow.search_runs(experiment_names=['train-demo']);"
+        "print(sorted(r['tags.model']), set(r['params.train.lr']), r['metrics.loss'].round(3).tolist(), set(r['status']))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, text=True, capture_output=True)
+    assert done.stdout.strip() == "['a', 'b', 'c'] {'0.1'} [0.02, 0.02, 0.02] {'FINISHED'}", done.stderr
+
+
+def test_server_that_is_away_is_said_once_and_stops_nothing(tmp_path: Path) -> None:
+    job = start(tmp_path, "a", MLFLOW_TRACKING_URI="http://127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    out, error = job.communicate(timeout=120)
+    assert job.returncode == 0, error
+    assert out.strip() == "off"
+    assert error.count("MLflow is not reached, going on without it") == 1
+
+
+def test_a_failed_run_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    from pipeline import tracking
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        with tracking.run(True, experiment="e", name="n", params={}, tags={}):
+            raise ZeroDivisionError
+    assert mlflow.search_runs(experiment_names=["e"])["status"].tolist() == ["FAILED"]
+
+
+def test_off_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline import tracking
+
+    monkeypatch.chdir(tmp_path)
+    with tracking.run(False, experiment="e", name="n", params={}, tags={}) as run:
+        run.metrics(1, {"loss": 1.0})
+    assert list(tmp_path.iterdir()) == []
