@@ -1,11 +1,9 @@
 """Fetch one file by HTTP and verify it: what the download stage and `weights.py` are made of.
 
 In: a row of workflow/sources.csv or workflow/weights.csv. Out: the file, complete and verified, or an error that gives
-every address's own reason. A download goes into `<file>.part` (with `<file>.part.json`: where it began and the server's
-ETag), goes on there after a break, in this run or a later one, and is renamed when length, SHA-256 and structure are right.
-
-Of files whose checksum nobody publishes the first verified one is recorded in `SHA256SUMS` (`sha256sum -c` reads it);
-`.verified.json` remembers what was hashed, by size, times and inode, so that 30 GB are not read again by every run.
+every address's own reason. A download goes into `<file>.part` (with `<file>.part.json`: where it began, and the
+server's ETag), goes on there after a break, in this run or a later one, and is renamed when length, SHA-256 and
+structure are right. A part that is not right is deleted.
 """
 
 from __future__ import annotations
@@ -13,35 +11,31 @@ from __future__ import annotations
 import contextlib
 import csv
 import email.utils
-import errno
-import fcntl
-import hashlib
+import io
 import json
 import os
 import random
 import re
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import requests
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from urllib3.exceptions import ReadTimeoutError
 
 from pipeline.errors import RetakeError, log
 from pipeline.store.atomic import write_text
+from pipeline.store.verified import Check, Stopped, lock, pause, verify
 
 ROUNDS = 5  # rounds over all addresses that bring nothing new, before giving up
 BACKOFF = 1.0  # seconds before the second round, doubled each round
 LONGEST = 120.0  # seconds: who asks to wait longer (Retry-After) is not waited for
 TIMEOUT = (15.0, 60.0)  # seconds to connect, and without a byte
-CHUNK = 1 << 16
+CHUNK = 1 << 14  # bytes; a break loses less than that
 RETRY = {408, 425, 429, 500, 502, 503, 504}
-
-Check = Callable[[Path], None]
 
 
 class Failed(RetakeError):
@@ -50,10 +44,6 @@ class Failed(RetakeError):
     def __init__(self, text: str, unreachable: bool) -> None:
         super().__init__(text)
         self.unreachable = unreachable
-
-
-class Stopped(Exception):
-    """Another download of this run ended it; the part stays."""
 
 
 class _Refused(Exception):
@@ -104,7 +94,7 @@ class Source(BaseModel):
 
     @model_validator(mode="after")
     def _obtainable(self) -> Source:
-        if not self.url and not self.login:
+        if not self.urls and not self.login:
             raise ValueError("needs a url, or in `login` the page where people get the file")
         return self
 
@@ -117,15 +107,6 @@ class Source(BaseModel):
     def size(self) -> str:
         """The published length for people to read."""
         return human(self.bytes) if self.bytes else "size not published"
-
-
-@dataclass(frozen=True)
-class Fact:
-    """What a verified file (or folder) is: its name, its bytes, its SHA-256."""
-
-    file: str
-    bytes: int
-    sha256: str
 
 
 def human(size: float) -> str:
@@ -144,16 +125,18 @@ def sources(path: Path, *, key: str = "dataset", extra: tuple[str, ...] = ()) ->
     """
     columns = [key, "file", "url", "mirror", "bytes", "sha256", "licence", "login", "note", *extra]
     try:
-        text = path.read_text(encoding="utf-8")
+        lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
+        table = [(lines.line_num, values) for values in lines]
     except FileNotFoundError:
         raise RetakeError(f"no {path} in {Path.cwd()}: run from the project's folder") from None
-    lines = csv.reader(text.splitlines())
-    if next(lines, None) != columns:
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise RetakeError(f"{path} is not a csv file in UTF-8: {error}") from None
+    if not table or table[0][1] != columns:
         raise RetakeError(f"{path}:1: the columns must be {','.join(columns)}")
     rows: list[Source] = []
-    seen: dict[tuple[str, str], int] = {}
-    for values in lines:
-        where = f"{path}:{lines.line_num}"
+    seen: dict[str, int] = {}
+    for number, values in table[1:]:
+        where = f"{path}:{number}"
         if len(values) != len(columns):
             raise RetakeError(
                 f"{where}: {len(values)} values, the header has {len(columns)} (quote a value with commas)"
@@ -161,12 +144,12 @@ def sources(path: Path, *, key: str = "dataset", extra: tuple[str, ...] = ()) ->
         try:
             row = Source.model_validate(dict(zip(columns, values, strict=True)))
         except ValidationError as error:
-            wrong = [f"{'.'.join(map(str, e['loc'])) or 'row'}: {e['msg']} (is {e['input']!r})" for e in error.errors()]
-            raise RetakeError(f"{where}: {'; '.join(wrong)}") from None
-        unique = (row.name if key == "dataset" else "", row.file)
-        if unique in seen:
-            raise RetakeError(f"{where}: {row.file} stands in line {seen[unique]} too")
-        seen[unique] = lines.line_num
+            wrong = [f"{e['loc'][0]} {e['input']!r}: {e['msg']}" if e["loc"] else e["msg"] for e in error.errors()]
+            raise RetakeError(f"{where}: {'; '.join(wrong).replace('Value error, ', '')}") from None
+        for unique in [f"{row.name}/{row.file}"] if key == "dataset" else [row.name, row.file]:
+            if unique in seen:
+                raise RetakeError(f"{where}: {unique} stands in line {seen[unique]} too")
+            seen[unique] = number
         rows.append(row)
     return rows
 
@@ -191,9 +174,12 @@ def fetch(
             return None
         part = path.with_name(path.name + ".part")
         best, idle = _length(part), 0
-        urls, reasons, unreachable = list(source.urls), {}, set()
+        began = _began(part).get("url")
+        urls = sorted(source.urls, key=lambda url: url != began)
+        reasons: dict[str, str] = {}
+        unreachable: set[str] = set()
         while urls and idle < ROUNDS:
-            pause = 0.0
+            wait = 0.0
             for url in list(urls):
                 try:
                     whole = _get(source, url, part, moved, stop, patient)
@@ -203,19 +189,21 @@ def fetch(
                     urls.remove(url)
                 except _Broken as error:
                     reasons[url] = str(error)
-                    pause = max(pause, error.after)
-                    unreachable.add(url) if error.unreachable else unreachable.discard(url)
+                    wait = max(wait, error.after)
+                    unreachable = unreachable | {url} if error.unreachable else unreachable - {url}
                     if error.unreachable and not patient:
                         urls.remove(url)
+                    if _length(part) > best:  # another address might have to start anew
+                        break
                 else:
-                    os.replace(part, path)
+                    part.replace(path)
                     _state(part).unlink(missing_ok=True)
                     return digest
             # A server that drops and resumes may do so for ever; one that brings nothing new may not.
             idle = 0 if _length(part) > best else idle + 1
             best = max(best, _length(part))
             if urls and idle < ROUNDS:
-                _sleep(max(pause, BACKOFF * 2 ** max(idle - 1, 0) * random.uniform(0.8, 1.2)), stop)
+                pause(max(wait, BACKOFF * 2 ** max(idle - 1, 0) * random.uniform(0.8, 1.2)), stop)
         tried = "\n".join(f"    {url}: {reason}" for url, reason in reasons.items())
         raise Failed(f"{source.file} ({source.size}) cannot be downloaded:\n{tried}", unreachable == set(source.urls))
 
@@ -226,30 +214,28 @@ def _get(
     """Bring `part` to its full length from `url`; return whether all of it came in this one answer."""
     have, began = _length(part), _began(part)
     trusted = source.sha256 or began.get("url") == url  # else two servers' halves could be joined unnoticed
-    if have and (not trusted or (source.bytes and have > source.bytes)):
-        part.unlink()
-        have = 0
+    if not trusted or have > (source.bytes or have):
+        have = 0  # the part is overwritten when an answer comes
     if have and have == source.bytes:
         return False
+    version = began if began.get("url") == url else {}
     headers = {"Accept-Encoding": "identity", "User-Agent": "retake"}
     if have:
         headers["Range"] = f"bytes={have}-"
-        if began.get("url") == url and began.get("validator"):
-            headers["If-Range"] = began["validator"]
+        if version.get("etag") or version.get("modified"):
+            headers["If-Range"] = version.get("etag") or version["modified"]
     try:
         timeout = TIMEOUT if patient else (min(TIMEOUT[0], 5.0), TIMEOUT[1])
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
-            start, total = _understand(source, answer, part, have)
+            start, total = _understand(source, answer, part, have, version)
             if start is None:
                 return False
             moved(start)
             if start == 0:
-                _state(part).unlink(missing_ok=True)
-            _receive(source, answer, part, start, total, moved, stop)
-    except requests.ConnectionError as error:
-        raise _Broken(_words(error), unreachable=not isinstance(error, requests.ReadTimeout)) from None
-    except requests.Timeout as error:
-        raise _Broken(_words(error), unreachable=isinstance(error, requests.ConnectTimeout)) from None
+                _discard(part)
+            _receive(source, url, answer, part, start, total, moved, stop)
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise _Broken(_words(error), unreachable=_no_connection(error)) from None
     except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError):
         raise _Broken(f"the connection broke after {_length(part)} bytes") from None
     except requests.RequestException as error:
@@ -257,14 +243,16 @@ def _get(
     return start == 0
 
 
-def _understand(source: Source, answer: requests.Response, part: Path, have: int) -> tuple[int | None, int | None]:
-    """Return where the body starts (None: the part is whole) and the file's full length if told. Raises for the rest."""
+def _understand(
+    source: Source, answer: requests.Response, part: Path, have: int, began: dict[str, str]
+) -> tuple[int | None, int | None]:
+    """Return where the body starts (None: the part is whole already) and the file's length, if told."""
     status, fields = answer.status_code, answer.headers
     if status == 416:
         total = re.fullmatch(r"bytes \*/(\d+)", fields.get("Content-Range", ""))
         if total and int(total[1]) == have and source.bytes in (None, have):
             return None, have
-        part.unlink(missing_ok=True)
+        _discard(part)
         raise _Broken(f"refuses to go on after {have} bytes (416); starting anew")
     if status in RETRY:
         after = _retry_after(fields.get("Retry-After", ""))
@@ -281,20 +269,21 @@ def _understand(source: Source, answer: requests.Response, part: Path, have: int
     total_bytes = int(length) if length.isdigit() else None
     if status == 206:
         span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", fields.get("Content-Range", ""))
-        validator = _began(part).get("validator")
-        if not span or int(span[1]) != have or (validator and validator != _validator(answer)):
-            part.unlink(missing_ok=True)
+        now = _version(answer)
+        if not span or int(span[1]) != have or any(began[k] != now[k] for k in began.keys() & now.keys()):
+            _discard(part)
             raise _Broken("answers with another range, or of another version, than it began; starting anew")
         start, total_bytes = have, None if span[2] == "*" else int(span[2])
     if source.bytes and total_bytes is not None and total_bytes != source.bytes:
         if start:
-            part.unlink(missing_ok=True)
+            _discard(part)
         raise _Refused(f"holds {total_bytes} bytes, {source.bytes} are published")
     return start, total_bytes
 
 
 def _receive(
     source: Source,
+    url: str,
     answer: requests.Response,
     part: Path,
     start: int,
@@ -307,7 +296,7 @@ def _receive(
     with part.open("r+b" if start else "wb") as file:
         file.seek(start)
         if start == 0:
-            write_text(_state(part), json.dumps({"url": answer.request.url, "validator": _validator(answer)}))
+            write_text(_state(part), json.dumps({"url": url, **_version(answer)}))
         for chunk in answer.iter_content(CHUNK):
             if at == 0 and re.match(rb"\s*<(!doctype|html)", chunk[:64].lower()):
                 raise _Refused("answers with an HTML page (a login, a quota or a notice), not with the file")
@@ -320,186 +309,21 @@ def _receive(
                 raise Stopped
         file.flush()
         os.fsync(file.fileno())
-    if total is not None and at < total:
-        raise _Broken(f"the connection broke after {at} of {total} bytes")
+    whole = total or source.bytes or at
+    if at < whole:
+        raise _Broken(f"the connection broke after {at} of {whole} bytes")
 
 
 def _accept(source: Source, part: Path, check: Check | None, whole: bool) -> str:
     """Return the part's SHA-256 when it is right; delete it when it is not."""
     try:
-        return verify(part, source, check)
+        return verify(part, source.bytes, source.sha256, check)
     except RetakeError as error:
-        part.unlink(missing_ok=True)
+        _discard(part)
         log.warning("%s was wrong and is deleted: %s", part, error)
         if whole:
             raise _Refused(f"gives a wrong file: {error}") from None
         raise _Broken(f"what was put together from several answers was wrong ({error}); starting anew") from None
-
-
-def verify(path: Path, source: Source, check: Check | None = None) -> str:
-    """Return the SHA-256 of `path` (of a folder: of its files' sums). Raises RetakeError when it is not what is published."""
-    size = _size(path)
-    if source.bytes and size != source.bytes:
-        what = "truncated, or another file" if size < source.bytes else "another file"
-        raise RetakeError(f"{path} has {size} bytes, {source.bytes} are published: it is {what}")
-    digest = _sha256(path)
-    if source.sha256 and digest != source.sha256:
-        raise RetakeError(f"{path} has SHA-256 {digest}, {source.sha256} is published: it is corrupt, or another file")
-    if check and path.is_file():
-        check(path)
-    return digest
-
-
-def known(
-    root: Path,
-    path: Path,
-    source: Source,
-    *,
-    check: Check | None = None,
-    digest: str | None = None,
-    fresh: bool = False,
-    record: bool = True,
-) -> Fact:
-    """Return what the file at `path`, below `root`, is; hash it only when it changed since the last time.
-
-    `digest`: its SHA-256 if just verified. `fresh`: hash it anyway. `record`: write down the first checksum of a file
-    that none is published for. Raises RetakeError when it is wrong or not the one recorded; never touches the file.
-    """
-    name = path.relative_to(root).as_posix()
-    stamp = _stamp(path)
-    entry = {} if fresh else _remembered(root).get(name, {})
-    if digest is None and entry.get("stamp") == stamp and source.bytes in (None, entry["bytes"]):
-        digest = entry["sha256"] if source.sha256 in ("", entry["sha256"]) else None
-    if digest is None:
-        digest = verify(path, source, check)
-    fact = Fact(path.name, _size(path), digest)
-    if not source.sha256 and path.is_file():
-        _hold_to_sums(root, name, digest, record)
-    if entry.get("stamp") != stamp or entry.get("sha256") != digest:
-        _remember(root, name, {"stamp": stamp, "bytes": fact.bytes, "sha256": digest})
-    return fact
-
-
-def _hold_to_sums(root: Path, name: str, digest: str, record: bool) -> None:
-    sums = root / "SHA256SUMS"
-    recorded = _sums(sums).get(name)
-    if recorded is None and record:
-        with lock(sums):
-            lines = _sums(sums) | {name: digest}
-            write_text(sums, "".join(f"{lines[k]}  {k}\n" for k in sorted(lines)))
-    elif recorded is not None and recorded != digest:
-        raise RetakeError(
-            f"{root / name} has changed: its SHA-256 was {recorded} when it was first verified ({sums}) and is {digest} "
-            f"now. Put the first one back; or, if the publisher has a new version, delete its line in {sums}"
-        )
-
-
-def _sums(path: Path) -> dict[str, str]:
-    lines: dict[str, str] = {}
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
-        match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
-        if not match:
-            raise RetakeError(f"{path}:{number}: not a line of sha256sum: {line!r}. Delete the line")
-        lines[match[2]] = match[1]
-    return lines
-
-
-def _remembered(root: Path) -> dict[str, Any]:
-    try:
-        return json.loads((root / ".verified.json").read_text())
-    except (FileNotFoundError, ValueError):  # without it files are hashed again, nothing else
-        return {}
-
-
-def _remember(root: Path, name: str, entry: dict[str, Any]) -> None:
-    path = root / ".verified.json"
-    try:
-        with lock(path):
-            write_text(path, json.dumps(_remembered(root) | {name: entry}, indent=1, sort_keys=True))
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):  # a shared read-only folder: hash each time
-            raise
-
-
-@contextlib.contextmanager
-def lock(path: Path, stop: threading.Event | None = None) -> Iterator[None]:
-    """Hold the lock of `path`, `.<name>.lock` beside it; waits while another thread or process holds it."""
-    at = path.with_name(f".{path.name}.lock")
-    at.parent.mkdir(parents=True, exist_ok=True)
-    waited = False
-    while not (release := _acquire(at)):
-        if not waited:
-            log.info("waiting for another process that works on %s", path)
-        waited = True
-        _sleep(0.1, stop or threading.Event())
-    try:
-        yield
-    finally:
-        release()
-
-
-def _acquire(at: Path) -> Callable[[], None] | None:
-    file = os.open(at, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        same = os.path.samestat(os.fstat(file), at.stat())
-    except (BlockingIOError, FileNotFoundError):
-        os.close(file)
-        return None
-    except OSError as error:
-        os.close(file)
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
-            raise
-        return _acquire_by_name(at.with_suffix(".held"))
-    if not same:  # its last holder has removed the name since: whoever comes next locks another file
-        os.close(file)
-        return None
-
-    def release() -> None:
-        at.unlink(missing_ok=True)
-        os.close(file)
-
-    return release
-
-
-def _acquire_by_name(at: Path) -> Callable[[], None] | None:
-    """For file systems without flock: the file's existence is the lock. One left by a dead process here is removed."""
-    try:
-        file = os.open(at, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    except FileExistsError:
-        with contextlib.suppress(FileNotFoundError):
-            host, _, pid = at.read_text().partition(" ")
-            if host == socket.gethostname() and pid.isdigit() and not Path(f"/proc/{pid}").exists():
-                at.unlink(missing_ok=True)
-        return None
-    with os.fdopen(file, "w") as out:
-        out.write(f"{socket.gethostname()} {os.getpid()}")
-    return lambda: at.unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    if path.is_dir():
-        lines = [f"{_sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in _files(path)]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in _files(path)) if path.is_dir() else path.stat().st_size
-
-
-def _stamp(path: Path) -> str:
-    """Return what changes when the content does: the change time cannot be set back as the modification time can."""
-    text = ""
-    for file in _files(path) if path.is_dir() else [path]:
-        s = file.stat()
-        text += f"{file} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}\n"
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
 def _length(part: Path) -> int:
@@ -510,16 +334,23 @@ def _state(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
 
-def _began(part: Path) -> dict[str, Any]:
+def _discard(part: Path) -> None:
+    """Delete a part and its state; the state first, so that it never speaks of another part."""
+    _state(part).unlink(missing_ok=True)
+    part.unlink(missing_ok=True)
+
+
+def _began(part: Path) -> dict[str, str]:
     try:
         return json.loads(_state(part).read_text())
     except (FileNotFoundError, ValueError):  # then the part is trusted only as far as a published SHA-256 goes
         return {}
 
 
-def _validator(answer: requests.Response) -> str | None:
-    tag = answer.headers.get("ETag", "")
-    return tag if tag.startswith('"') else answer.headers.get("Last-Modified")
+def _version(answer: requests.Response) -> dict[str, str]:
+    """Return what tells this version of the file from others; a weak ETag does not."""
+    etag, modified = answer.headers.get("ETag", ""), answer.headers.get("Last-Modified", "")
+    return ({"etag": etag} if etag.startswith('"') else {}) | ({"modified": modified} if modified else {})
 
 
 def _retry_after(value: str) -> float:
@@ -530,15 +361,15 @@ def _retry_after(value: str) -> float:
     return 0.0
 
 
+def _no_connection(error: requests.RequestException) -> bool:
+    """Say whether no connection came about: urllib3 then gives up with a `reason`."""
+    return isinstance(error, requests.ConnectTimeout) or (bool(error.args) and hasattr(error.args[0], "reason"))
+
+
 def _words(error: requests.RequestException) -> str:
     if isinstance(error, requests.ConnectTimeout):
-        return f"cannot be connected to within {TIMEOUT[0]:.0f} s"
-    if isinstance(error, requests.ReadTimeout):
-        return f"nothing arrived for {TIMEOUT[1]:.0f} s"
-    reason = getattr(error.args[0], "reason", error.args[0]) if error.args else error
-    return str(reason).split("): ", 1)[-1]
-
-
-def _sleep(seconds: float, stop: threading.Event) -> None:
-    if stop.wait(seconds):
-        raise Stopped
+        return f"cannot be connected to within {TIMEOUT[0]:g} s"
+    cause = error.args[0] if error.args else error
+    if isinstance(error, requests.ReadTimeout) or isinstance(cause, ReadTimeoutError):
+        return f"nothing arrived for {TIMEOUT[1]:g} s"
+    return str(getattr(cause, "reason", cause)).split("): ", 1)[-1]

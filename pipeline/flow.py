@@ -64,6 +64,9 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
     model = _estimator(p, name)
     if dataset not in p.datasets:
         raise RetakeError(f"unknown dataset {dataset!r}{near(dataset, p.datasets)}")
+    splits = params.registry("datasets")[p.datasets[dataset].kind].SPLITS
+    if split not in splits:
+        raise RetakeError(f"dataset {dataset} has no split {split!r}{near(split, splits)}")
     frames = Store(plan.path("frames", dataset=dataset, split=split))
     clips = pairs(frames)
     count = sum(len(rows) for rows in clips.values())

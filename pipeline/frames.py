@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -39,7 +39,11 @@ LIMIT = 64 << 20  # bytes of one stored frame
 PIXELS = 1 << 25  # of one decoded frame: 8K video has fewer
 WORKERS = 8  # threads: each may hold a decoded frame
 
-Encoded = tuple[bytes, tuple[int, int]]  # the stored bytes, and the source's (height, width)
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+
+Size = tuple[int, int]  # height, width
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def main() -> None:
@@ -81,22 +85,22 @@ def make(p: Params, dataset: str, split: str) -> Path:
     cv2.setNumThreads(1)
     output = plan.path("frames", dataset=dataset, split=split)
     started = time.monotonic()
-    problems = [problem for clip in clips for problem in missing_numbers(clip)]
     with Writer(output, codec=d.codec, meta=meta) as out:
-        rows = progress(prepare(clips, d, problems), total=count, unit="frame", desc=f"frames {dataset} {split}")
-        for clip, number, member, encoded in rows:
-            if not problems:
-                source = f"{member.archive.name}/{member.name}"
-                out.add(clip, number, encoded=encoded, size=(d.height, d.width), source=source)
+        bar = progress(total=count, unit="frame", desc=f"frames {dataset} {split}")
+        problems = [gap for clip in clips for gap in gaps(clip)]
+        write(out, clips, d, problems, bar.update)
+        bar.close()
         if problems:
             more = f"\nand {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
             raise RetakeError(
-                f"{len(problems)} of {count} frames of {dataset} {split} cannot be used; nothing was written:\n"
+                f"{dataset} {split} has {len(problems)} faults in {count} frames, no store is written. Put whole archives "
+                "into place (delete a bad one to have it downloaded again), then run again:\n"
                 + "\n".join(problems[:SHOWN])
                 + more
             )
     rate = count / (time.monotonic() - started)
-    log.info("%d frames in %d clips%s, %.1f a second: %s", count, len(clips), f" ({partial})" if partial else "", rate, output)
+    what = f" ({partial})" if partial else ""
+    log.info("%d frames in %d clips%s, %.1f a second: %s", count, len(clips), what, rate, output)
     return output
 
 
@@ -131,7 +135,7 @@ def _partial(module: ModuleType, d: Dataset, split: str, there: int, missing: in
     return ", ".join([*parts, f"{count} of {whole} frames"])
 
 
-def missing_numbers(clip: Clip) -> list[str]:
+def gaps(clip: Clip) -> list[str]:
     """Return a line for each gap in the frame numbers of a clip."""
     if not clip.frames:
         return [f"clip {clip.name} has no frames"]
@@ -143,40 +147,107 @@ def missing_numbers(clip: Clip) -> list[str]:
     return problems
 
 
-def prepare(
-    clips: Iterable[Clip], d: Dataset, problems: list[str]
-) -> Iterator[tuple[str, int, Member, bytes]]:
-    """Yield (clip, frame number, member, stored bytes) of each good frame, in order; append the others' faults to `problems`.
+def write(out: Writer, clips: list[Clip], d: Dataset, problems: list[str], done: Callable[[], object]) -> None:
+    """Add the frames of `clips` to a store; append a line to `problems` for each that cannot be used.
 
-    A clip's size is that of most of its frames; those of another size are faults, known when the clip ends.
+    From the first problem on frames are only checked. A clip's size is the one that most of its frames have; `done` is
+    called after each frame.
     """
 
-    def job(item: tuple[int, Member]) -> Encoded | str:
+    def prepare(member: Member) -> tuple[bytes, Size] | str:
         try:
-            return encode(item[1], d.height, d.width, d.codec)
+            return encode(member, d)
         except RetakeError as error:
             return str(error)
 
     workers = min(len(os.sched_getaffinity(0)), WORKERS)
     with ThreadPoolExecutor(workers) as pool:
-        results = in_order(pool, job, (frame for clip in clips for frame in clip.frames), ahead=2 * workers)
+        results = in_order(pool, prepare, (member for clip in clips for _, member in clip.frames), 2 * workers)
         for clip in clips:
-            sizes: dict[str, tuple[int, int]] = {}
+            sizes: list[tuple[Member, Size]] = []
             for (number, member), result in zip(clip.frames, results, strict=False):
+                done()
                 if isinstance(result, str):
                     problems.append(result)
                     continue
-                encoded, sizes[member.name] = result
-                yield clip.name, number, member, encoded
-            ...
+                encoded, size = result
+                sizes.append((member, size))
+                if not problems:
+                    source = f"{member.archive.name}/{member.name}"
+                    out.add(clip.name, number, encoded=encoded, size=(d.height, d.width), source=source)
+            usual = collections.Counter(size for _, size in sizes).most_common(1)
+            for member, size in sizes:
+                if size != usual[0][0]:
+                    (height, width), (h, w) = size, usual[0][0]
+                    problems.append(f"{member.archive}: {member.name} is {width}x{height}, its clip is {w}x{h}")
 
 
-def in_order(pool: ThreadPoolExecutor, function: Callable[[Any], Any], items: Iterable[Any], ahead: int) -> Iterator[Any]:
-    """Yield function(item) in the order of items, with at most `ahead` of them under way."""
-    waiting: collections.deque[Future[Any]] = collections.deque()
+def encode(member: Member, d: Dataset) -> tuple[bytes, Size]:
+    """Return a frame as it is stored, and its source's (height, width).
+
+    Raises RetakeError for a member that is missing, damaged, or no 8-bit RGB image.
+    """
+    data = archives.read(member, LIMIT)
+    where = f"{member.archive}: {member.name}"
+    try:
+        size = image_size(data)
+    except ValueError as error:
+        raise RetakeError(f"{where} {error}") from None
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise RetakeError(f"{where} cannot be decoded: it is damaged or cut off")
+    if image.shape != (*size, 3):
+        raise RetakeError(f"{where} has an alpha channel, 8-bit RGB is needed")
+    if size != (d.height, d.width):
+        image = cv2.resize(image, (d.width, d.height), interpolation=cv2.INTER_LINEAR)
+    elif d.codec == "jpeg" and data.startswith(JPEG):
+        return data, size
+    return ENCODE[d.codec](cv2.cvtColor(image, cv2.COLOR_BGR2RGB)), size
+
+
+def image_size(data: bytes) -> Size:
+    """Return (height, width) of an encoded image from its header, before anything is decoded.
+
+    OpenCV would widen palettes and turn CMYK into RGB without a word. Raises ValueError for what is no 8-bit RGB PNG or
+    JPEG, and for sizes beyond 8K.
+    """
+    if data.startswith(PNG) and len(data) > 26:
+        width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
+        kind = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}.get(colour, "unknown")
+    elif data.startswith(JPEG):
+        bits, height, width, channels = _jpeg_header(data)
+        kind = {1: "grey", 3: "RGB", 4: "CMYK"}.get(channels, "unknown")
+    else:
+        raise ValueError(f"is no PNG or JPEG image, it begins with {data[:8]!r}")
+    if bits != 8 or kind != "RGB":
+        raise ValueError(f"is a {bits}-bit {kind} image, 8-bit RGB is needed")
+    if height * width > PIXELS:
+        raise ValueError(f"claims to be {width}x{height}, frames beyond {PIXELS} pixels are refused")
+    return height, width
+
+
+def _jpeg_header(data: bytes) -> tuple[int, int, int, int]:
+    """Return bits, height, width, channels from the first start-of-frame segment."""
+    at = 2
+    while at + 10 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], struct.unpack_from(">H", data, at + 2)[0]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
+            return bits, height, width, channels
+        at += 1 if marker == 0xFF else 2 + length
+    raise ValueError("is a JPEG image without a frame header: it is damaged or cut off")
+
+
+def in_order(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    """Yield function(item) in the order of items; at most `ahead` of them are under way."""
+    waiting: collections.deque[Future[R]] = collections.deque()
     for item in items:
         waiting.append(pool.submit(function, item))
-        if len(waiting) > ahead:
+        if len(waiting) >= ahead:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+if __name__ == "__main__":
+    run(main, "frames")

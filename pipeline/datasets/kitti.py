@@ -150,7 +150,8 @@ def _published_clips(folder: Path) -> list[Clip]:
         if there != set(names):
             missing = [name for name in names if name not in there]
             problems.append(
-                f"{clip}: " + (f"{', '.join(missing)} missing" if missing else f"{len(there)} frames, not the 9 of a window")
+                f"{clip}: "
+                + (f"{', '.join(missing)} missing" if missing else f"{len(there)} frames, not the 9 of a window")
             )
     if len(found) > PUBLISHED_CLIPS:
         problems.append(f"{root}: {len(found)} clips, more than the published {PUBLISHED_CLIPS}")

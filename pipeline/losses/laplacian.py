@@ -52,11 +52,9 @@ def bands(images: Tensor) -> list[Tensor]:
 def losses(predictions: Tensor, target: Tensor) -> Tensor:
     """Return the loss of each of P predictions of one target: (P, N, 3, H, W), (N, 3, H, W) -> (P,).
 
-    A pyramid is linear: the bands of the difference are the differences of the bands, so the target needs none of its own.
+    A pyramid is linear: the bands of the difference are the differences of the bands, so the target needs none.
     """
-    return sum(
-        (band.abs().flatten(1).mean(1) for band in bands(predictions - target)), start=predictions.new_zeros(())
-    )
+    return sum((band.abs().flatten(1).mean(1) for band in bands(predictions - target)), start=predictions.new_zeros(()))
 
 
 @functools.lru_cache(maxsize=64)

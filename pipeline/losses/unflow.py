@@ -28,8 +28,8 @@ Occlusion = Literal["range_map", "forward_backward"]
 class Terms:
     """The loss of one batch: `total` = `photometric` + `smooth`, scalars with gradients.
 
-    `smooth` is already weighted; `flow` is the mean absolute finest flow, px, detached. `visible` has one mask a scale with
-    photometric weight, (B, 2, h, w), 1 where a pixel of the first or second image is seen in the other.
+    `smooth` is already weighted; `flow` is the mean absolute finest flow, px, detached. `visible` has one mask for each
+    scale with photometric weight, (B, 2, h, w), 1 where a pixel of the first or second image is seen in the other.
     """
 
     total: Tensor
@@ -83,8 +83,9 @@ def unsupervised(
 def warp(source: Tensor, flow: Tensor, *, corners: bool = True, padding: str = "border") -> Tensor:
     """Return `source` (B, C, h, w) sampled bilinearly at each pixel plus its `flow` (B, 2, h, w), in pixels.
 
-    `padding` "border" or "zeros" says what lies outside. `corners` False repeats what ARFlow's code does under a PyTorch
-    that samples with half-pixel alignment (1.3 and newer) on its corner-aligned grid: p is read at p*size/(size-1) - 1/2.
+    `padding` "border" or "zeros" says what lies outside. `corners` False repeats what ARFlow's code does under a
+    PyTorch that samples with half-pixel alignment (1.3 and newer) on its corner-aligned grid: p is read at
+    p*size/(size-1) - 1/2.
     """
     height, width = source.shape[-2:]
     x = torch.arange(width, dtype=flow.dtype, device=flow.device) + flow[:, 0]
@@ -94,7 +95,7 @@ def warp(source: Tensor, flow: Tensor, *, corners: bool = True, padding: str = "
 
 
 def visibility(flow: Tensor, occlusion: Occlusion | None, corners: bool = True) -> Tensor:
-    """Return masks of the first and the second image, (B, 2, h, w), 1 = visible, from flow (B, 4, h, w); no gradient."""
+    """Return masks of first and second image, (B, 2, h, w), 1 = visible, from flow (B, 4, h, w); without gradient."""
     flow = flow.detach()
     if occlusion is None:
         return torch.ones_like(flow[:, :2])
@@ -105,9 +106,9 @@ def visibility(flow: Tensor, occlusion: Occlusion | None, corners: bool = True) 
 
 
 def inconsistent(there: Tensor, back: Tensor, corners: bool = True) -> Tensor:
-    """Return 1 where the flow back does not undo the flow there: |there + back'|^2 > 0.01 (|there|^2 + |back'|^2) + 0.5.
+    """Return 1 where the flow back does not undo the flow there, (B, 1, h, w), from flows (B, 2, h, w), px.
 
-    (B, 2, h, w) each, px; (B, 1, h, w) out. back' is `back` warped by `there`, 0 outside the image.
+    That is |there + back'|^2 > 0.01 (|there|^2 + |back'|^2) + 0.5; back' is `back` warped by `there`, 0 outside.
     """
     returned = warp(back, there, corners=corners, padding="zeros")
     length = there.square().sum(1, keepdim=True) + returned.square().sum(1, keepdim=True)
@@ -122,7 +123,8 @@ def unreached(flow: Tensor) -> Tensor:
 def range_map(flow: Tensor) -> Tensor:
     """Return how much of the pixels arrives at each place when every one moves along its `flow`, (B, 1, h, w).
 
-    Weight 1 a pixel, shared bilinearly by the four neighbours of its end; what falls outside the image is lost. Not clamped.
+    Weight 1 a pixel, shared bilinearly by the four neighbours of its end; what falls outside the image is lost. Sums
+    are not clamped.
     """
     batch, _, height, width = flow.shape
     x = torch.arange(width, dtype=flow.dtype, device=flow.device) + flow[:, 0]
@@ -167,7 +169,7 @@ def _mean3(x: Tensor) -> Tensor:
 def ternary_distance(a: Tensor, b: Tensor) -> Tensor:
     """Return the soft census distance of 3x3 neighbourhoods, (B, 1, H, W) from (B, 3, H, W); 0 along the border.
 
-    The border row and column are not compared, so the neighbourhoods never leave the image. The ninth difference, of the
+    Border rows and columns are not compared, so the neighbourhoods never leave the image. The ninth difference, of the
     centre to itself, is 0 and only counts in the mean.
     """
     signs_a, signs_b = _census(a), _census(b)
@@ -194,7 +196,7 @@ def _census(image: Tensor) -> list[Tensor]:
 
 
 def smoothness_of(flow: Tensor, image: Tensor, order: int) -> Tensor:
-    """Return the edge-aware smoothness of `flow` (B, 2, h, w) under `image`, a scalar; `order` 1 or 2 of the differences."""
+    """Return the edge-aware smoothness of `flow` (B, 2, h, w) under `image`, a scalar. `order`: 1 or 2."""
     weight_x = torch.exp(-ALPHA * _dx(image).abs().mean(1, keepdim=True))
     weight_y = torch.exp(-ALPHA * _dy(image).abs().mean(1, keepdim=True))
     if order == 1:

@@ -1,7 +1,7 @@
 """PSNR: -10 log10 of the mean squared error over all pixels and channels of a frame, dB.
 
-Frames are averaged in dB, as DMVFN did (the mean of MSEs would give another number). Equal frames have an infinite PSNR,
-and so has any mean that holds one: it is printed as inf, not capped.
+Frames are averaged in dB, as DMVFN did (the mean of MSEs would give another number). Equal frames have an infinite
+PSNR, and so has any mean that holds one: it is printed as inf, not capped.
 """
 
 from __future__ import annotations

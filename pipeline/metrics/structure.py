@@ -5,9 +5,9 @@ With u = x + y and v = x - y, per window of weights w (K, C1, C2 as in Wang et a
     luminance           1 - 2 mu_v^2  / (mu_u^2 + mu_v^2 + 2 C1)    = (2 mu_x mu_y + C1) / (mu_x^2 + mu_y^2 + C1)
     contrast-structure  1 - 2 var_v   / (var_u + var_v + 2 C2)      = (2 cov_xy + C2) / (var_x + var_y + C2)
 
-which takes four blurs (u, v, v^2, u^2 + v^2) where the textbook takes five, and fewer passes. Float64, because a variance
-is a difference of nearly equal numbers in smooth areas: float32 is off by up to 1e-4 there. OpenCV on the CPU, torch on
-a GPU.
+which takes four blurs (u, v, v^2, u^2 + v^2) where the textbook takes five, and fewer passes. Float64, because a
+variance is a difference of nearly equal numbers in smooth areas: float32 is off by up to 1e-4 there. OpenCV on the CPU,
+torch on a GPU.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TAPS, SIGMA = 11, 1.5
 C1, C2 = 0.01**2, 0.03**2  # (K L)^2 with range L = 1
 KERNEL = np.exp(-((np.arange(TAPS) - TAPS // 2) ** 2) / (2 * SIGMA**2))
 KERNEL /= KERNEL.sum()
-STRIP = 16  # rows worked on together: what they need fits a core's cache
+STRIP_BYTES = 3 << 19  # of one array that is worked on at a time: a few of them fit a core's cache
 
 Images = Any  # a frame (H, W, 3) float32 on the CPU, (T, 3, H, W) float64 tensor elsewhere
 Terms = tuple[np.ndarray, np.ndarray]  # means over all windows of SSIM and of contrast-structure, (T, 3) float64 each
@@ -61,33 +61,40 @@ def terms(x: Images, y: Images) -> Terms:
 
 
 def _terms_opencv(x: np.ndarray, y: np.ndarray) -> Terms:
-    u, v = cv2.add(x, y, dtype=cv2.CV_64F), cv2.subtract(x, y, dtype=cv2.CV_64F)
-    mu_u, mu_v = _blur(u), _blur(v)
-    v *= v
-    var_v = _blur(v)
-    cv2.accumulateSquare(u, v)
-    var_both = _blur(v)
-    sums = np.zeros((3, 3))  # of far, differ and their product
-    for top in range(0, len(mu_u), STRIP):
-        m, far, differ, s = (a[top : top + STRIP] for a in (mu_u, mu_v, var_v, var_both))
-        m *= m
-        far *= far
-        differ -= far
-        m += far
-        s -= m
-        s += 2 * C2
-        m += 2 * C1
-        far /= m  # 1 - 2 far is luminance
-        differ /= s  # 1 - 2 differ is contrast-structure
-        sums[0] += cv2.sumElems(far)[:3]
-        sums[1] += cv2.sumElems(differ)[:3]
-        far *= differ
-        sums[2] += cv2.sumElems(far)[:3]
-    far, differ, product = sums / (mu_u.shape[0] * mu_u.shape[1])
+    height, width = x.shape[0] - TAPS + 1, x.shape[1] - TAPS + 1
+    rows = max(STRIP_BYTES // (8 * x[0].size), 2 * TAPS)
+    sums = sum(_sums(x[top : top + rows + TAPS - 1], y[top : top + rows + TAPS - 1]) for top in range(0, height, rows))
+    far, differ, product = sums / (height * width)
     return (1 - 2 * far - 2 * differ + 4 * product)[None], (1 - 2 * differ)[None]
 
 
-def _blur(a: np.ndarray) -> np.ndarray:
+def _sums(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the sums over windows of far, differ and their product, per channel: (3, 3).
+
+    Luminance is 1 - 2 far, contrast-structure 1 - 2 differ. In place: fresh memory costs more than the arithmetic.
+    """
+    u: Any = cv2.add(x, y, dtype=cv2.CV_64F)
+    v: Any = cv2.subtract(x, y, dtype=cv2.CV_64F)
+    m, far = _blur(u), _blur(v)
+    v *= v
+    differ = _blur(v)
+    cv2.accumulateSquare(u, v)
+    s = _blur(v)
+    m *= m
+    far *= far
+    differ -= far
+    m += far
+    s -= m
+    s += 2 * C2
+    m += 2 * C1
+    far /= m
+    differ /= s
+    sums = [cv2.sumElems(far)[:3], cv2.sumElems(differ)[:3]]
+    far *= differ
+    return np.array([*sums, cv2.sumElems(far)[:3]])
+
+
+def _blur(a: Any) -> Any:
     edge = TAPS // 2
     return cv2.sepFilter2D(a, cv2.CV_64F, KERNEL, KERNEL)[edge:-edge, edge:-edge]
 

@@ -32,7 +32,7 @@ def build(p: Params) -> nn.Module:
         context = 1
 
         def predict(self, frames: Tensor, horizon: int, *, seeds: list[int], flow: Tensor | None = None) -> Tensor:
-            """Return (B, horizon, 3, H, W), each frame the last of (B, 1 or more, 3, H, W); seeds and flow are not used."""
+            """Return (B, horizon, 3, H, W), the last of (B, 1 or more, 3, H, W); seeds and flow are not used."""
             return frames[:, -1:].repeat(1, horizon, 1, 1, 1)
 
     return CopyLast()

@@ -23,7 +23,7 @@ from pipeline.errors import RetakeError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-STEPS = 4
+STEPS = 3
 
 
 class Predict(params.Strict):
@@ -52,10 +52,8 @@ def build(p: Params) -> nn.Module:
 
         context = 2
 
-        def predict(
-            self, frames: Tensor, horizon: int, *, seeds: list[int], flow: Tensor | None = None
-        ) -> Tensor:
-            """Return (B, horizon, 3, H, W) from (B, 2 or more, 3, H, W) and their flow (B, 2, H, W) px; seeds are not used.
+        def predict(self, frames: Tensor, horizon: int, *, seeds: list[int], flow: Tensor | None = None) -> Tensor:
+            """Return (B, horizon, 3, H, W) from (B, 2 or more, 3, H, W) and flow (B, 2, H, W) px; seeds are not used.
 
             Raises RetakeError without flow.
             """

@@ -15,11 +15,13 @@ import re
 import stat
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import RetakeError
 
+CHUNK = 1 << 20
 LIMIT = 256 << 20  # bytes of one member: no frame, list or clip of a data set is as large
 RATIO = 100  # declared size over stored size; images and videos are near 1, text below 20
 SMALL = 16 << 20  # bytes: what may be packed tighter than that, harmless at this size
@@ -52,17 +54,17 @@ def open_zip(path: str | Path) -> zipfile.ZipFile:
     """
     path = Path(path)
     try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise RetakeError(f"{path} is not a whole zip archive: {_why(path, error)}. {_remedy(path)}") from None
-    except FileNotFoundError:
-        raise _absent(path) from None
-    try:
-        _check(path, archive.infolist())
-    except BaseException:
-        archive.close()
-        raise
-    return archive
+        return _open(path)
+    except RetakeError as error:
+        raise RetakeError(f"{error}. {_remedy(path)}") from None
+
+
+def check(path: Path) -> None:
+    """Read the whole zip, flat in memory: raise RetakeError as `open_zip`, and for a member that is damaged."""
+    with _open(path) as archive:
+        for info in archive.infolist():
+            for _ in _chunks(path, archive, info):
+                pass
 
 
 def read(member: Member, limit: int = LIMIT) -> bytes:
@@ -92,25 +94,50 @@ def read(member: Member, limit: int = LIMIT) -> bytes:
         raise RetakeError(f"{where}: no such member. {_remedy(member.archive)}") from None
     if info.file_size > limit:
         raise RetakeError(f"{where} declares {info.file_size} bytes, more than the {limit} that a member may have")
+    try:
+        return b"".join(_chunks(member.archive, archive, info))
+    except RetakeError as error:
+        raise RetakeError(f"{error}. {_remedy(member.archive)}") from None
+
+
+def _chunks(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    """Yield a member's bytes; raise RetakeError when it is damaged or unpacks to another size than it declares."""
+    where = f"{path}: {info.orig_filename!r}"
     # zipfile cuts a member at its declared size without a word: give it room, so that more is seen to be more.
     room = copy.copy(info)
-    room.file_size = info.file_size + (1 << 20)
+    room.file_size = info.file_size + 2 * CHUNK
+    size = 0
     try:
         with archive.open(room) as file:
-            data = file.read(info.file_size + 1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise RetakeError(f"{where} is damaged: {error}. {_remedy(member.archive)}") from None
-    declared = info.file_size
-    if len(data) != declared:
-        size = f"more than the {declared}" if len(data) > declared else f"{len(data)} of the {declared}"
-        raise RetakeError(f"{where} unpacks to {size} bytes that it declares. {_remedy(member.archive)}")
-    return data
+            while size <= info.file_size and (data := file.read(CHUNK)):
+                size += len(data)
+                yield data
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise RetakeError(f"{where} is damaged: {error}") from None
+    if size != info.file_size:
+        found = f"more than the {info.file_size}" if size > info.file_size else f"{size} of the {info.file_size}"
+        raise RetakeError(f"{where} unpacks to {found} bytes that it declares")
 
 
 @functools.lru_cache(maxsize=16)
 def _opened(path: Path, size: int, mtime_ns: int, pid: int) -> zipfile.ZipFile:
     """`size` and `mtime_ns` notice another file under the same name; a forked process opens its own file offset."""
     return open_zip(path)
+
+
+def _open(path: Path) -> zipfile.ZipFile:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise RetakeError(f"{path} is not a whole zip archive: {_why(path, error)}") from None
+    except FileNotFoundError:
+        raise _absent(path) from None
+    try:
+        _check(path, archive.infolist())
+    except BaseException:
+        archive.close()
+        raise
+    return archive
 
 
 def _check(path: Path, members: list[zipfile.ZipInfo]) -> None:
@@ -122,24 +149,22 @@ def _check(path: Path, members: list[zipfile.ZipInfo]) -> None:
         if not reason and key in seen:
             reason = f"has the same name as {seen[key]!r}"
         if reason:
-            raise RetakeError(f"{path}: refused, its member {member.orig_filename!r} {reason}. {_remedy(path)}")
+            raise RetakeError(f"{path}: refused, its member {member.orig_filename!r} {reason}")
         seen[key] = member.orig_filename
         total += member.file_size
     size = path.stat().st_size
     if total > max(RATIO * size, SMALL):
         raise RetakeError(
             f"{path}: refused, its {len(members)} members declare {total} bytes, over {RATIO} times "
-            f"the archive's {size}. {_remedy(path)}"
+            f"the archive's {size}"
         )
     end, last = 0, ""
     for member in sorted(members, key=lambda m: m.header_offset):
         if member.header_offset < end:
-            raise RetakeError(
-                f"{path}: refused, its member {member.orig_filename!r} shares bytes with {last!r}. {_remedy(path)}"
-            )
+            raise RetakeError(f"{path}: refused, its member {member.orig_filename!r} shares bytes with {last!r}")
         end, last = member.header_offset + 30 + member.compress_size, member.orig_filename
     if end > size:
-        raise RetakeError(f"{path}: refused, its member {last!r} ends behind the archive's end. {_remedy(path)}")
+        raise RetakeError(f"{path}: refused, its member {last!r} ends behind the archive's end")
 
 
 def _bad_name(name: str) -> str | None:

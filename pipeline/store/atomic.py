@@ -20,7 +20,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{_escape(path.name)}.*.tmp*"):
         pid = re.search(r"\.(\d+)\.tmp", left.name)
-        if pid and not _alive(int(pid[1])):
+        if pid and not alive(int(pid[1])):
             left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
@@ -47,7 +47,8 @@ def _escape(name: str) -> str:
     return re.sub(r"([*?\[])", r"[\1]", name)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Say whether a process of this machine has this id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,6 +1,6 @@
 """KITTI raw's layout in a zip: `<date>/<drive>/image_0X/data/<ten digits>.png`; the datasets kitti and demo have it.
 
-    for clip in clips([Path("data/raw/kitti/2011_09_26_drive_0060_sync.zip")], ["image_02"]): ...
+for clip in clips([Path("data/raw/kitti/2011_09_26_drive_0060_sync.zip")], ["image_02"]): ...
 """
 
 from __future__ import annotations

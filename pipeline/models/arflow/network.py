@@ -1,12 +1,13 @@
 """PWCLite, the network of ARFlow (arXiv 2003.13045): frames in, flow at five scales out.
 
-Names of modules are those of the published checkpoints, so that a published state dict is this network's own. The cost
-volume has two forms with one result: `correlation_shifts` (81 shifted products) is the definition, `correlation` (matrix
-products of tiles with their search windows) is what runs.
+Names of modules are those of the published checkpoints, so that a published state dict is this network's own. The
+cost volume has two forms with one result: `correlation_shifts` (81 shifted products) is the definition, `correlation`
+(matrix products of tiles with their search windows) is what runs.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class Pyramid(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        pairs = zip(PYRAMID, PYRAMID[1:], strict=False)
+        pairs = itertools.pairwise(PYRAMID)
         self.convs = nn.ModuleList(nn.Sequential(conv(i, o, stride=2), conv(o, o)) for i, o in pairs)
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -86,8 +87,8 @@ class DenseEstimator(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (B, inputs + 448, h, w) and the flow's correction (B, 2, h, w)."""
-        for layer in (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5):
-            x = torch.cat([layer(x), x], 1)
+        for i in range(1, 6):
+            x = torch.cat([self.get_submodule(f"conv{i}")(x), x], 1)
         return x, self.conv_last(x)
 
 
@@ -125,15 +126,19 @@ class PWCLite(nn.Module):
 
         A list of flows, finest first, (B, 2, h, w) in pixels of their own scale: 1, 1/2, ..., 1/16, or 1/4, ..., 1/64
         without `upsample`. n = 2: first to second frame; `backward` adds second to first. n = 3: middle to next, and to
-        previous. n = 5: two such lists, `flows_fw` = [1 to 2, 2 to 3] and, with `backward`, `flows_bw` = [2 to 1, 3 to 2].
+        previous. n = 5: lists of two such lists, [1 to 2, 2 to 3] and, with `backward`, [2 to 1, 3 to 2].
         Raises RetakeError for another n, or sides that are not multiples of 64.
         """
         count, height, width = frames.shape[1], *frames.shape[-2:]
         if (self.views == 2 and count != 2) or (self.views == 3 and count not in (3, 5)):
             takes = "2 frames" if self.views == 2 else "3 or 5 frames"
-            raise RetakeError(f"this ARFlow network takes {takes}, {count} were given: set models.*.network.frames to the frames at hand")
+            raise RetakeError(
+                f"this ARFlow network takes {takes}, {count} given: set models.*.network.frames to what is there"
+            )
         if height % STRIDE or width % STRIDE:
-            raise RetakeError(f"ARFlow takes sides that are multiples of {STRIDE}, not {height}x{width}: resize or pad (models.*.predict.fit)")
+            raise RetakeError(
+                f"ARFlow takes sides that are multiples of {STRIDE}, not {width}x{height}: resize or pad the frames"
+            )
         features = [self.feature_pyramid_extractor(frames[:, i]) for i in range(count)]
         if count == 2:
             flows = {"flows_fw": self._pair(*features)}
@@ -150,7 +155,7 @@ class PWCLite(nn.Module):
         return five
 
     def _pair(self, first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
-        flow = first[0].new_zeros(first[0].shape[0], 2, *first[0].shape[-2:])
+        flow = _still(first[0])
         flows = []
         for level, (one, two) in enumerate(zip(first, second, strict=True)):
             if level:
@@ -163,9 +168,11 @@ class PWCLite(nn.Module):
             flows.append(flow)
         return self._finish(flows)
 
-    def _triple(self, before: list[Tensor], middle: list[Tensor], after: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def _triple(
+        self, before: list[Tensor], middle: list[Tensor], after: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Return the flows of the middle frame to the next and to the previous one."""
-        past = future = middle[0].new_zeros(middle[0].shape[0], 2, *middle[0].shape[-2:])
+        past = future = _still(middle[0])
         flows: tuple[list[Tensor], list[Tensor]] = ([], [])
         for level, (zero, one, two) in enumerate(zip(before, middle, after, strict=True)):
             if level:
@@ -174,7 +181,9 @@ class PWCLite(nn.Module):
             to_past, to_future = F.leaky_relu(correlation(one, zero), 0.1), F.leaky_relu(correlation(one, two), 0.1)
             own = self.conv_1x1[level](one)
             past_features, past_change = self.flow_estimators(torch.cat([own, to_past, to_future, past, -future], 1))
-            future_features, future_change = self.flow_estimators(torch.cat([own, to_future, to_past, future, -past], 1))
+            future_features, future_change = self.flow_estimators(
+                torch.cat([own, to_future, to_past, future, -past], 1)
+            )
             past, future = past + past_change, future + future_change
             past_change = self.context_networks(torch.cat([past_features, future_features, past, -future], 1))
             future_change = self.context_networks(torch.cat([future_features, past_features, future, -past], 1))
@@ -200,6 +209,12 @@ class PWCLite(nn.Module):
                 nn.init.zeros_(layer.bias)
 
 
+def _still(features: Tensor) -> Tensor:
+    """Return zero flow, at least in float32: sums in bfloat16 would be off by tenths of a pixel."""
+    batch, _, height, width = features.shape
+    return features.new_zeros(batch, 2, height, width, dtype=torch.promote_types(features.dtype, torch.float32))
+
+
 def double(flow: Tensor) -> Tensor:
     """Return flow (B, 2, h, w) at twice the size, in pixels of that size."""
     return F.interpolate(flow * 2, scale_factor=2, mode="bilinear", align_corners=True)
@@ -217,7 +232,7 @@ def correlation_shifts(one: Tensor, two: Tensor) -> Tensor:
 
 
 def correlation(one: Tensor, two: Tensor) -> Tensor:
-    """Return what `correlation_shifts` does, (B, 81, h, w), by tiled matrix products; reduced precision counts in float32."""
+    """Return what `correlation_shifts` does, (B, 81, h, w), by tiled matrix products; half precision as float32."""
     if one.dtype in (torch.float16, torch.bfloat16) or two.dtype != one.dtype:
         one, two = one.float(), two.float()
     with torch.autocast(one.device.type, enabled=False):  # the sums over channels stay in float32
@@ -240,12 +255,12 @@ class _Correlation(torch.autograd.Function):
         batch, _, height, width = one.shape
         tiles, windows, tile = _tiles(one, two)
         count = tiles.shape[2]
-        volume = one.new_empty(batch, VOLUME, height, width)
+        volume = one.new_empty(batch, VOLUME, height, count, tile)
         for dy in range(SIDE):
             product = torch.bmm(tiles.flatten(0, 2), windows[dy : dy + height].flatten(0, 2).transpose(1, 2))
-            band = _band(product, tile).view(height, batch, count * tile, SIDE)
-            volume[:, dy * SIDE : (dy + 1) * SIDE] = band[:, :, :width].permute(1, 3, 0, 2)
-        return volume
+            band = _band(product, tile).view(height, batch, count, tile, SIDE)
+            volume[:, dy * SIDE : (dy + 1) * SIDE] = band.permute(1, 4, 0, 2, 3)
+        return volume.flatten(3)[..., :width].contiguous()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -255,30 +270,27 @@ class _Correlation(torch.autograd.Function):
         batch, channels, height, width = one.shape
         tiles, windows, tile = _tiles(one, two)
         count = tiles.shape[2]
-        padded = F.pad(gradient, (0, count * tile - width)) / channels
+        gradient = F.pad(gradient, (0, count * tile - width)).unflatten(3, (count, tile)).permute(2, 0, 3, 4, 1)
         to_tiles, to_windows = torch.zeros_like(tiles), torch.zeros_like(windows)
         product = one.new_zeros(height * batch * count, tile, tile + 2 * RANGE)
-        band = _band(product, tile)  # a view: filling it fills the band, the rest of `product` stays 0
-        own = tiles.flatten(0, 2) * channels
+        band = _band(product, tile).view(height, batch, count, tile, SIDE)  # filling it leaves the rest of `product` 0
         for dy in range(SIDE):
-            band.view(height, batch, count, tile, SIDE).copy_(
-                padded[:, dy * SIDE : (dy + 1) * SIDE].unflatten(3, (count, tile)).permute(2, 0, 3, 4, 1)
-            )
+            band.copy_(gradient[..., dy * SIDE : (dy + 1) * SIDE])
             rows = slice(dy, dy + height)
             to_tiles.flatten(0, 2).baddbmm_(product, windows[rows].flatten(0, 2))
-            to_windows[rows].flatten(0, 2).baddbmm_(product.transpose(1, 2), own)
-        to_one = to_tiles.flatten(2, 3)[:, :, :width].permute(1, 3, 0, 2)
+            to_windows[rows].flatten(0, 2).baddbmm_(product.transpose(1, 2), tiles.flatten(0, 2))
+        to_one = to_tiles.flatten(2, 3)[:, :, :width].permute(1, 3, 0, 2) / channels
         # Windows of neighbouring tiles overlap by 8 columns: their gradients are added where they meet.
-        to_two = two.new_zeros(height, batch, count * tile + 2 * RANGE, channels)
         inner = to_windows[RANGE : RANGE + height]
-        to_two[:, :, : count * tile].add_(inner[:, :, :, :tile].flatten(2, 3))
+        to_two = two.new_zeros(height, batch, count * tile + 2 * RANGE, channels)
+        to_two[:, :, : count * tile] = inner[:, :, :, :tile].flatten(2, 3)
         for at in range(count):
             to_two[:, :, (at + 1) * tile : (at + 1) * tile + 2 * RANGE] += inner[:, :, at, tile:]
         return to_one, to_two[:, :, RANGE : RANGE + width].permute(1, 3, 0, 2)
 
 
 def _tiles(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Return tiles (h, B, n, T, C) of the first features over C, windows (h + 8, B, n, T + 8, C) of the second, and T."""
+    """Return tiles (h, B, n, T, C) of the first features, over C, windows (h+8, B, n, T+8, C) of the second, and T."""
     _, channels, _, width = one.shape
     tile = min(TILE, width)
     count = -(-width // tile)

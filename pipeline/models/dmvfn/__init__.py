@@ -76,7 +76,7 @@ class Predict(params.Strict):
         Literal["sampled", "off"] | Annotated[list[Literal[0, 1]], Field(min_length=BLOCKS, max_length=BLOCKS)],
         BeforeValidator(_routing),
     ] = Field(
-        description="sampled: each frame's router chooses its blocks by chance, as published; off: all nine blocks; nine zeros and ones: those blocks"
+        description="sampled: the router draws each frame's blocks, as published; off: all nine; nine 0 and 1: those"
     )
     weights: Literal["last", "best"] = Field(
         description="last: the end of training, as published; best: the step with the best validation PSNR"
@@ -111,7 +111,7 @@ def check(height: int, width: int) -> None:
         ]
         sizes = ", ".join(f"{w}x{h}" for h in near[0] for w in near[1])
         raise ValueError(
-            f"frames of {width}x{height} pixels: DMVFN needs a width and height that are multiples of {MULTIPLE}; nearest: {sizes}"
+            f"frames of {width}x{height} pixels: DMVFN needs sides that are multiples of {MULTIPLE}; nearest: {sizes}"
         )
 
 

@@ -1,7 +1,7 @@
 """DMVFN's layers, routing, training step and recursive prediction (arXiv 2303.09875, sections 3.2 to 3.4).
 
-`predict` and `training_step` take RGB. All below them is as published: BGR float32 in [0,1], (N, channels, H, W); a pair
-is (N, 6, H, W), the older frame first; flow is in pixels, channel 0 along x, and says where to sample.
+`predict` and `training_step` take RGB. All below them is as published: BGR float32 in [0,1], (N, channels, H, W); a
+pair is (N, 6, H, W), the older frame first; flow is in pixels, channel 0 along x, and says where to sample.
 """
 
 from __future__ import annotations
@@ -143,8 +143,9 @@ class DMVFN(nn.Module):
         Nothing non-linear stands between the second convolution and the mean, so the mean needs only the sums of its
         input over the nine windows that the taps see, not the convolution itself: a sixth of the router's work.
         """
-        first, relu, second = self.routing
-        x = relu(first(pair)).float()
+        second = self.routing[2]
+        assert isinstance(second, nn.Conv2d)
+        x = self.routing[:2](pair).float()
         whole = x.sum(2)
         rows = torch.stack([whole - x[:, :, -1], whole, whole - x[:, :, 0]], 2)
         whole = rows.sum(3)
@@ -184,7 +185,7 @@ class DMVFN(nn.Module):
         return predictions
 
     def configure(self) -> dict[str, torch.optim.Optimizer]:
-        """Return the optimiser, and load VGG where the recipe uses it. Raises RetakeError when its weights are missing."""
+        """Return the optimiser, and load VGG where the recipe uses it. Raises RetakeError without its weights."""
         recipe = self._recipe()
         if recipe.vgg_weight:
             from pipeline import weights
@@ -209,16 +210,14 @@ class DMVFN(nn.Module):
         return clip
 
     def training_step(self, batch: Tensor, state: Any) -> dict[str, float]:
-        """Take one optimiser step for each triplet of consecutive frames; return losses averaged over them, and the rate.
+        """Take one optimiser step for each three consecutive frames; return their mean losses, and the rate.
 
         `batch`: (B, n, 3, h, w) RGB float32 in [0,1]. `state`: as train.State. Raises FloatingPointError, before the
         step, when a triplet's loss is not finite.
         """
         recipe = self._recipe()
         optimiser = state.optimisers["adamw"]
-        rate = learning_rate(
-            state.step, state.steps, peak=recipe.lr, floor=recipe.min_lr, warmup=recipe.warmup_steps
-        )
+        rate = learning_rate(state.step, state.steps, peak=recipe.lr, floor=recipe.min_lr, warmup=recipe.warmup_steps)
         for group in optimiser.param_groups:
             group["lr"] = rate
         clip = batch.flip(2)
@@ -266,8 +265,8 @@ class DMVFN(nn.Module):
     def predict(self, frames: Tensor, horizon: int, *, seeds: list[int], flow: Tensor | None = None) -> Tensor:
         """Return the `horizon` frames after `frames`: (B, 2 or more, 3, H, W) -> (B, horizon, 3, H, W), RGB in [0,1].
 
-        `seeds`: one a sample, the only source of its routing. `flow` is not used. Raises RetakeError for a bad size, too
-        few frames, or weights that give NaN.
+        `seeds`: one a sample, the only source of its routing. `flow` is not used. Raises RetakeError for a bad size,
+        too few frames, or weights that give NaN.
         """
         try:
             check(*frames.shape[-2:])
@@ -275,7 +274,7 @@ class DMVFN(nn.Module):
             raise RetakeError(str(error)) from None
         if frames.shape[1] < self.context:
             raise RetakeError(f"DMVFN predicts from {self.context} frames, {frames.shape[1]} were given")
-        # numpy's generator: torch's on a CPU drops the upper half of a 64-bit seed, and seeds that differ there are common
+        # numpy's generator: torch's on a CPU drops the upper half of a 64-bit seed, where two samples' seeds differ
         draws = np.stack([np.random.Generator(np.random.PCG64(seed)).random((horizon, BLOCKS)) for seed in seeds])
         bgr = frames[:, -2:].flip(2)
         return self.rollout(bgr, horizon, lambda pair, step: self.choose(pair, draws[:, step])).flip(2)
@@ -300,7 +299,7 @@ class DMVFN(nn.Module):
             return np.ones((len(pair), BLOCKS), bool)
         if isinstance(routing, list):
             return np.tile(np.array(routing, bool), (len(pair), 1))
-        p = self.probabilities(pair).cpu().numpy()
+        p = self.probabilities(pair).detach().cpu().numpy()
         if not np.isfinite(p).all():
             raise RetakeError("DMVFN's router gives NaN: its weights, or the frames, hold values that are not finite")
         return draws < p
@@ -326,8 +325,8 @@ class DMVFN(nn.Module):
         empty = ~gates.any(1)
         if empty.any():
             self.empty_selections += int(empty.sum())
-            rows = torch.from_numpy(np.flatnonzero(empty)).to(pair.device)
-            frame[rows] = pair[rows, :3]
+            none = torch.from_numpy(empty).to(pair.device)
+            frame[none] = pair[none, :3]
         return frame
 
     # Checkpoints
@@ -352,7 +351,9 @@ class DMVFN(nn.Module):
                 for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
                 if keys
             ]
-            raise RetakeError(f"the checkpoint is not of this DMVFN; keys {'; '.join(parts)}.{_guess(missing, unknown)}")
+            raise RetakeError(
+                f"the checkpoint is not of this DMVFN; keys {'; '.join(parts)}.{_guess(missing, unknown)}"
+            )
         self.load_state_dict(state)
 
 

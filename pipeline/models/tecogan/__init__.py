@@ -33,7 +33,9 @@ SMALLEST = 8  # pixels of a low-resolution side: the flow network halves three t
 class Network(params.Strict):
     """What the weights depend on."""
 
-    blocks: int = Field(ge=1, description="residual blocks of the generator (published: TecoGAN 16, FRVSR and TecoGAN- 10)")
+    blocks: int = Field(
+        ge=1, description="residual blocks of the generator (published: TecoGAN 16, FRVSR and TecoGAN- 10)"
+    )
 
 
 class Train(super_resolution.Train):
@@ -71,16 +73,14 @@ class Train(super_resolution.Train):
     @model_validator(mode="after")
     def _consistent(self) -> Train:
         if self.crop is None or (self.crop - 2 * super_resolution.BORDER) % SCALE:
-            raise ValueError(f"crop {self.crop}: must be 4 times the low-resolution side plus 8 (published: 4*32 + 8 = 136)")
+            raise ValueError(
+                f"crop {self.crop}: must be 4 times the low-resolution side plus 8 (published: 4*32 + 8 = 136)"
+            )
         side = (self.crop - 2 * super_resolution.BORDER) // SCALE
         if side < SMALLEST:
             raise ValueError(f"crop {self.crop} is {side} low-resolution pixels: at least 8 are needed, crop 40")
         if self.vgg and self.vgg_weights is None:
             raise ValueError("vgg_weights: the VGG loss needs TF-slim's vgg_19.ckpt; name it, or set vgg to 0")
-        if self.vgg and 4 * side < 16:
-            raise ValueError(f"crop {self.crop} is too small for VGG")
-        if self.adversarial and (4 * side % 16):
-            raise ValueError(f"crop {self.crop}: with a discriminator the target side {4 * side} must be a multiple of 16")
         if self.adversarial and self.frames < 3:
             raise ValueError(f"window {self.window}: the discriminator sees triplets, at least 3 frames are needed")
         if self.layers and not self.adversarial:

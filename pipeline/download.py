@@ -1,0 +1,241 @@
+"""Get a split's archives, verified: rows of workflow/sources.csv in, `data/raw/<dataset>/<split>.json` out.
+
+    python -m pipeline.download --dataset kitti --split test
+    python -m pipeline.download --list               # every dataset: size, licence, login, what is here
+    python -m pipeline.download --check kitti        # verifies what is here again, fetches nothing
+
+Archives lie in `data/raw/<kind>/<file>`, downloaded or put there by hand, and are verified alike; they are never
+changed. The manifest names them with bytes and SHA-256, and those that are missing (`archives: present`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from pipeline import fetch, params, plan
+from pipeline.errors import RetakeError, log, near, progress, run
+from pipeline.params import Params
+from pipeline.store import archives
+from pipeline.store.atomic import write_text
+from pipeline.store.verified import Check, Fact, known
+
+SOURCES = Path("workflow/sources.csv")
+RAW = Path("data/raw")
+PARALLEL = 4
+CHECKS: dict[str, Check] = {".zip": archives.check}
+
+
+def main() -> None:
+    """Parse the command line and get, list or check archives."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", help="entry of `datasets` in params.yaml")
+    parser.add_argument("--split", help="split of that dataset")
+    parser.add_argument(
+        "--list", action="store_true", help="show every dataset's size, licence and login, and what is here"
+    )
+    parser.add_argument("--check", metavar="DATASET", help="verify what is here of one dataset again, without fetching")
+    args = parser.parse_args()
+    if args.list:
+        print(listing())
+    elif args.check:
+        check(params.load(), args.check)
+    elif args.dataset and args.split:
+        download(params.load(), args.dataset, args.split)
+    else:
+        parser.error("give --dataset and --split, or --list, or --check")
+
+
+def download(p: Params, dataset: str, split: str) -> None:
+    """Make the manifest of one split. Raises RetakeError that lists every archive that is wrong or cannot be had."""
+    entry, module = _entry(p, dataset)
+    if split not in module.SPLITS:
+        raise RetakeError(f"dataset {dataset} has no split {split!r}{near(split, module.SPLITS)}")
+    folder = RAW / entry.kind
+    names = module.archives(entry, split)
+    if made := hasattr(module, "generate"):
+        module.generate(entry, split, folder)
+    facts, absent, wrong = gather(
+        _rows(entry.kind, names, made), folder, fetching=entry.archives == "all", record=not made
+    )
+    problems: list[str] = _wrong(wrong) if wrong else []
+    if absent and (entry.archives == "all" or not facts):
+        problems += _missing(dataset, folder, absent, len(names), entry.archives)
+    if problems:
+        raise RetakeError(
+            "\n".join([f"{dataset} {split}: {len(facts)} of {len(names)} archives are there and right", *problems])
+        )
+    missing = [source.file for source, _ in absent]
+    there = [vars(fact) for fact in facts]
+    manifest = {"dataset": dataset, "split": split, "archives": there, "missing": missing}
+    path = plan.path("download", dataset=dataset, split=split)
+    write_text(path, json.dumps(manifest, indent=2) + "\n")
+    size = fetch.human(sum(fact.bytes for fact in facts))
+    log.info("%s %s: %d of %d archives, %s", dataset, split, len(facts), len(names), size)
+    if absent:
+        log.info("missing: %s. When more are there, delete %s, run again", " ".join(missing), path)
+
+
+Absent = list[tuple[fetch.Source, str]]  # and the reason
+
+
+def gather(
+    sources: list[fetch.Source], folder: Path, *, fetching: bool, record: bool = True, fresh: bool = False
+) -> tuple[list[Fact], Absent, list[str]]:
+    """Return the verified archives in `folder`, those that are not there, and what is wrong, in the order of `sources`.
+
+    `fetching`: download what is not there, four at a time. `record`, `fresh`: as `verified.known`.
+    """
+    stop, offline = threading.Event(), threading.Event()
+
+    def one(source: fetch.Source, moved: Callable[[int], None]) -> Fact:
+        path, digest = folder / source.file, None
+        whole = CHECKS.get(path.suffix)
+        if not path.exists():
+            if not fetching or not source.urls:
+                raise fetch.Failed(f"{source.file} ({source.size})", False)
+            try:
+                # Where one archive found nothing to connect to, the others need not wait for it in turn.
+                patient = not offline.is_set()
+                digest = fetch.fetch(source, path, check=whole, patient=patient, moved=moved, stop=stop)
+            except fetch.Failed as error:
+                if error.unreachable:
+                    offline.set()
+                raise
+        fact = known(RAW, path, source.bytes, source.sha256, whole, digest=digest, fresh=fresh, record=record)
+        moved(fact.bytes)
+        return fact
+
+    total = sum(source.bytes or 0 for source in sources) or None
+    with progress(total=total, unit="B", unit_scale=True, desc="archives") as bar, ThreadPoolExecutor(PARALLEL) as pool:
+        jobs = [pool.submit(one, source, _position(bar)) for source in sources]
+        try:
+            for job in as_completed(jobs):
+                error = job.exception()
+                if error and not isinstance(error, RetakeError):
+                    raise error
+        except BaseException:  # a full disk, or Ctrl-C: the others end after their next piece, which stays
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    facts, absent, wrong = [], [], []
+    for source, job in zip(sources, jobs, strict=True):
+        error = job.exception()
+        if isinstance(error, fetch.Failed):
+            absent.append((source, str(error)))
+        elif error:
+            wrong.append(str(error))
+        else:
+            facts.append(job.result())
+    return facts, absent, wrong
+
+
+def _position(bar: Any) -> Callable[[int], None]:
+    """Return a function that hears how many bytes of one file are there."""
+    last = 0
+
+    def moved(now: int) -> None:
+        nonlocal last
+        bar.update(now - last)
+        last = now
+
+    return moved
+
+
+def _entry(p: Params, dataset: str) -> tuple[Any, Any]:
+    if dataset not in p.datasets:
+        raise RetakeError(f"unknown dataset {dataset!r}{near(dataset, p.datasets)}")
+    entry = p.datasets[dataset]
+    return entry, params.registry("datasets")[entry.kind]
+
+
+def _rows(kind: str, names: list[str], made: bool) -> list[fetch.Source]:
+    """Return the rows of the archives `names`; archives that code makes have none in the file."""
+    if made:
+        return [
+            fetch.Source(name=kind, file=name, url="", bytes=None, sha256="", licence="-", login="-") for name in names
+        ]
+    rows = {row.file: row for row in fetch.sources(SOURCES) if row.name == kind}
+    lacking = [name for name in names if name not in rows]
+    if lacking:
+        raise RetakeError(f"{SOURCES} has no row with dataset {kind} and file {', '.join(lacking)}: add it")
+    return [rows[name] for name in names]
+
+
+def _wrong(reasons: list[str]) -> list[str]:
+    return [
+        f"wrong ({len(reasons)}), left as they are:",
+        *(f"  {reason}" for reason in reasons),
+        "Put the publisher's files there, or delete these to have them downloaded, then run the same command again.",
+        f"(An archive that you packed yourself: empty `bytes` and `sha256` of its row in {SOURCES}.)",
+    ]
+
+
+def _missing(dataset: str, folder: Path, absent: Absent, count: int, setting: str) -> list[str]:
+    """Say which archives are missing, where they come from, where they belong, and how it goes on without them."""
+    lines = [f"missing ({len(absent)}):", *(f"  {reason}" for _, reason in absent)]
+    lines += [f"Get them from {page}" for page in sorted({source.login for source, _ in absent if source.login})]
+    lines += [f"{source.file}: {source.note}" for source, _ in absent if source.note and not source.urls]
+    lines.append(f"Put them into {folder} under these names and run the same command again: they are verified there.")
+    if setting == "all":
+        there = count - len(absent)
+        lines.append(
+            f"Or set datasets.{dataset}.archives to present in params.yaml: nothing is downloaded, the run goes on "
+            f"with those that are there (now {there} of {count}), and the table says so."
+        )
+    return lines
+
+
+def listing() -> str:
+    """Return the table of every dataset: archives and bytes, what is here, who gets it, licence, login."""
+    groups: dict[tuple[str, str], list[fetch.Source]] = {}
+    rows = fetch.sources(SOURCES)
+    for row in rows:
+        groups.setdefault((row.name, "machine" if row.urls else "hand"), []).append(row)
+    table = [("dataset", "archives", "size", "here", "by", "licence", "login")]
+    for (name, by), some in sorted(groups.items()):
+        here = [row for row in some if (RAW / name / row.file).exists()]
+        size = fetch.human(sum(row.bytes or 0 for row in some)) if all(row.bytes for row in some) else "not published"
+        table.append(
+            (
+                name,
+                str(len(some)),
+                size,
+                f"{len(here)} of {len(some)}",
+                by,
+                "; ".join(sorted({row.licence for row in some})),
+                "; ".join(sorted({row.login for row in some if row.login})) or "no",
+            )
+        )
+    for name, module in params.registry("datasets").items():
+        if hasattr(module, "generate"):
+            table.append((name, "-", "-", "-", "code", module.LICENCE, "no"))
+    by_hand = [f"{row.file}: {row.note}" for row in rows if row.note and not row.urls]
+    widths = [max(len(cells[i]) for cells in table) for i in range(len(table[0]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(cells, widths, strict=True)).rstrip() for cells in table]
+    return "\n".join(lines + by_hand)
+
+
+def check(p: Params, dataset: str) -> None:
+    """Verify every archive of `dataset` that is here, whatever was remembered; raises RetakeError if one is wrong."""
+    entry, module = _entry(p, dataset)
+    names = list(dict.fromkeys(name for split in module.SPLITS for name in module.archives(entry, split)))
+    rows = _rows(entry.kind, names, hasattr(module, "generate"))
+    facts, absent, wrong = gather(rows, RAW / entry.kind, fetching=False, record=False, fresh=True)
+    for fact in facts:
+        print(f"right    {fact.file}  {fact.sha256}")
+    for source, _ in absent:
+        print(f"missing  {source.file}")
+    if wrong:
+        raise RetakeError(
+            "\n".join([f"{dataset}: {len(facts)} of {len(names)} archives are there and right", *_wrong(wrong)])
+        )
+
+
+if __name__ == "__main__":
+    run(main, "download")

@@ -1,0 +1,317 @@
+"""TecoGAN's training: unroll, losses, three optimisers, discriminator balance (paper section 4, appendix).
+
+Losses carry the names of the published log. One step computes all gradients from one forward pass, the discriminator's
+too, and shares what the published graph shares: each image goes through the discriminator once, each distinct target
+through VGG once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import RetakeError
+from pipeline.losses.slim_vgg import NAMES as VGG_NAMES
+from pipeline.losses.slim_vgg import SlimVgg
+from pipeline.models.tecogan import SCALE, Params, Train, ops
+from pipeline.models.tecogan.network import FED_BACK, Discriminator, ResidualBlock, Recurrent, load_variables
+from pipeline.tasks.super_resolution import degrade_crops
+
+EPSILON = 1e-12
+CENTRE = 0.75  # share of each side of the warped triplets that the discriminator sees
+LAYER_SCALE = 0.02
+LAYER_NORMS = (12.0, 14.0, 24.0, 100.0)
+DECAY = 0.99  # of the discriminator's balance
+
+
+class Step(Protocol):
+    """What the train stage hands to `training_step`."""
+
+    fabric: Any
+    optimisers: dict[str, torch.optim.Optimizer]
+
+
+@dataclass
+class Losses:
+    """One evaluation of the training graph.
+
+    `values`: unscaled losses under their published names, detached; `output`: (B, T, 3, 4h, 4w) in [-1,1].
+    `generator`, `fnet`, `discriminator`: each network's own objective; `advantage`: what the balance averages, detached.
+    """
+
+    values: dict[str, Tensor]
+    output: Tensor
+    generator: Tensor
+    fnet: Tensor
+    discriminator: Tensor | None
+    advantage: Tensor | None
+
+
+class TecoGAN(Recurrent):
+    """Generator and flow network, and in training the discriminator where the recipe has one."""
+
+    balance: Tensor
+
+    def __init__(self, p: Params) -> None:
+        super().__init__(p.network.blocks)
+        self.p = p
+        if p.train is not None and p.train.adversarial:
+            self.discriminator = Discriminator()
+        self.register_buffer("balance", torch.zeros(()))
+        self._vgg: SlimVgg | None = None
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+                initialise(module)
+        if p.train is not None and p.train.first_output == "zero":
+            nn.init.zeros_(self.generator.output_stage["conv"].weight)
+
+    def load_published(self, state: dict[str, Tensor]) -> None:
+        """Copy the variables of a published TensorFlow checkpoint; see `network.load_variables`."""
+        load_variables(self, state)
+
+    def start_from(self, state: dict[str, Tensor]) -> None:
+        """Copy the weights of another training, FRVSR's for TecoGAN; the discriminator keeps its new weights.
+
+        `state`: the other's state dict. Blocks that it lacks begin as the identity (second convolution zero) and can
+        learn; with the quirk `zero_filled_blocks` all their weights are zero, and only one bias of each can ever learn.
+        Raises RetakeError when anything but blocks is missing, or a shape differs.
+        """
+        own = {k: v for k, v in self.state_dict().items() if k.split(".")[0] in ("fnet", "generator")}
+        missing = sorted(k for k in own if k not in state and not k.startswith("generator.resblock_"))
+        wrong = sorted(k for k in own if k in state and state[k].shape != own[k].shape)
+        if missing or wrong:
+            raise RetakeError(
+                f"the weights to start from are not TecoGAN's or FRVSR's: missing {', '.join(missing[:4]) or 'nothing'}, "
+                f"of another shape {', '.join(wrong[:4]) or 'nothing'}. Name another entry in train.start"
+            )
+        extra = sorted({k.split(".")[1] for k in state if k.startswith("generator.resblock_") and k not in own})
+        if extra:
+            raise RetakeError(
+                f"the weights to start from have more residual blocks ({', '.join(extra[:4])}, …) than network.blocks "
+                f"{self.generator.blocks}: raise it, or start from a smaller network"
+            )
+        self.load_state_dict({k: state[k] for k in own if k in state}, strict=False)
+        assert self.p.train is not None
+        for i in range(1, self.generator.blocks + 1):
+            if f"generator.resblock_{i}.conv_1.weight" not in state:
+                block = self.generator.get_submodule(f"resblock_{i}")
+                assert isinstance(block, ResidualBlock)
+                nn.init.zeros_(block.conv_2.weight)
+                if "zero_filled_blocks" in self.p.train.quirks:
+                    nn.init.zeros_(block.conv_1.weight)
+
+    def configure(self) -> dict[str, torch.optim.Optimizer]:
+        """Return the Adam optimisers of generator, flow network and, where there is one, discriminator."""
+        recipe = self._recipe()
+        adam = TensorFlowAdam if recipe.adam == "tensorflow" else torch.optim.Adam
+        parts = ("generator", "fnet", "discriminator")
+        return {
+            part: adam(self.get_submodule(part).parameters(), lr=recipe.lr, betas=(0.9, 0.999), eps=1e-8)
+            for part in parts
+            if hasattr(self, part)
+        }
+
+    def augment(self, clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return the clip as it is: moving, cropping and flipping belong to the task (`TrainingClips`)."""
+        return clip
+
+    def training_step(self, batch: Tensor, state: Step) -> dict[str, float]:
+        """Take one step on high-resolution crops (B, n, 3, 4s + 8, 4s + 8) float32 in [0,1]; return the losses.
+
+        All gradients come from weights as they were before the step. While the balance, as it stood before the step, is
+        below the recipe's, the discriminator is updated too. Several processes average gradients here, not in DDP,
+        whose hooks know one backward pass a step only.
+        """
+        recipe, fabric = self._recipe(), state.fabric
+        low, target = degrade_crops(batch)
+        with fabric.autocast():
+            found = losses(self, low, 2 * target - 1, recipe, self.vgg(recipe, batch.device) if recipe.vgg else None)
+        objectives = [(found.fnet, ["generator", "fnet"])]  # the warp loss has no gradient to the generator
+        balance = float(self.balance)
+        if found.discriminator is not None and balance < recipe.balance:
+            objectives.insert(0, (found.discriminator, ["discriminator"]))
+        for number, (objective, parts) in enumerate(objectives, 1):
+            weights = [w for part in parts for w in self.get_submodule(part).parameters()]
+            gradients = torch.autograd.grad(objective, weights, retain_graph=number < len(objectives))
+            for weight, gradient in zip(weights, averaged(fabric, gradients), strict=True):
+                weight.grad = gradient
+        for _, parts in objectives:
+            for part in parts:
+                state.optimisers[part].step()
+                state.optimisers[part].zero_grad()
+        values = {name: float(value) for name, value in found.values.items()}
+        if found.advantage is not None:
+            (advantage,) = averaged(fabric, [found.advantage])
+            self.balance.copy_(moving_average(self.balance, advantage))
+            values["t_balance"] = float(self.balance)
+            values["discriminator_updated"] = float(len(objectives) > 1)
+        return values
+
+    def vgg(self, recipe: Train, device: Any) -> SlimVgg:
+        """Return VGG19, read once. Raises RetakeError when its checkpoint cannot be had."""
+        if self._vgg is None:
+            from pipeline import weights
+            from pipeline.store import tensorflow
+
+            assert recipe.vgg_weights is not None
+            source = Path(recipe.vgg_weights)
+            read = tensorflow.read(source, VGG_NAMES) if source.exists() else weights.load(recipe.vgg_weights)
+            self._vgg = SlimVgg(read).to(device)
+        return self._vgg
+
+    def _recipe(self) -> Train:
+        if self.p.train is None:
+            raise ValueError("this model has no `train`: nothing says how to train it")
+        return self.p.train
+
+
+def initialise(module: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> None:
+    """Draw a kernel from the Glorot uniform distribution and set the bias to zero, as published."""
+    nn.init.xavier_uniform_(module.weight)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def unroll(network: Recurrent, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return low-resolution flow (B, T-1, 2, h, w), high-resolution flow, and outputs (B, T, 3, 4h, 4w) in [-1,1].
+
+    `frames`: (B, T, 3, h, w) in [0,1]. Flow i warps frame i to frame i + 1. Gradients pass through the whole recurrence.
+    """
+    b, t = frames.shape[:2]
+    flow = network.fnet.flow(frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1))
+    enlarged = ops.resize_bilinear(SCALE * flow, SCALE).unflatten(0, (b, t - 1))
+    fed_back = frames.new_zeros(b, FED_BACK, *frames.shape[-2:])
+    outputs = []
+    for i in range(t):
+        if i:
+            fed_back = ops.space_to_depth((ops.warp(outputs[-1], enlarged[:, i - 1]) + 1) / 2)
+        outputs.append(network.generator(torch.cat([frames[:, i], fed_back], 1)))
+    return flow.unflatten(0, (b, t - 1)), enlarged, torch.stack(outputs, 1)
+
+
+def losses(network: Recurrent, low: Tensor, target: Tensor, recipe: Train, vgg: SlimVgg | None) -> Losses:
+    """Return all losses of a batch of clips at the present weights.
+
+    `low`: (B, N, 3, h, w) in [0,1]; `target`: (B, N, 3, 4h, 4w) in [-1,1]. `network` has a discriminator, and `vgg` is
+    given, where the recipe weighs their losses.
+    """
+    n = low.shape[1]
+    order = list(range(n)) + (list(range(n - 2, -1, -1)) if recipe.ping_pong else [])
+    clip, truth = low[:, order], target[:, order]
+    t = len(order)
+    flow, enlarged, output = unroll(network, clip)
+    warped = ops.warp(clip[:, :-1].flatten(0, 1), flow.flatten(0, 1))
+
+    values = {
+        "l2_content_loss": (output - truth).square().sum(2).mean(),
+        "l2_warp_loss": (clip[:, 1:].flatten(0, 1) - warped).square().sum(1).mean(),
+    }
+    generator = values["l2_content_loss"]
+    if recipe.vgg:
+        assert vgg is not None
+        with torch.no_grad():
+            wanted = [f.unflatten(0, (-1, n))[:, order].flatten(0, 1) for f in vgg.features(target.flatten(0, 1))]
+        distances = vgg.distances(vgg.features(output.flatten(0, 1)), wanted)
+        values.update({f"vgg_loss_{block}": value for block, value in enumerate(distances, 2)})
+        values["vgg_all"] = torch.stack(distances).sum()
+        generator = generator + recipe.vgg * values["vgg_all"]
+    if recipe.ping_pong:
+        values["PingPang"] = (output[:, : n - 1] - output[:, n:].flip(1)).abs().mean()
+        generator = generator + recipe.ping_pong * values["PingPang"]
+
+    discriminator = advantage = None
+    if recipe.adversarial:
+        judge = network.get_submodule("discriminator")
+        real, fake = _triplets(network, clip, truth, output, enlarged.detach(), bool(recipe.ping_pong))
+        (real_map, real_layers), (fake_map, fake_layers) = judge(real), judge(fake)
+        log_real, log_fake = (real_map + EPSILON).log().mean(), (fake_map + EPSILON).log().mean()
+        values["t_adversarial_loss"] = -log_fake
+        generator = generator + recipe.adversarial * values["t_adversarial_loss"]
+        if recipe.layers:
+            terms = [(a - b).abs().sum(1).mean() for a, b in zip(real_layers, fake_layers, strict=True)]
+            values.update({f"D_layer_{i}_loss": term for i, term in enumerate(terms)})
+            scaled = [LAYER_SCALE / norm * term for norm, term in zip(LAYER_NORMS, terms, strict=True)]
+            values["D_layer_loss_sum"] = torch.stack(scaled).sum()
+            generator = generator + recipe.layers * values["D_layer_loss_sum"]
+        discriminator = -((1 - fake_map + EPSILON).log().mean() + log_real)
+        advantage = (log_real - log_fake).detach()
+        values["t_discrim_loss"] = discriminator
+        values["t_discrim_real_output"], values["t_discrim_fake_output"] = real_map.mean(), fake_map.mean()
+
+    values["All_loss_Gen"] = generator
+    fnet = generator + recipe.warp * values["l2_warp_loss"]
+    detached = {name: value.detach() for name, value in values.items()}
+    return Losses(detached, output, generator, fnet, discriminator, advantage)
+
+
+def _triplets(
+    network: Recurrent, clip: Tensor, truth: Tensor, output: Tensor, flow: Tensor, ping_pong: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the discriminator's inputs for targets and outputs, each (B * triplets, 27, 4h, 4w).
+
+    Triplets are consecutive and do not overlap. The flows to the middle frame come from low resolution, the same for
+    both, and carry no gradient. With ping-pong the second half of the clip holds the flow backwards in time.
+    """
+    t = clip.shape[1]
+    starts = torch.arange(0, 3 * (t // 3), 3, device=clip.device)
+    forward = flow[:, starts].flatten(0, 1)
+    if ping_pong:
+        backward = flow[:, t - 3 - starts].flatten(0, 1)
+    else:
+        with torch.no_grad():
+            estimated = network.fnet.flow(clip[:, starts + 2].flatten(0, 1), clip[:, starts + 1].flatten(0, 1))
+            backward = ops.resize_bilinear(SCALE * estimated, SCALE)
+
+    def grouped(x: Tensor) -> Tensor:
+        return torch.stack([x[:, starts + i] for i in range(3)], 2).flatten(0, 1)
+
+    height, width = truth.shape[-2:]
+    rows, columns = int(CENTRE * height), int(CENTRE * width)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    centre = torch.zeros(height, width, device=clip.device)
+    centre[top : top + rows, left : left + columns] = 1
+    enlarged = ops.pack_triplets(ops.resize_bilinear(grouped(clip).flatten(0, 1), SCALE).unflatten(0, (-1, 3)))
+
+    def assembled(frames: Tensor) -> Tensor:
+        triplets = grouped(frames)
+        before, middle, after = triplets.unbind(1)  # the middle frame's own flow is zero: it stays
+        warped = torch.stack([ops.warp(before, forward), middle, ops.warp(after, backward)], 1) * centre
+        return torch.cat([ops.pack_triplets(triplets), ops.pack_triplets(warped), enlarged], 1)
+
+    return assembled(truth), assembled(output)
+
+
+def moving_average(average: Tensor, value: Tensor) -> Tensor:
+    """Return the exponential moving average after one more value; it starts at 0 and is not corrected for that."""
+    return DECAY * average + (1 - DECAY) * value
+
+
+def averaged(fabric: Any, tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return the mean of each tensor over all processes, in one transfer."""
+    tensors = list(tensors)
+    if fabric.world_size == 1:
+        return tensors
+    mean = fabric.all_reduce(torch.cat([x.flatten() for x in tensors]), reduce_op="mean")
+    return [x.view_as(like) for x, like in zip(mean.split([x.numel() for x in tensors]), tensors, strict=True)]
+
+
+class TensorFlowAdam(torch.optim.Adam):
+    """Adam with epsilon added where TensorFlow 1 adds it, outside the bias correction of the second moment.
+
+    torch adds it after that correction, so the same step follows from an epsilon of eps / sqrt(1 - beta2^t).
+    """
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step. All parameters of a group have taken the same number of steps."""
+        for group in self.param_groups:
+            taken = next((float(self.state[w]["step"]) for w in group["params"] if "step" in self.state[w]), 0.0)
+            group["published_eps"] = group.get("published_eps", group["eps"])
+            group["eps"] = group["published_eps"] / math.sqrt(1 - group["betas"][1] ** (taken + 1))
+        return super().step(closure)

@@ -1,0 +1,281 @@
+"""Score the predictions of one row of a table: a prediction store and the true frames in, one value a row out.
+
+    python -m pipeline.score --experiment demo --model dmvfn_demo
+
+`data/scores/<experiment>/<model>.parquet` has the columns window ("<clip>:<start>"), horizon (step from 1; 0 for a
+metric of the whole window, as EPE), sample, metric, value (float64). Its schema's metadata, key `retake`, is JSON: each
+metric's label, direction, scale and settings; the metrics without values and why; the prediction store's identity and
+metadata.
+Averages are made in the table. Windows are read one by one, so memory stays flat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import params, plan
+from pipeline.errors import RetakeError, log, progress, run
+from pipeline.metrics import Undefined
+from pipeline.params import Params, Protocol
+from pipeline.store.atomic import atomic
+from pipeline.store.frames import Store
+from pipeline.tasks import prediction
+from pipeline.tasks.prediction import Window
+
+SLACK = 1e-3  # what a float prediction may lie outside [0,1]
+Function = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass
+class Metrics:
+    """An experiment's metrics: functions by key, of frames and of flow, and why the others have no values."""
+
+    frames: dict[str, Function]
+    flow: dict[str, Function]
+    skipped: dict[str, str]
+
+    def skip(self, key: str, reason: str) -> None:
+        """Go on without a metric."""
+        self.frames.pop(key, None)
+        self.flow.pop(key, None)
+        self.skipped[key] = reason
+        log.warning("%s: no values: %s", key, reason)
+
+
+def main() -> None:
+    """Parse the command line and score."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--experiment", required=True, help="entry of `experiments` in params.yaml")
+    parser.add_argument("--model", required=True, help="entry of the experiment's `models` or `predictions`")
+    args = parser.parse_args()
+    score(params.load(), args.experiment, args.model)
+
+
+def score(p: Params, experiment: str, name: str) -> Path:
+    """Write the scores of one row and return their path."""
+    fields = plan.fields_of(p, "score", experiment=experiment, model=name)
+    protocol = p.protocols[p.experiments[experiment].protocol]
+    frames, predicted = Store(fields["frames"]), Store(plan.path("predict", **fields))
+    windows = prediction.windows(frames, protocol)
+    samples = check(predicted, frames, windows, protocol)
+    cv2.setNumThreads(p.compute.threads)
+    metrics = _build(p, experiment, name)
+    reads_flow = _reads_flow(p, name)
+    flow = Store(fields["flow"]) if metrics.flow and reads_flow else None
+    truth = Store(fields["truth"]) if flow else None
+
+    rows: list[tuple[str, int, int, str, float]] = []
+    for window in progress(windows, unit="window", desc=f"score {name}"):
+        key = prediction.key(window)
+        target = _unit(prediction.targets(frames, window, protocol), f"{frames.path}, window {key}")
+        for sample, images in _predictions(predicted, key, protocol.horizon, samples, target.shape):
+            for metric, function in list(metrics.frames.items()):
+                try:
+                    values = function(images, target)
+                except Undefined as reason:
+                    metrics.skip(metric, str(reason))
+                    continue
+                except RetakeError as error:
+                    raise RetakeError(f"{predicted.path}, window {key}, sample {sample}: {error}") from None
+                _numbers(values, f"{metric} of {predicted.path}, window {key}, sample {sample}")
+                rows += [(key, step + 1, sample, metric, float(v)) for step, v in enumerate(values)]
+        if flow is not None and truth is not None:
+            pair = [field[None] for field in (_flow(s, frames, window, protocol) for s in (flow, truth))]
+            for metric, function in metrics.flow.items():
+                try:
+                    values = function(*pair)
+                except RetakeError as error:
+                    raise RetakeError(f"{truth.path}, window {key}: {error}") from None
+                _numbers(values, f"{metric} of {flow.path}, window {key}")
+                rows.append((key, 0, 0, metric, float(values[0])))
+
+    meta = {
+        "experiment": experiment,
+        "model": name,
+        "windows": len(windows),
+        "samples": samples,
+        "metrics": _describe(p, experiment),
+        "skipped": metrics.skipped,
+        "identity": predicted.identity,
+        "predictions": predicted.meta,
+        "flow": [s.identity for s in (flow, truth) if s is not None],
+    }
+    output = plan.path("score", **fields)
+    _write(output, rows, meta)
+    log.info("scored %d windows x %d samples, %d values: %s", len(windows), samples, len(rows), output)
+    return output
+
+
+def check(predicted: Store, frames: Store, windows: list[Window], protocol: Protocol) -> int:
+    """Return the samples of each window; raise RetakeError unless the store has every window, step and sample once."""
+    again = f"make it again with `snakemake {predicted.path}`"
+    made = predicted.meta.get("protocol", {})
+    other = {k: v for k, v in made.items() if getattr(protocol, k) != v}
+    if other:
+        raise RetakeError(f"{predicted.path} was made with another protocol ({other}): {again}")
+    if predicted.meta.get("data") != frames.identity:
+        raise RetakeError(f"{predicted.path} was not made from today's {frames.path}: {again}")
+    expected = {prediction.key(w) for w in windows}
+    missing = [prediction.key(w) for w in windows if prediction.key(w) not in predicted.clips]
+    extra = [clip for clip in predicted.clips if clip not in expected]
+    for what, found in (("lacks", missing), ("has unknown", extra)):
+        if found:
+            some = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
+            raise RetakeError(f"{predicted.path} {what} {len(found)} of {len(windows)} windows ({some}): {again}")
+    samples = int(predicted.meta["samples"])
+    whole = {(s, k) for s in range(samples) for k in range(1, protocol.horizon + 1)}
+    for clip, rows in predicted.clips.items():
+        found_rows = [(int(predicted.sample[r]), int(predicted.frame[r])) for r in rows]
+        if len(found_rows) != len(whole) or set(found_rows) != whole:
+            wrong = sorted(whole ^ set(found_rows)) or sorted(x for x in whole if found_rows.count(x) > 1)
+            raise RetakeError(
+                f"{predicted.path}, window {clip}: expected {samples} samples of steps 1 to {protocol.horizon}, "
+                f"each once; wrong (sample, step): {', '.join(map(str, wrong[:5]))}; {again}"
+            )
+    return samples
+
+
+def _reads_flow(p: Params, name: str) -> bool:
+    return name in p.models and p.models[name].flow is not None
+
+
+def _build(p: Params, experiment: str, name: str) -> Metrics:
+    """Return the functions of the experiment's metrics.
+
+    Missing weights stop the experiment, or with `missing_weights: skip` the metric is left out.
+    """
+    from pipeline import weights
+
+    e, registry = p.experiments[experiment], params.registry("metrics")
+    metrics = Metrics({}, {}, {})
+    device = _device(p) if any(registry[m.kind].NEEDS == "frames" for m in e.metrics.values()) else "cpu"
+    for key, metric in e.metrics.items():
+        module = registry[metric.kind]
+        if module.NEEDS == "flow" and not _reads_flow(p, name):
+            metrics.skip(key, "the row's model reads no precomputed flow")
+            continue
+        try:
+            for file in module.needs_weights(metric) if hasattr(module, "needs_weights") else []:
+                weights.path(file, patient=e.missing_weights == "error")
+        except weights.Missing as error:
+            if e.missing_weights == "error":
+                raise RetakeError(
+                    f"metric {key}: {error}\nOr set experiments.{experiment}.missing_weights to skip: cells stay empty"
+                ) from None
+            log.warning("%s", error)  # its words differ with the network's mood: the scores hold only the fact
+            metrics.skip(key, f"no weights {file}")
+            continue
+        (metrics.flow if module.NEEDS == "flow" else metrics.frames)[key] = module.build(metric, device)
+    return metrics
+
+
+def _device(p: Params) -> str:
+    if p.compute.device == "cpu":
+        return "cpu"
+    import torch
+
+    torch.set_num_threads(p.compute.threads)
+    if torch.cuda.is_available():
+        return "cuda"
+    if p.compute.device == "cuda":
+        raise RetakeError("compute.device is cuda, but torch finds no GPU here: set it to auto or cpu in params.yaml")
+    return "cpu"
+
+
+def _describe(p: Params, experiment: str) -> dict[str, Any]:
+    """Return what the table must know of each metric, so that it needs no metric's code."""
+    registry = params.registry("metrics")
+    return {
+        key: {
+            "label": registry[metric.kind].LABEL,
+            "better": registry[metric.kind].BETTER,
+            "scale": registry[metric.kind].SCALE,
+            "needs": registry[metric.kind].NEEDS,
+            "settings": registry[metric.kind].settings(metric),
+        }
+        for key, metric in p.experiments[experiment].metrics.items()
+    }
+
+
+def _predictions(
+    store: Store, key: str, horizon: int, samples: int, shape: tuple[int, ...]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (sample, images (horizon, H, W, 3) float32 in [0,1])."""
+    at = {(int(store.sample[r]), int(store.frame[r])): r for r in store.clips[key]}
+    for sample in range(samples):
+        images = []
+        for step in range(1, horizon + 1):
+            image = store.image(at[sample, step])
+            if image.shape != shape[1:]:
+                height, width = image.shape[:2]
+                raise RetakeError(
+                    f"{store.path}, window {key}, step {step}: the image is {width}x{height}, "
+                    f"the true frame {shape[2]}x{shape[1]}: predict at the size of the dataset"
+                )
+            images.append(image)
+        yield sample, _unit(np.stack(images), f"{store.path}, window {key}, sample {sample}")
+
+
+def _unit(images: np.ndarray, where: str) -> np.ndarray:
+    """Return images as read-only float32 in [0,1]: integers by their range; floats are checked to be in it."""
+    if images.dtype.kind == "u":
+        unit = images.astype(np.float32) / np.float32(np.iinfo(images.dtype).max)
+    else:
+        unit = images.astype(np.float32)
+        for step, image in enumerate(unit, start=1):
+            if not (image.min() >= -SLACK and image.max() <= 1 + SLACK):  # NaN fails both
+                raise RetakeError(
+                    f"{where}, step {step}: values from {image.min()} to {image.max()}, [0,1] is needed: "
+                    "look at the model that predicted this"
+                )
+    unit.flags.writeable = False  # metrics may remember what they know of these very arrays
+    return unit
+
+
+def _numbers(values: np.ndarray, where: str) -> None:
+    if np.isnan(values).any():
+        raise RetakeError(f"{where}: NaN at step {int(np.flatnonzero(np.isnan(values))[0]) + 1}")
+
+
+def _flow(store: Store, frames: Store, window: Window, protocol: Protocol) -> np.ndarray:
+    """Return the flow between the last two context frames of a window, (H, W, 2) px."""
+    clip, start = window
+    frame = int(frames.frame[frames.clips[clip][start + protocol.first + protocol.context - 2]])
+    rows = store.clips.get(clip, range(0))
+    row = next((r for r in rows if store.frame[r] == frame), None)
+    if row is None:
+        raise RetakeError(
+            f"{store.path} has no flow of {clip} frame {frame}: make it again with `snakemake {store.path}`"
+        )
+    return store.image(row)
+
+
+def _write(output: Path, rows: list[tuple[str, int, int, str, float]], meta: dict[str, Any]) -> None:
+    schema = pa.schema(
+        [
+            ("window", pa.string()),
+            ("horizon", pa.int32()),
+            ("sample", pa.int32()),
+            ("metric", pa.string()),
+            ("value", pa.float64()),
+        ],
+        metadata={"retake": json.dumps(meta, sort_keys=True)},
+    )
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[]] * len(schema)
+    table = pa.table([pa.array(v, f.type) for v, f in zip(columns, schema, strict=True)], schema=schema)
+    with atomic(output) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+if __name__ == "__main__":
+    run(main, "score")

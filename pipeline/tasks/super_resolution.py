@@ -1,0 +1,188 @@
+"""Video super-resolution: low-resolution frames in, frames four times as large out.
+
+Low resolution is made from high resolution: Gaussian blur of sigma 1.5, then every 4th pixel, so that a low-resolution
+pixel (i, j) lies on the high-resolution pixel (4i, 4j). Training crops are blurred by 9 taps without borders, whole frames
+by 13 taps with mirrored borders. Test scenes are upscaled whole; a warm-up of up to five frames, played backwards, gives
+the first frame a past.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+from pydantic import Field
+
+from pipeline import params
+from pipeline.errors import RetakeError
+from pipeline.tasks import prediction
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+
+SCALE = 4
+SIGMA = 1.5
+BORDER = 4  # high-resolution pixels at each side of a training crop that only the blur sees
+TRAINING_TAPS = 2 * BORDER + 1
+FRAME_TAPS = 13  # OpenCV's automatic size for float images
+WARM_UP = 5
+
+
+class Train(params.Train):
+    """Keys that every trained super-resolution model has: how a scene becomes clips."""
+
+    windows: Literal["all"] = Field(description="every start of every scene is a training window")
+    moving_first_frame: float = Field(
+        ge=0,
+        le=1,
+        description="share of clips that are the first frame alone, moved by up to 4 px a frame (published: 0.3)",
+    )
+
+
+# Degradation
+
+
+def gaussian(taps: int) -> np.ndarray:
+    """Return the blur's samples of sigma 1.5, (taps,) float64, summing to 1."""
+    x = np.arange(taps) - taps // 2
+    kernel = np.exp(-(x**2) / (2 * SIGMA**2))
+    return kernel / kernel.sum()
+
+
+def degrade_crops(crops: Tensor) -> tuple[Tensor, Tensor]:
+    """Return low-resolution frames (..., 3, s, s) and targets (..., 3, 4s, 4s) of training crops, float32 in [0,1].
+
+    `crops`: (..., 3, 4s + 8, 4s + 8) float32 in [0,1], on any device. The targets are the crops without their border of
+    4 pixels; the low resolution is not rounded to 8 bits.
+    """
+    import torch
+    from torch.nn import functional
+
+    side = tuple(crops.shape[-2:])
+    if any(n < TRAINING_TAPS or (n - 2 * BORDER) % SCALE for n in side):
+        raise RetakeError(f"training crops of {side[1]}x{side[0]} pixels: sides must be 4 times the low resolution plus 8")
+    taps = torch.from_numpy(gaussian(TRAINING_TAPS)).to(crops)
+    flat = crops.reshape(-1, 1, *side)
+    with torch.autocast(crops.device.type, enabled=False):  # 8 bits of mantissa would round the input
+        small = functional.conv2d(flat, taps.view(1, 1, -1, 1), stride=(SCALE, 1))
+        small = functional.conv2d(small, taps.view(1, 1, 1, -1), stride=(1, SCALE))
+    low = small.view(*crops.shape[:-2], *small.shape[-2:])
+    return low, crops[..., BORDER:-BORDER, BORDER:-BORDER]
+
+
+def degrade_frame(frame: np.ndarray) -> np.ndarray:
+    """Return a whole frame at low resolution, (ceil(H/4), ceil(W/4), 3) float32 in [0,1], not rounded.
+
+    `frame`: (H, W, 3) uint8.
+    """
+    size = (FRAME_TAPS, FRAME_TAPS)
+    blurred = cv2.GaussianBlur(frame.astype(np.float32), size, SIGMA, borderType=cv2.BORDER_REFLECT_101)
+    return blurred[::SCALE, ::SCALE] / np.float32(255)
+
+
+# Scenes: order of files, warm-up
+
+
+def file_order(names: Iterable[str]) -> list[str]:
+    """Return file names as the published scripts sort them: by name, then by the integer of all digits in the name."""
+
+    def number(name: str) -> int:
+        digits = "".join(c for c in name.rsplit("/", 1)[-1] if c in "0123456789")
+        return int(digits) if digits else -1
+
+    return sorted(sorted(names), key=number)
+
+
+def warm_up(frames: int) -> list[int]:
+    """Return the positions of the frames that are run through before a clip of so many frames, in that order."""
+    return list(range(min(WARM_UP, frames - 1), 0, -1))
+
+
+def kept(frames: int, *, published_dropping: bool = False) -> list[int]:
+    """Return the positions whose output is kept: all; as published, in a clip shorter than 6 frames only the last ones."""
+    dropped = WARM_UP if published_dropping else len(warm_up(frames))
+    return list(range(max(dropped - len(warm_up(frames)), 0), frames))
+
+
+def warmed(frames: Iterable[T], *, published_dropping: bool = False) -> Iterator[tuple[T, bool]]:
+    """Yield the frames of a clip with its warm-up before them, and whether the output of each is kept.
+
+    Holds six frames at most, whatever the length of the clip.
+    """
+    rest = iter(frames)
+    first = list(itertools.islice(rest, WARM_UP + 1))
+    for i in warm_up(len(first)):
+        yield first[i], False
+    outputs = kept(len(first), published_dropping=published_dropping)
+    for i, frame in enumerate(first):
+        yield frame, i in outputs
+    for frame in rest:
+        yield frame, True
+
+
+# Training clips
+
+
+class Draw(NamedTuple):
+    """What augmentation drew for a clip: where its crop lies in each frame, whether the first frame stands for all, flip."""
+
+    top: np.ndarray
+    left: np.ndarray
+    still: bool
+    flip: bool
+
+
+def draw(height: int, width: int, frames: int, crop: int, moving: float, rng: np.random.Generator) -> Draw:
+    """Return the augmentation of one clip: with probability `moving` a camera path over its first frame, crop, flip.
+
+    The path's steps are floor(U(-3.5, 4.5)) pixels an axis: -4 and 4 come half as often as the others. Where the path would leave
+    a small frame it stays at the edge. Unlike published, every crop position may be drawn, the last one too.
+    """
+    still = bool(rng.random() < moving)
+    places = []
+    for size in (width, height):
+        path = np.zeros(frames, np.int64)
+        if still:
+            path[1:] = np.cumsum(np.floor(rng.uniform(-3.5, 4.5, frames - 1)).astype(np.int64))
+            path = np.minimum(path - path.min(), size - crop)
+        places.append(path + rng.integers(size - crop - path.max() + 1))
+    return Draw(places[1], places[0], still, bool(rng.random() < 0.5))
+
+
+class TrainingClips(prediction.TrainingClips):
+    """Training clips of high-resolution scenes, (n, 3, crop, crop) uint8: a map-style dataset for a DataLoader.
+
+    As in prediction a clip depends on seed, step and index only. `train.crop` is 4 times the low-resolution side plus 8.
+    """
+
+    train: Train
+
+    def __getitem__(self, item: tuple[int, int]) -> Tensor:
+        """Return one clip, cropped, moved and flipped as `draw` says, then handed to the model's `augment`."""
+        import torch
+
+        step, index = item
+        train, crop = self.train, self.train.crop
+        assert crop is not None
+        rng = np.random.default_rng([train.seed, step, index])
+        clip, start = self.windows[index]
+        height, width = (int(x) for x in self.store.size[self.store.clips[clip][0]])
+        drawn = draw(height, width, train.window, crop, train.moving_first_frame, rng)
+        top, left = int(drawn.top.min()), int(drawn.left.min())
+        region = (top, left, int(drawn.top.max()) - top + crop, int(drawn.left.max()) - left + crop)
+        frames = self.store.read(clip, [start] if drawn.still else range(start, start + train.window), region)
+        images = np.stack(
+            [
+                frames[0 if drawn.still else i][y - top : y - top + crop, x - left : x - left + crop]
+                for i, (y, x) in enumerate(zip(drawn.top, drawn.left, strict=True))
+            ]
+        )
+        if drawn.flip:
+            images = images[:, :, ::-1]
+        images = self.augment(images, rng)
+        return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))

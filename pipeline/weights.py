@@ -1,0 +1,195 @@
+"""Pretrained files and checkpoints: fetched, verified, loaded, saved; the only place that unpickles anything.
+
+In: rows of workflow/weights.csv (or a user's own file). Out: `data/weights/<file>`, and tensors by name. Everything is
+loaded with `weights_only`: a file that would run code is refused.
+
+    weights.load("alexnet")             # fetched when it is not there; Missing when it cannot be had
+    weights.load_file("dmvfn.pkl")
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import pickletools
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import fetch
+from pipeline.errors import RetakeError, near, progress
+from pipeline.store import archives
+from pipeline.store.atomic import write_bytes
+from pipeline.store.verified import known
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SOURCES = Path("workflow/weights.csv")
+ROOT = Path("data/weights")
+
+
+class Missing(RetakeError):
+    """Weights that cannot be had, and why; `missing_weights: skip` goes on without them."""
+
+
+def path(name: str, *, patient: bool = True) -> Path:
+    """Return the verified file of the row `name` (or of that file name) of workflow/weights.csv, fetched if not there.
+
+    `patient` False gives up at once where no connection is to be had, instead of trying again for a while. Raises
+    Missing when the file cannot be had, RetakeError when the one that is there is wrong.
+    """
+    rows = {key: row for row in fetch.sources(SOURCES, key="name", extra=("use",)) for key in (row.name, row.file)}
+    if name not in rows:
+        raise RetakeError(f"no weights {name!r} in {SOURCES}{near(name, rows)}")
+    source = rows[name]
+    file, digest = ROOT / source.file, None
+    if not file.exists():
+        how = f"Or put it there by hand, as {file}; it is verified there"
+        if not source.urls:
+            note = f" ({source.note})" if source.note else ""
+            raise Missing(f"weights {name}: no {file}. Get {source.file} from {source.login}{note}, put it there")
+        try:
+            with progress(total=source.bytes, unit="B", unit_scale=True, desc=source.file) as bar:
+                digest = fetch.fetch(
+                    source, file, check=_whole, patient=patient, moved=lambda at: bar.update(at - bar.n)
+                )
+        except fetch.Failed as error:
+            raise Missing(f"weights {name}: {error}\n{how}") from None
+    try:
+        known(ROOT, file, source.bytes, source.sha256, _whole, digest=digest)
+    except RetakeError as error:
+        raise RetakeError(f"weights {name}: {error}. Put the publisher's file there, or delete this one") from None
+    return file
+
+
+def load(name: str, *, patient: bool = True) -> dict[str, Tensor]:
+    """Return the weights of the row `name` of workflow/weights.csv, tensors by name, on the CPU; raises as `path`."""
+    return load_file(path(name, patient=patient))
+
+
+def load_file(file: str | Path) -> dict[str, Tensor]:
+    """Return the tensors by name of a checkpoint, on the CPU; what stands under `state_dict` where there is one.
+
+    Raises RetakeError for a file that is missing, truncated, no checkpoint, or would run code.
+    """
+    import torch
+
+    tree: Any = load_tree(file)
+    if isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict):
+        tree = tree["state_dict"]
+    if not isinstance(tree, dict) or not tree:
+        raise RetakeError(
+            f"{file} holds a {type(tree).__name__}, not tensors by name: it is no checkpoint of a network"
+        )
+    others = [str(key) for key, value in tree.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        raise RetakeError(
+            f"{file} holds other things than tensors: {', '.join(others[:9])}. It is no checkpoint of a network"
+        )
+    return dict(tree)
+
+
+def load_tree(file: str | Path) -> dict[str, Any]:
+    """Return what a checkpoint holds, tensors on the CPU; raises RetakeError as `load_file`."""
+    import torch
+
+    file = Path(file)
+    if not file.is_file():
+        raise RetakeError(f"no checkpoint {file}: check the name, or make it with `snakemake {file}`")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old formats, which are read all the same
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        text = str(error)
+        refused = re.search(r"GLOBAL (\S+)|unrecognized function (.+)", text)
+        calls = (refused[1] or refused[2]) if refused else _calls(file)
+        if calls:
+            raise RetakeError(
+                f"{file} was refused: loading it would run code ({calls}). Only tensors, numbers and text are read. If "
+                "you trust it, save its state_dict with torch.save on the machine that made it, and give that file"
+            ) from None
+        raise RetakeError(f"{file} is no checkpoint, or damaged: {_first(text.split('error:')[-1])}") from None
+    # What torch raises for truncated and foreign files differs with the place of the damage.
+    except (RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, AssertionError) as error:
+        why = _first(str(error)) if isinstance(error, RuntimeError) else f"{type(error).__name__} {error}".strip()
+        raise RetakeError(f"{file} is no checkpoint, or truncated: {why}") from None
+
+
+def _calls(file: Path) -> str:
+    """Return the first function or class that a bare pickle names, "" where there is none; torch reads few of them."""
+    strings: list[str] = []
+    try:
+        for code, argument, _ in pickletools.genops(file.read_bytes()):
+            if code.name in ("GLOBAL", "INST"):
+                return str(argument).replace(" ", ".")
+            if code.name == "STACK_GLOBAL":
+                return ".".join(strings[-2:])
+            if isinstance(argument, str):
+                strings.append(argument)
+    except ValueError:  # no pickle, or not to its end
+        pass
+    return ""
+
+
+def save(file: str | Path, tree: dict[str, Any]) -> None:
+    """Write a checkpoint atomically: the same content gives the same bytes.
+
+    `tree`: dicts, lists, tuples, numbers, text, None and tensors. Raises TypeError for anything else: it could not be
+    loaded with weights_only.
+    """
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(_plain(tree, set()), buffer)
+    write_bytes(file, buffer.getvalue())
+
+
+def _plain(value: Any, seen: set[int]) -> Any:
+    """Return a copy whose pickle depends on the content alone, not on which of its parts are one object."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        tensor = value.detach().cpu().contiguous()
+        if tensor.untyped_storage().nbytes() != tensor.nbytes or tensor.data_ptr() in seen:
+            tensor = tensor.clone()
+        seen.add(tensor.data_ptr())
+        return tensor
+    if isinstance(value, dict):
+        return {_plain(key, seen): _plain(item, seen) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([_plain(item, seen) for item in value])
+    if isinstance(value, str):
+        return sys.intern(str(value))
+    if value is None or type(value) in (bool, int, float, bytes):
+        return value
+    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
+
+
+def digest(state: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of weights: of names in order, dtypes, shapes and values."""
+    import torch
+
+    total = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def _whole(file: Path) -> None:
+    """Refuse a damaged file of torch's zip format: each of its members has a CRC-32."""
+    with file.open("rb") as start:
+        zipped = start.read(4) in archives.ZIP_MAGIC
+    if zipped:
+        archives.check(file)
+
+
+def _first(text: str) -> str:
+    """Return the first sentence of what torch says."""
+    return re.split(r"\n|\. ", text.strip())[0]

@@ -1,0 +1,515 @@
+"""Flow at rest (codec, .flo, KITTI PNG, colours), the estimators, and the stage that runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from pipeline import flow as stage
+from pipeline import params
+from pipeline.errors import RetakeError
+from pipeline.models import dis, farneback, truth
+from pipeline.store import flow as files
+from pipeline.store.frames import Store, Writer
+from pipeline.store.images import read_image, write_image
+
+NONE: dict[str, Any] = {"network": None, "train": None, "checkpoint": None}
+MODELS = {
+    "dis": dis.Params(kind="dis", **NONE, predict={"preset": "medium"}),
+    "quick": dis.Params(kind="dis", **NONE, predict={"preset": "ultrafast"}),
+    "farneback": farneback.Params(
+        kind="farneback",
+        **NONE,
+        predict={"pyr_scale": 0.5, "levels": 3, "winsize": 15, "iterations": 3, "poly_n": 5, "poly_sigma": 1.2},
+    ),
+    "truth": truth.Params(kind="truth", **NONE, predict=None),
+}
+
+
+def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth random colours, (height, width, 3) uint8."""
+    noise = np.random.default_rng(seed).normal(size=(height, width, 3)).astype(np.float32)
+    blurred = cv2.GaussianBlur(noise, (0, 0), 2) + 0.7 * cv2.GaussianBlur(noise, (0, 0), 6)
+    return np.clip(128 + blurred / blurred.std() * 50, 0, 255).astype(np.uint8)
+
+
+def moving(frames: int, shift: tuple[int, int], size: tuple[int, int] = (64, 96), seed: int = 0) -> list[np.ndarray]:
+    """A texture whose content moves by `shift` (right, down) px a frame: the exact flow is `shift` everywhere."""
+    margin = 8 * frames
+    large = texture(size[0] + 2 * margin, size[1] + 2 * margin, seed)
+    corners = [(margin - i * shift[1], margin - i * shift[0]) for i in range(frames)]
+    return [large[y : y + size[0], x : x + size[1]] for y, x in corners]
+
+
+def endpoint_error(flow: np.ndarray, expected: Any) -> np.ndarray:
+    return np.linalg.norm(flow.astype(np.float64) - np.asarray(expected, np.float64), axis=-1)
+
+
+# Fields with holes, between small and beyond int16's 512 px.
+fields = st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1.0, 40.0, 511.0, 700.0, 1e5])).flatmap(
+    lambda s: arrays(
+        np.float32,
+        (s[0], s[1], 2),
+        elements=st.one_of(st.floats(-s[2], s[2], width=32), st.just(float("nan"))),
+        fill=st.just(0.0),
+    )
+)
+
+
+def holes(flow: np.ndarray) -> np.ndarray:
+    return np.isnan(flow).any(axis=-1)
+
+
+def unpack(data: bytes, flow: np.ndarray) -> np.ndarray:
+    return files.decode(memoryview(data), flow.shape, np.dtype(np.float32))
+
+
+@given(fields)
+def test_codec_keeps_vectors_within_the_declared_error_and_holes_exactly(flow: np.ndarray) -> None:
+    data = files.encode(flow)
+    back = unpack(data, flow)
+    assert back.dtype == np.float32
+    np.testing.assert_array_equal(holes(back), holes(flow))
+    known = ~holes(flow)
+    assert endpoint_error(back[known], flow[known]).max(initial=0) <= files.ERROR
+    assert files.encode(back) == data  # what was rounded once stays as it is, to the byte
+    np.testing.assert_array_equal(unpack(files.encode(back), flow), back)
+
+
+def test_codec_takes_two_bytes_below_512_px_and_four_from_there() -> None:
+    flow = np.full((4, 6, 2), 511.98, np.float32)
+    assert files.encode(flow)[0] == 2
+    flow[2, 3, 1] = -512
+    assert files.encode(flow)[0] == 4
+    assert unpack(files.encode(flow), flow)[2, 3, 1] == -512
+
+
+def test_codec_is_small_on_smooth_flow() -> None:
+    y, x = np.mgrid[:128, :256].astype(np.float32)
+    flow = np.dstack([(x - 128) / 20, (y - 64) / 20])
+    assert len(files.encode(flow)) < flow.nbytes / 8
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 2.0**17])
+def test_codec_refuses_flow_that_is_no_motion(value: float) -> None:
+    flow = np.zeros((3, 3, 2), np.float32)
+    flow[1, 1] = value
+    with pytest.raises(RetakeError, match="131072 px"):
+        files.encode(flow)
+
+
+@pytest.mark.parametrize("damage", [lambda d: b"\x07" + d[1:], lambda d: d[:-3], lambda d: d[:1], lambda d: b""])
+def test_a_damaged_field_is_named(damage: Any) -> None:
+    flow = np.ones((4, 4, 2), np.float32)
+    with pytest.raises(RetakeError, match="the store is damaged"):
+        unpack(damage(files.encode(flow)), flow)
+
+
+def test_flo_has_the_published_layout(tmp_path: Path) -> None:
+    flow = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
+    files.write_flo(tmp_path / "a.flo", flow)
+    data = (tmp_path / "a.flo").read_bytes()
+    assert data[:4] == b"PIEH"
+    assert struct.unpack("<ii", data[4:12]) == (3, 2)
+    assert struct.unpack("<12f", data[12:]) == tuple(range(12))
+
+
+@given(fields)
+def test_flo_round_trip_is_exact(tmp_path_factory: pytest.TempPathFactory, flow: np.ndarray) -> None:
+    path = tmp_path_factory.getbasetemp() / "round.flo"
+    files.write_flo(path, flow)
+    expected = flow.copy()
+    expected[holes(flow)] = np.nan
+    np.testing.assert_array_equal(files.read_flo(path), expected)
+
+
+def flo(width: int, height: int, values: np.ndarray, magic: float = 202021.25) -> bytes:
+    return struct.pack("<fii", magic, width, height) + values.astype("<f4").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (flo(3, 2, np.zeros(12), magic=1.5), "not a .flo file"),
+        (b"PIEH", "not a .flo file"),
+        (flo(3, 2, np.zeros(12))[:-5], "3x2 flow takes 60 bytes, the file has 55: it is cut off"),
+        (flo(3, 2, np.zeros(14)), "takes 60 bytes, the file has 68"),
+        (flo(-3, 2, np.zeros(12)), "damaged"),
+        (flo(3, 2, np.r_[np.zeros(8), np.nan, np.zeros(3)]), "NaN at 1 pixels, the first at x 1, y 1"),
+    ],
+)
+def test_flo_bad_input(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "bad.flo"
+    path.write_bytes(data)
+    with pytest.raises(RetakeError, match=message) as error:
+        files.read_flo(path)
+    assert str(path) in str(error.value)
+
+
+@given(fields)
+def test_kitti_round_trip(tmp_path_factory: pytest.TempPathFactory, flow: np.ndarray) -> None:
+    path = tmp_path_factory.getbasetemp() / "round.png"
+    known = flow[~holes(flow)]
+    if (np.rint(known * 64) >= 2**15).any() or (np.rint(known * 64) < -(2**15)).any():
+        with pytest.raises(RetakeError, match=r"does not fit KITTI's format.*use \.flo"):
+            files.write_kitti(path, flow)
+        return
+    files.write_kitti(path, flow)
+    back = files.read_kitti(path)
+    np.testing.assert_array_equal(holes(back), holes(flow))
+    assert endpoint_error(back[~holes(flow)], known).max(initial=0) <= files.ERROR
+
+
+def test_kitti_channels_are_u_v_valid_in_rgb_order(tmp_path: Path) -> None:
+    flow = np.zeros((2, 2, 2), np.float32)
+    flow[0, 0] = 3, -5
+    flow[1, 1] = np.nan
+    files.write_kitti(tmp_path / "a.png", flow)
+    raw = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
+    assert raw.dtype == np.uint16
+    assert raw[0, 0].tolist() == [1, 32768 - 5 * 64, 32768 + 3 * 64]  # OpenCV's order: B, G, R
+    assert raw[1, 1].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 5, 3), np.uint8), "3 channels of 16 bits, this has 3 of 8"),
+        (np.zeros((4, 5), np.uint16), "this has 1 of 16"),
+        (None, "cannot be read as PNG"),
+    ],
+)
+def test_kitti_bad_input(tmp_path: Path, image: np.ndarray | None, message: str) -> None:
+    path = tmp_path / "bad.png"
+    if image is None:
+        path.write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
+    else:
+        cv2.imwrite(str(path), image)
+    with pytest.raises(RetakeError, match=message):
+        files.read_kitti(path)
+    with pytest.raises(RetakeError, match="no flow file"):
+        files.read_kitti(tmp_path / "absent.png")
+
+
+def test_real_kitti_flow_reads_as_its_readme_says(shared: Path, tmp_path: Path) -> None:
+    source = shared / "data/kitti_flow_sample/training/flow_occ/000000_10.png"
+    flow = files.read_kitti(source)
+    known = flow[~holes(flow)]
+    assert len(known) == 75453
+    np.testing.assert_allclose([known.min(0), known.max(0)], [[-184.25, -7.17], [74.61, 53.27]], atol=0.006)
+    files.write_kitti(tmp_path / "again.png", flow)
+    original, again = (cv2.imread(str(p), cv2.IMREAD_UNCHANGED) for p in (source, tmp_path / "again.png"))
+    np.testing.assert_array_equal(again[original[..., 0] > 0], original[original[..., 0] > 0])
+
+
+def test_colours_follow_the_published_wheel() -> None:
+    flow = np.zeros((1, 7, 2), np.float32)
+    flow[0, :6] = [[0, 0], [2, 0], [-2, 0], [0, 2], [0, -2], [4, 0]]  # still, right, left, down, up, too fast
+    flow[0, 6] = np.nan
+    still, right, left, down, up, fast, unknown = files.colours(flow, 2)[0].astype(int)
+    assert still.tolist() == [255, 255, 255]
+    assert right.tolist() == [255, 0, 0]
+    assert down[0] == 255
+    assert 200 < down[1] < 255  # between red and yellow, near yellow
+    assert down[2] == 0
+    assert left[0] == 0
+    assert min(left[1:]) > 200  # cyan
+    assert up[2] == 255
+    assert up[1] == 0  # between blue and magenta
+    assert fast.tolist() == [191, 0, 0]
+    assert unknown.tolist() == [0, 0, 0]
+
+
+def test_half_the_length_is_half_the_saturation() -> None:
+    colour = files.colours(np.array([[[1.0, 0.0]]], np.float32), 2)[0, 0]
+    assert colour.tolist() == [255, 127, 127]
+
+
+@pytest.mark.parametrize(("name", "worst"), [("dis", 0.05), ("quick", 0.3), ("farneback", 0.05)])
+@pytest.mark.parametrize("shift", [(3, 0), (-2, 4)])
+def test_estimators_find_the_shift_of_a_texture(name: str, worst: float, shift: tuple[int, int]) -> None:
+    first, second = moving(2, shift, (96, 160))
+    model = MODELS[name]
+    flow = params.registry("models")[model.kind].build(model).estimate(first, second)
+    assert flow.dtype == np.float32
+    assert flow.shape == (96, 160, 2)
+    inside = endpoint_error(flow, shift)[12:-12, 12:-12]
+    assert inside.mean() < worst
+
+
+@pytest.mark.parametrize(("preset", "least"), [("ultrafast", 32), ("fast", 32), ("medium", 16)])
+def test_dis_works_from_its_smallest_size_on_and_refuses_smaller(preset: str, least: int) -> None:
+    """Below, OpenCV chooses pyramid levels by the width alone and dies of a segmentation fault on wide images."""
+    model = dis.Params(kind="dis", **NONE, predict={"preset": preset})
+    for size in ((least, least), (least, 2000), (900, least)):
+        model.check(*size)
+        image = texture(*size)
+        assert np.isfinite(dis.build(model).estimate(image, image)).all()
+    with pytest.raises(ValueError, match=f"sides of at least {least} px"):
+        model.check(least - 1, 300)
+
+
+def test_dis_on_a_real_pair_beats_no_motion_by_far(shared: Path) -> None:
+    folder = shared / "data/kitti_flow_sample/training"
+    exact = files.read_kitti(folder / "flow_occ/000000_10.png")
+    first, second = (read_image(folder / f"image_2/000000_{n}.png") for n in (10, 11))
+    flow = dis.build(MODELS["dis"]).estimate(first, second)  # type: ignore[arg-type]
+    known = ~holes(exact)
+    assert np.median(endpoint_error(flow[known], exact[known])) < 0.25 * np.median(endpoint_error(exact[known], 0))
+
+
+# The stage, in a folder of its own.
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+    real, toy = params.registry, SimpleNamespace(SPLITS=("train", "test"), truth=exact)
+    monkeypatch.setattr(params, "registry", lambda package: {"toy": toy} if package == "datasets" else real(package))
+    names = {"toy": SimpleNamespace(kind="toy"), "toys": SimpleNamespace(kind="toy")}
+    models = {**MODELS, "copy_last": SimpleNamespace(task="prediction")}
+    return SimpleNamespace(models=models, datasets=names, toy=toy)
+
+
+def store_frames(clips: dict[str, dict[int, np.ndarray]], dataset: str = "toy") -> Store:
+    path = Path("data/frames") / dataset / "test.arrow"
+    meta = {"dataset": dataset, "split": "test", "height": 64, "width": 96, "licence": "none", "partial": "1 of 2"}
+    with Writer(path, codec="png", meta=meta) as out:
+        for clip, frames in clips.items():
+            for number, image in frames.items():
+                out.add(clip, number, image)
+    return Store(path)
+
+
+def two_clips(gap: bool = True) -> dict[str, dict[int, np.ndarray]]:
+    numbers = (4, 5, 6, 9, 10) if gap else range(5)
+    return {
+        "a/left": dict(zip(numbers, moving(5, (2, 1)), strict=True)),
+        "b/left": dict(enumerate(moving(4, (-1, 0), seed=1))),
+    }
+
+
+def test_stage_pairs_follow_the_frame_numbers(project: Any) -> None:
+    frames = store_frames(two_clips())
+    path = stage.make(project, "dis", "toy", "test")
+    assert path == Path("data/flow/dis/toy/test.arrow")
+    store = Store(path)
+    found = {clip: store.frame[rows.start : rows.stop].tolist() for clip, rows in store.clips.items()}
+    assert found == {"a/left": [4, 5, 9], "b/left": [0, 1, 2]}
+    estimate = dis.build(MODELS["dis"]).estimate  # type: ignore[arg-type]
+    expected = estimate(*frames.read("a/left", [3, 4]))
+    assert endpoint_error(store.image(2), expected).max() <= files.ERROR
+    assert endpoint_error(store.image(2), (2, 1))[8:-8, 8:-8].mean() < 0.2
+    assert store.image(2).shape == (64, 96, 2)
+    assert store.meta["data"] == frames.identity
+    assert store.meta["frames"] == "data/frames/toy/test.arrow"
+    assert store.meta["partial"] == "1 of 2"
+    assert store.meta["error"] == pytest.approx(0.0111, abs=1e-4)
+
+
+def test_stage_writes_the_same_bytes_for_any_number_of_cores(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store_frames(two_clips())
+    written = []
+    for cores in (1, 5):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)))
+        written.append(stage.make(project, "quick", "toy", "test").read_bytes())
+    assert written[0] == written[1]
+
+
+def test_few_pairs_are_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    taken = 0
+
+    def jobs() -> Any:
+        nonlocal taken
+        for i in range(60):
+            taken += 1
+            yield "clip", i, lambda i=i: np.full((4, 4, 2), i, np.float32)
+
+    with ThreadPoolExecutor(2) as pool:
+        for given_back, (_, frame, (data, size)) in enumerate(stage._encoded(jobs(), pool, 4)):
+            assert frame == given_back
+            assert size == (4, 4)
+            assert unpack(data, np.empty((4, 4, 2)))[0, 0, 0] == frame
+            assert taken <= given_back + 5
+
+
+def test_stage_bad_input(project: Any) -> None:
+    with pytest.raises(RetakeError, match=r"no store at data/frames/toy/test\.arrow: make it with `snakemake"):
+        stage.make(project, "dis", "toy", "test")
+    with pytest.raises(RetakeError, match=r"unknown flow estimator 'diss'.*'dis'"):
+        stage.make(project, "diss", "toy", "test")
+    with pytest.raises(RetakeError, match=r"copy_last is a prediction model.*known: dis, farneback, quick, truth"):
+        stage.make(project, "copy_last", "toy", "test")
+    with pytest.raises(RetakeError, match=r"unknown dataset 'toyz'.*'toys?'"):
+        stage.make(project, "dis", "toyz", "test")
+    with pytest.raises(RetakeError, match=r"dataset toy has no split 'tset' \(did you mean 'test'\?\)"):
+        stage.make(project, "dis", "toy", "tset")
+    store_frames({"a": dict(zip((1, 3, 5), moving(3, (1, 0)), strict=True))})
+    with pytest.raises(RetakeError, match="no two consecutive frames in any of 1 clips"):
+        stage.make(project, "dis", "toy", "test")
+    first, second = moving(2, (1, 0))
+    store_frames({"a": {0: first, 1: second[:-2]}})
+    with pytest.raises(RetakeError, match=r"test\.arrow, a frame 0: the next frame has another size"):
+        stage.make(project, "dis", "toy", "test")
+    store_frames({"a": {7: first[:20], 8: second[:20]}})
+    with pytest.raises(RetakeError, match=r"a frame 7: DIS ultrafast needs sides of at least 32 px, not 96x20"):
+        stage.make(project, "quick", "toy", "test")
+    assert not list(Path("data").rglob("flow/**/*.arrow*"))
+
+
+def test_nan_from_an_estimator_names_clip_and_frame(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store_frames(two_clips())
+    real = dis.Dis.estimate
+
+    def broken(self: Any, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        flow = real(self, first, second)
+        flow[0, 0] = np.nan if (first == frames["b/left"][1]).all() else flow[0, 0]
+        return flow
+
+    frames = two_clips()
+    monkeypatch.setattr(dis.Dis, "estimate", broken)
+    with pytest.raises(RetakeError, match="b/left frame 1: dis gives flow that is not finite at 1 pixels"):
+        stage.make(project, "dis", "toy", "test")
+    assert not list(Path("data/flow").rglob("*.arrow*"))
+
+
+def exact(p: Any, split: str, archives: list[Path]) -> Any:
+    """A dataset's `truth`: a shift that the archive's text names, valid but for one corner."""
+    shift = np.array(json.loads(archives[0].read_text()), np.float32)
+    valid = np.ones((64, 96), bool)
+    valid[:10, :10] = False
+    for frame in (4, 5, 9):
+        yield "a/left", frame, np.broadcast_to(shift, (64, 96, 2)), valid
+
+
+@pytest.fixture
+def archive(project: Any) -> None:
+    Path("data/raw/toy").mkdir(parents=True)
+    Path("data/raw/toy/drive.zip").write_text("[2, 1]")
+    manifest = {"dataset": "toy", "split": "test", "archives": [{"file": "drive.zip"}], "missing": []}
+    Path("data/raw/toy/test.json").write_text(json.dumps(manifest))
+
+
+def test_truth_comes_from_the_archives_with_holes_where_it_is_not_valid(project: Any, archive: None) -> None:
+    store_frames(two_clips())
+    store = Store(stage.make(project, "truth", "toy", "test"))
+    assert list(store.clips) == ["a/left"]
+    assert store.frame.tolist() == [4, 5, 9]
+    flow = store.image(1)
+    assert holes(flow)[:10, :10].all()
+    assert holes(flow).sum() == 100
+    assert (flow[~holes(flow)] == [2, 1]).all()
+    estimate = Store(stage.make(project, "dis", "toy", "test"))
+    assert np.nanmean(endpoint_error(estimate.image(1), flow)[8:-8, 8:-8]) < 0.2
+
+
+def test_truth_bad_input(project: Any, archive: None) -> None:
+    store_frames(two_clips())
+    store_frames(two_clips(), "toys")
+    with pytest.raises(RetakeError, match=r"no manifest data/raw/toys/test\.json: make it with `snakemake"):
+        stage.make(project, "truth", "toys", "test")
+    store_frames(two_clips(gap=False))
+    with pytest.raises(RetakeError, match=r"exact flow of a/left frame 4, size \(64, 96\), but .* has no such pair"):
+        stage.make(project, "truth", "toy", "test")
+    project.toy.truth = lambda *_: iter(())
+    with pytest.raises(RetakeError, match="toy has no exact flow of any pair"):
+        stage.make(project, "truth", "toy", "test")
+    del project.toy.truth
+    with pytest.raises(RetakeError, match=r"dataset toy \(toy\) has no exact flow: estimate it"):
+        stage.make(project, "truth", "toy", "test")
+    assert not list(Path("data").rglob("flow/**/*.arrow*"))
+
+
+# Two images on the command line.
+
+
+@pytest.fixture
+def two_images(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / "A.png", tmp_path / "B.png"]
+    for path, image in zip(paths, moving(2, (3, -1), (80, 120)), strict=True):
+        write_image(path, image)
+    return paths
+
+
+def test_two_images_give_flo_kitti_png_and_picture(tmp_path: Path, two_images: list[Path]) -> None:
+    stage.make_pair(MODELS["dis"], two_images, tmp_path / "f.flo", tmp_path / "picture.png")
+    flow = files.read_flo(tmp_path / "f.flo")
+    assert endpoint_error(flow, (3, -1))[8:-8, 8:-8].mean() < 0.1
+    assert read_image(tmp_path / "picture.png").shape == (80, 120, 3)
+    stage.make_pair(MODELS["dis"], two_images, tmp_path / "f.png", None)
+    assert endpoint_error(files.read_kitti(tmp_path / "f.png"), flow).max() <= files.ERROR
+
+
+def test_two_images_bad_input(tmp_path: Path, two_images: list[Path]) -> None:
+    model, output = MODELS["dis"], tmp_path / "f.flo"
+    image = read_image(two_images[0])
+    bad = {
+        "grey": image[..., 0],
+        "deep": image.astype(np.uint16) * 257,
+        "alpha": np.dstack([image, image[..., :1]]),
+        "small": image[:-4],
+    }
+    for name, pixels in bad.items():
+        cv2.imwrite(str(tmp_path / f"{name}.png"), pixels)
+    (tmp_path / "cut.png").write_bytes(two_images[0].read_bytes()[:500])
+    (tmp_path / "text.png").write_text("not an image")
+    messages = {
+        "grey": "8-bit grey image, 8-bit RGB is needed: ffmpeg",
+        "deep": "16-bit RGB image, 8-bit RGB is needed",
+        "alpha": "8-bit RGB with alpha image",
+        "small": r"A\.png is 120x80, .*small\.png is 120x76: flow needs two images of one size",
+        "cut": r"cut\.png cannot be read as an image",
+        "text": r"text\.png cannot be read as an image",
+        "absent": r"no image .*absent\.png",
+    }
+    for name, message in messages.items():
+        with pytest.raises(RetakeError, match=message):
+            stage.make_pair(model, [two_images[0], tmp_path / f"{name}.png"], output, None)
+    for images in (two_images[:1], [*two_images, two_images[0]]):
+        with pytest.raises(RetakeError, match=f"between two images, {len(images)} given"):
+            stage.make_pair(model, images, output, None)
+    with pytest.raises(RetakeError, match=r"f\.txt: flow is written as \.flo or \.png"):
+        stage.make_pair(model, two_images, tmp_path / "f.txt", None)
+    with pytest.raises(RetakeError, match="truth is read from a dataset's archives"):
+        stage.make_pair(MODELS["truth"], two_images, output, None)
+    with pytest.raises(RetakeError, match=r"OpenCV writes no images with suffix '.xyz'"):
+        stage.make_pair(model, two_images, None, tmp_path / "picture.xyz")
+    assert not output.exists()
+
+
+def test_command_line(tmp_path: Path, two_images: list[Path]) -> None:
+    """With the project's own entry `dis`, in another folder."""
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree |= {"reproduce": [], "datasets": {}, "protocols": {}, "experiments": {}}
+    tree["models"] = {"dis": tree["models"]["dis"]}
+    env = {**os.environ, params.VARIABLE: json.dumps(tree), "PYTHONPATH": str(ROOT)}
+
+    def command(*words: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "pipeline.flow", *words]
+        return subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    done = command("A.png", "B.png", "--output", "flow.flo", "--picture", "flow.png")
+    assert done.returncode == 0, done.stderr
+    assert files.read_flo(tmp_path / "flow.flo").shape == (80, 120, 2)
+    assert (tmp_path / "flow.png").exists()
+    failed = command("A.png", "--output", "other.flo")
+    assert failed.returncode == 1
+    assert failed.stderr.strip() == "error: flow is estimated between two images, 1 given: A.png"
+    assert not (tmp_path / "other.flo").exists()
