@@ -30,11 +30,28 @@ def run() -> list[Row]:
         done = project.run("snakemake", "-n", "--quiet", "all", timeout=300)
         seconds = time.perf_counter() - start
         assert done.returncode == 0, done.stderr
-    graph = Row("graph of 10,000 jobs", "15 s", seconds / 15, 1, f"`snakemake -n`, {count} experiments: {seconds:.1f} s", at_most=True)
+    graph = Row(
+        "graph of 10,000 jobs",
+        "15 s",
+        seconds / 15,
+        1,
+        f"`snakemake -n`, {count} experiments: {seconds:.1f} s",
+        at_most=True,
+    )
 
     if not Path("results/demo_metrics.csv").exists() or not Path("data/scores/demo").exists():
         subprocess.run(["snakemake", "--cores", "2", "results/demo_metrics.csv"], check=True)
     start = time.perf_counter()
     subprocess.run([str(Path(sys.executable).parent / "snakemake"), "--cores", "2"], check=True, capture_output=True)
     seconds = time.perf_counter() - start
-    return [graph, Row("run with nothing to do", "5 s", seconds / 5, 1, f"`snakemake --cores 2` after the demo: {seconds:.1f} s", at_most=True)]
+    return [
+        graph,
+        Row(
+            "run with nothing to do",
+            "5 s",
+            seconds / 5,
+            1,
+            f"`snakemake --cores 2` after the demo: {seconds:.1f} s",
+            at_most=True,
+        ),
+    ]

@@ -83,7 +83,14 @@ def run() -> list[Row]:
         detail = f"{FRAMES} frames 1242x375 to 832x256, whole stage with its start, {FRAMES / min(seconds):.1f} against {FRAMES / min(ours):.1f} frames/s"
         rows = [
             Row("KITTI preparation, frames/s", "published procedure", rate, 20, detail),
-            Row("KITTI preparation, bytes stored", "published procedure", size / stored, 1 / 7, f"{stored / 1e6:.0f} MB against {size / 1e6:.0f} MB; written {written / 1e6:.0f} MB", at_most=True),
+            Row(
+                "KITTI preparation, bytes stored",
+                "published procedure",
+                size / stored,
+                1 / 7,
+                f"{stored / 1e6:.0f} MB against {size / 1e6:.0f} MB; written {written / 1e6:.0f} MB",
+                at_most=True,
+            ),
         ]
 
         store = Store(target)
@@ -104,7 +111,15 @@ def run() -> list[Row]:
                 fast.read(clip, range(i, i + WINDOW), (0, 0, 256, 256))
 
         slow, quick = interleave(5, folders, stores)
-        rows.append(Row("9-frame window, 256 crop", "PNG folders", slow / quick, 50, f"raw store, warm cache, {1000 * slow / 40:.1f} against {1000 * quick / 40:.2f} ms"))
+        rows.append(
+            Row(
+                "9-frame window, 256 crop",
+                "PNG folders",
+                slow / quick,
+                50,
+                f"raw store, warm cache, {1000 * slow / 40:.1f} against {1000 * quick / 40:.2f} ms",
+            )
+        )
     return rows
 
 

@@ -35,6 +35,7 @@ BACKOFF = 1.0  # seconds before the second round, doubled each round
 LONGEST = 120.0  # seconds: who asks to wait longer (Retry-After) is not waited for
 TIMEOUT = (15.0, 60.0)  # seconds to connect, and without a byte
 CHUNK = 1 << 14  # bytes; a break loses less than that
+PAGE = "answers with an HTML page (a login, a quota or a notice), not with the file"
 RETRY = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -264,7 +265,7 @@ def _understand(
     if fields.get("Content-Encoding", "identity") != "identity":
         raise _Refused(f"sends it as {fields['Content-Encoding']}, which was not asked for")
     if fields.get("Content-Type", "").startswith("text/html") and not source.file.endswith((".html", ".htm")):
-        raise _Refused("answers with an HTML page (a login, a quota or a notice), not with the file")
+        raise _Refused(PAGE)
     start, length = 0, fields.get("Content-Length", "")
     total_bytes = int(length) if length.isdigit() else None
     if status == 206:
@@ -299,9 +300,11 @@ def _receive(
             write_text(_state(part), json.dumps({"url": url, **_version(answer)}))
         for chunk in answer.iter_content(CHUNK):
             if at == 0 and re.match(rb"\s*<(!doctype|html)", chunk[:64].lower()):
-                raise _Refused("answers with an HTML page (a login, a quota or a notice), not with the file")
+                _discard(part)
+                raise _Refused(PAGE)
             at += len(chunk)
             if source.bytes and at > source.bytes:
+                _discard(part)
                 raise _Refused(f"sends more than the {source.bytes} bytes that are published")
             file.write(chunk)
             moved(at)

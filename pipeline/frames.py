@@ -93,7 +93,7 @@ def make(p: Params, dataset: str, split: str) -> Path:
         if problems:
             more = f"\nand {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
             raise RetakeError(
-                f"{dataset} {split} has {len(problems)} faults in {count} frames, no store is written. Put whole archives "
+                f"{dataset} {split}: {len(problems)} faults in {count} frames, no store is written. Put whole archives "
                 "into place (delete a bad one to have it downloaded again), then run again:\n"
                 + "\n".join(problems[:SHOWN])
                 + more
@@ -150,8 +150,8 @@ def gaps(clip: Clip) -> list[str]:
 def write(out: Writer, clips: list[Clip], d: Dataset, problems: list[str], done: Callable[[], object]) -> None:
     """Add the frames of `clips` to a store; append a line to `problems` for each that cannot be used.
 
-    From the first problem on frames are only checked. A clip's size is the one that most of its frames have; `done` is
-    called after each frame.
+    After the first problem frames are checked, but no longer added. A clip's size is the one that most of its frames
+    have. `done` is called after each frame.
     """
 
     def prepare(member: Member) -> tuple[bytes, Size] | str:

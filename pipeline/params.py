@@ -188,12 +188,12 @@ class Params(Strict):
     reproduce: list[Name] = Field(
         description="experiments that `snakemake` and `dvc repro` make when no target is given"
     )
-    tracking: Tracking
-    compute: Compute
-    datasets: dict[Name, Dataset]
-    models: dict[Name, Model]
-    protocols: dict[Name, Protocol]
-    experiments: dict[Name, Experiment]
+    tracking: Tracking = Field(description="where runs are mirrored")
+    compute: Compute = Field(description="the machine")
+    datasets: dict[Name, Dataset] = Field(description="datasets, each prepared one way")
+    models: dict[Name, Model] = Field(description="systems and baselines with their settings")
+    protocols: dict[Name, Protocol] = Field(description="which frames are given and which are predicted")
+    experiments: dict[Name, Experiment] = Field(description="one table each")
 
     @functools.cached_property
     def tree(self) -> dict[str, Any]:
@@ -224,11 +224,11 @@ class Params(Strict):
             clash = set(experiment.predictions) & set(experiment.models)
             if clash:
                 raise ValueError(f"{where}.predictions: {sorted(clash)} are names of models too")
-        for name, model in self.models.items():
-            if model.flow is not None:
-                _known(f"models.{name}.predict.flow", model.flow, self.models, "flow estimator")
-                if self.models[model.flow].task != "flow":
-                    raise ValueError(f"models.{name}.predict.flow: {model.flow} does not estimate flow")
+        for name, entry in self.models.items():
+            if entry.flow is not None:
+                _known(f"models.{name}.predict.flow", entry.flow, self.models, "flow estimator")
+                if self.models[entry.flow].task != "flow":
+                    raise ValueError(f"models.{name}.predict.flow: {entry.flow} does not estimate flow")
         return self
 
 
@@ -251,18 +251,29 @@ def params_class() -> type[Params]:
     """Return `Params` with the union of all registered datasets, models and metrics as its types."""
 
     def union(package: str) -> Any:
-        kinds = []
+        """Return the type of an entry: the classes of all modules, told apart by `kind`."""
+        kinds: list[Any] = []
         for name, module in registry(package).items():
-            kinds.append(create_model(module.Params.__name__, __base__=module.Params, kind=(Literal[name], ...)))
-        return Annotated[Union[tuple(kinds)], Field(discriminator="kind")] if len(kinds) > 1 else kinds[0]
+            title = package.removesuffix("s").title() + "".join(part.title() for part in name.split("_"))
+            for key, field in module.Params.model_fields.items():  # a narrower type keeps the general explanation
+                if field.description is None:
+                    field.description = next(
+                        c.model_fields[key].description for c in module.Params.__mro__[1:] if key in c.model_fields
+                    )
+            kind: Any = (Literal[name], Field(description=module.Params.model_fields["kind"].description))
+            kinds.append(create_model(title, __base__=module.Params, __doc__=module.Params.__doc__, kind=kind))
+        return Annotated[Union[tuple(kinds)], Field(discriminator="kind")]  # type: ignore[misc]
 
-    experiment = create_model("Experiment", __base__=Experiment, metrics=(dict[Name, union("metrics")], ...))
+    def section(base: type[BaseModel], key: str, package: str) -> Any:
+        return (dict[Name, union(package)], Field(description=base.model_fields[key].description, min_length=1))
+
+    experiment: Any = create_model("Experiment", __base__=Experiment, metrics=section(Experiment, "metrics", "metrics"))
     return create_model(
         "Params",
         __base__=Params,
-        datasets=(dict[Name, union("datasets")], ...),
-        models=(dict[Name, union("models")], ...),
-        experiments=(dict[Name, experiment], ...),
+        datasets=section(Params, "datasets", "datasets"),
+        models=section(Params, "models", "models"),
+        experiments=(dict[Name, experiment], Field(description=Params.model_fields["experiments"].description)),
     )
 
 
@@ -353,6 +364,7 @@ def schema() -> str:
 
 
 if __name__ == "__main__":
+    from pipeline import params  # not __main__: the registered classes derive from the imported module's
     from pipeline.store.atomic import write_text
 
-    write_text(SCHEMA, schema())
+    write_text(SCHEMA, params.schema())

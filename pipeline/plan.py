@@ -106,7 +106,14 @@ CODE: dict[str, list[str]] = {
         "{code}",
     ],
     "bring": ["pipeline/bring.py", "pipeline/store", "pipeline/tasks"],
-    "score": ["pipeline/score.py", "pipeline/weights.py", "pipeline/fetch.py", "pipeline/store", "pipeline/metrics", "pipeline/tasks"],
+    "score": [
+        "pipeline/score.py",
+        "pipeline/weights.py",
+        "pipeline/fetch.py",
+        "pipeline/store",
+        "pipeline/metrics",
+        "pipeline/tasks",
+    ],
     "table": ["pipeline/table.py", "pipeline/view.py", "pipeline/store", "results/published"],
 }
 # Not code of any stage: values arrive as params, and logging, planning and mirroring change no output.
@@ -121,7 +128,9 @@ SCAFFOLD = [
 Fields = dict[str, str]
 Plan = dict[str, dict[str, Fields]]
 
-_WHOLE: dict[int, tuple[Params, Plan]] = {}  # the plan of all experiments, made once for a Params; it is asked for every job
+_WHOLE: dict[
+    int, tuple[Params, Plan]
+] = {}  # the plan of all experiments, made once for a Params; it is asked for every job
 
 
 def path(stage: str, **fields: str) -> Path:

@@ -34,10 +34,14 @@ COUNTED_WINDOWS = 4  # GMACs are the mean over so many: with sampled routing the
 def main() -> None:
     """Parse the command line and predict."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="consecutive images; the next frame is predicted")
+    parser.add_argument(
+        "images", nargs="*", type=Path, metavar="IMAGE", help="consecutive images; the next frame is predicted"
+    )
     parser.add_argument("--experiment", help="entry of `experiments` in params.yaml")
     parser.add_argument("--model", required=True, help="entry of `models`")
-    parser.add_argument("--checkpoint", type=Path, help="with images: a checkpoint of data/checkpoints, or a published file")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="with images: a checkpoint of data/checkpoints, or a published file"
+    )
     parser.add_argument("--output", type=Path, help="with images: the PNG to write")
     args = parser.parse_args()
     p = params.load()
@@ -67,7 +71,11 @@ def load_model(model: Model, checkpoint: Path | None, device: str) -> tuple[Any,
         else:
             if tree["kind"] != model.kind:
                 raise RetakeError(f"{checkpoint} is a checkpoint of {tree['kind']}, not of {model.kind}")
-            chosen = tree["best"] if getattr(model.predict, "weights", "last") == "best" and tree["best"] else tree["weights"]
+            chosen = (
+                tree["best"]
+                if getattr(model.predict, "weights", "last") == "best" and tree["best"]
+                else tree["weights"]
+            )
             network.load_published(chosen)
         digest = weights.digest(network.state_dict())
     return network.to(device).eval(), digest
@@ -82,7 +90,9 @@ def device_of(p: Params) -> str:
     if torch.cuda.is_available():
         return "cuda"
     if p.compute.device == "cuda":
-        raise RetakeError("compute.device is cuda, but torch finds no GPU here: set compute.device to auto or cpu in params.yaml")
+        raise RetakeError(
+            "compute.device is cuda, but torch finds no GPU here: set compute.device to auto or cpu in params.yaml"
+        )
     return "cpu"
 
 
@@ -134,7 +144,9 @@ def predict(p: Params, experiment: str, name: str) -> None:
                 seeds = [(sample << 32) + at + i for i in range(len(some))]
                 with clock:
                     predicted = network.predict(frames, protocol.horizon, seeds=seeds, flow=context_flow)
-                drawn.append((predicted.float().clamp(0, 1) * 65535).round().to(torch.int32).cpu().numpy().astype(np.uint16))
+                drawn.append(
+                    (predicted.float().clamp(0, 1) * 65535).round().to(torch.int32).cpu().numpy().astype(np.uint16)
+                )
             if not all(np.isfinite(x).all() for x in (predicted.float().cpu().numpy(),)):
                 raise RetakeError(f"{name} predicts NaN for window {prediction.key(some[0])} or one beside it")
             for i, window in enumerate(some):
@@ -143,7 +155,11 @@ def predict(p: Params, experiment: str, name: str) -> None:
                         image = np.ascontiguousarray(images[i, step].transpose(1, 2, 0))
                         out.add(prediction.key(window), step + 1, image, sample=sample)
     frames_made = len(windows) * samples * protocol.horizon
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if device == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
     speed = {
         "ms_per_frame": 1000 * clock.seconds / frames_made,
         "frames_per_s": frames_made / clock.seconds,
@@ -155,7 +171,12 @@ def predict(p: Params, experiment: str, name: str) -> None:
     write_text(plan.OUTPUTS["predict"][1].format(**fields), json.dumps(speed, indent=2) + "\n")
     empty = getattr(network, "empty_selections", 0)
     if empty:
-        log.info("%s: no block was selected in %d of %d frames; the older input frame stands there, as published", name, empty, frames_made)
+        log.info(
+            "%s: no block was selected in %d of %d frames; the older input frame stands there, as published",
+            name,
+            empty,
+            frames_made,
+        )
     log.info("predicted %d windows x %d steps x %d samples: %s", len(windows), protocol.horizon, samples, output)
 
 
@@ -206,12 +227,16 @@ def _flow(flow: Store | None, store: Store, windows: list[prediction.Window], pr
         rows = flow.clips.get(clip, range(0))
         row = next((r for r in rows if flow.frame[r] == frame), None)
         if row is None:
-            raise RetakeError(f"{flow.path} has no flow of {clip} frame {frame}: make it again with `snakemake {flow.path}`")
+            raise RetakeError(
+                f"{flow.path} has no flow of {clip} frame {frame}: make it again with `snakemake {flow.path}`"
+            )
         found.append(flow.image(row))
     return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).float().to(device)
 
 
-def _gmacs(network: Any, store: Store, windows: list[prediction.Window], protocol: Any, flow: Store | None, device: str) -> float:
+def _gmacs(
+    network: Any, store: Store, windows: list[prediction.Window], protocol: Any, flow: Store | None, device: str
+) -> float:
     """Return 10^9 multiply-adds of convolutions and matrix products for one frame, mean over a few windows."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -222,7 +247,10 @@ def _gmacs(network: Any, store: Store, windows: list[prediction.Window], protoco
         for i, window in enumerate(some):
             with FlopCounterMode(display=False) as counter:
                 network.predict(
-                    _inputs(store, [window], protocol, device), 1, seeds=[i], flow=_flow(flow, store, [window], protocol, device)
+                    _inputs(store, [window], protocol, device),
+                    1,
+                    seeds=[i],
+                    flow=_flow(flow, store, [window], protocol, device),
                 )
             total += counter.get_total_flops()
     if hasattr(network, "empty_selections"):

@@ -180,11 +180,11 @@ def _build(p: Params, experiment: str, name: str) -> Metrics:
 
 
 def _device(p: Params) -> str:
-    if p.compute.device == "cpu":
-        return "cpu"
     import torch
 
     torch.set_num_threads(p.compute.threads)
+    if p.compute.device == "cpu":
+        return "cpu"
     if torch.cuda.is_available():
         return "cuda"
     if p.compute.device == "cuda":

@@ -195,10 +195,8 @@ def fill(row: Row, columns: list[Column], horizon: int) -> None:
         if column.metric in values:
             steps = values[column.metric][:, :, : column.k or None]
             wanted.append((column.name, steps.mean(axis=2) * column.about["scale"]))
-    for metric, array in values.items():
-        about = row.meta["metrics"][metric]
-        if about["needs"] != "flow":
-            wanted += [((metric, step), array[:, :, step - 1] * about["scale"]) for step in range(1, horizon + 1)]
+    for metric, scale in {c.metric: c.about["scale"] for c in columns if c.k and c.metric in values}.items():
+        wanted += [((metric, step), values[metric][:, :, step - 1] * scale) for step in range(1, horizon + 1)]
     if not wanted:
         return
     lows, highs = bootstrap(np.stack([v.mean(axis=1) for _, v in wanted], axis=1))
@@ -240,7 +238,7 @@ def published(e: Experiment, columns: list[Column]) -> list[Row]:
         known = ", ".join(dict.fromkeys(line["dataset"] for line in lines)) or "no rows"
         raise RetakeError(f"no published row of dataset {e.published!r} in {PUBLISHED}/*.csv (known: {known})")
     scales = {c.name: c.about["scale"] for c in columns}
-    rows = []
+    rows: list[Row] = []
     for paper, method in dict.fromkeys((x["paper"], x["method"]) for x in entries):
         row = Row("", method, "")
         sources: list[str] = []
@@ -256,10 +254,17 @@ def published(e: Experiment, columns: list[Column]) -> list[Row]:
                 row.facts[name] = str(int(Decimal(x["value"]) * MILLIONS[x["unit"]]))
             else:
                 row.cells[name] = Cell(text=_rescale(x["value"], x["unit"], scales[name]))
-            sources.append(x["table"] + (f" as read in {x['source']}" if x["source"] else ""))
+            sources.append(f"{x['table']} as read in {x['source']}" if x["source"] else x["table"])
         row.source = "; ".join([paper, *dict.fromkeys(sources)])
         row.facts["note"] = "; ".join(f"{why}: {', '.join(names)}" for why, names in empty.items())
-        rows.append(row)
+        first = next((r for r in rows if r.label == method), None)
+        if (
+            first and set(row.facts) == {"parameters", "note"} and not row.cells
+        ):  # counted by the authors of another paper
+            notes = [first.facts["note"], f"parameters: {paper}"]
+            first.facts |= {"parameters": row.facts["parameters"], "note": "; ".join(n for n in notes if n)}
+        elif sources:
+            rows.append(row)
     return rows
 
 
@@ -367,6 +372,8 @@ def as_markdown(experiment: str, e: Experiment, rows: list[Row], columns: list[C
         "",
         *_explain(e, ours, columns),
     ]
+    if notes:
+        text += ["Published rows; their empty cells are printed as N/A or not established, as the CSV's notes say:", ""]
     text += [f"{i}. {source}" for i, source in enumerate(notes, start=1)]
     return "\n".join(text).rstrip() + "\n"
 

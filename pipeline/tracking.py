@@ -36,7 +36,9 @@ class Run:
             action()
         except Exception as error:
             self.active = False
-            log.warning("MLflow is not reached, going on without it: %s", str(error).splitlines()[0] if str(error) else error)
+            log.warning(
+                "MLflow is not reached, going on without it: %s", str(error).splitlines()[0] if str(error) else error
+            )
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Add values of one step; they are sent when a batch is full and at the end."""

@@ -103,7 +103,9 @@ def make_fabric(p: Params) -> Any:
 
     cuda = torch.cuda.is_available()
     if p.compute.device == "cuda" and not cuda:
-        raise RetakeError("compute.device is cuda, but torch finds no GPU here: set compute.device to auto or cpu in params.yaml")
+        raise RetakeError(
+            "compute.device is cuda, but torch finds no GPU here: set compute.device to auto or cpu in params.yaml"
+        )
     accelerator = "cuda" if cuda and p.compute.device != "cpu" else "cpu"
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     torch.set_num_threads(max(p.compute.threads // local, 1))
@@ -127,7 +129,9 @@ def train(p: Params, fields: plan.Fields) -> None:
     assert recipe is not None
     fabric = make_fabric(p)
     if recipe.batch % fabric.world_size:
-        raise RetakeError(f"models.{fields['model']}.train.batch {recipe.batch} cannot be shared by {fabric.world_size} processes")
+        raise RetakeError(
+            f"models.{fields['model']}.train.batch {recipe.batch} cannot be shared by {fabric.world_size} processes"
+        )
     store = Store(fields["frames"])
     torch.manual_seed(recipe.seed)
     network = params.registry("models")[model.kind].build(model)
@@ -147,7 +151,11 @@ def train(p: Params, fields: plan.Fields) -> None:
         best = _restore(resume, network, state)
         if fabric.global_rank == 0:
             log.info("going on from step %d of %d", state.step, steps)
-    validation = Validation(Store(fields["validation"]), network, recipe.validate_windows, p.compute.batch) if recipe.validation else None
+    validation = (
+        Validation(Store(fields["validation"]), network, recipe.validate_windows, p.compute.batch)
+        if recipe.validation
+        else None
+    )
     lines = Lines(output.with_suffix(".metrics.jsonl"), state.step) if fabric.global_rank == 0 else None
     stop = _Stop()
 
@@ -171,7 +179,10 @@ def train(p: Params, fields: plan.Fields) -> None:
                 if fabric.global_rank == 0:
                     values["val_psnr"] = validation.psnr(fabric.device)
                     if values["val_psnr"] > best[0]:
-                        best = (values["val_psnr"], {k: v.detach().cpu().clone() for k, v in network.state_dict().items()})
+                        best = (
+                            values["val_psnr"],
+                            {k: v.detach().cpu().clone() for k, v in network.state_dict().items()},
+                        )
                 fabric.barrier()
             if lines is not None:
                 lines.add(state.step, values)
@@ -183,7 +194,9 @@ def train(p: Params, fields: plan.Fields) -> None:
                     _save_state(resume, network, state, best)
                 fabric.barrier()
                 if stop.asked:
-                    raise Interrupted(f"state saved at step {state.step} of {steps}; the same command goes on from there")
+                    raise Interrupted(
+                        f"state saved at step {state.step} of {steps}; the same command goes on from there"
+                    )
         bar.close()
         if fabric.global_rank == 0:
             save(output, p, fields, network.state_dict(), best[1], store.identity, state.step)
@@ -212,8 +225,9 @@ def _batches(clips: TrainingClips, state: State, fabric: Any, workers: int) -> I
     from torch.utils.data import DataLoader
 
     order = [clips.indices(step, fabric.global_rank, fabric.world_size) for step in range(state.step, state.steps)]
-    loader = DataLoader(
-        clips,
+    data: Any = clips
+    loader: Any = DataLoader(
+        data,
         batch_sampler=order,
         num_workers=workers,
         persistent_workers=workers > 0,
@@ -255,7 +269,11 @@ class Lines:
     def __init__(self, path: Path, step: int) -> None:
         kept = []
         if step and path.exists():
-            kept = [line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step]
+            kept = [
+                line
+                for line in path.read_text().splitlines()
+                if line.endswith("}") and json.loads(line)["step"] <= step
+            ]
         write_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", buffering=1)
 
@@ -282,7 +300,9 @@ def _seed(seed: int, step: int, rank: int) -> int:
 
 def _key(p: Params, fields: plan.Fields, data: str, processes: int) -> str:
     """Return the hash of all that a saved state may be continued with: params, data, code, processes."""
-    digest = hashlib.sha256(json.dumps([plan.uses(p, "train", fields), data, processes, p.compute.threads], sort_keys=True).encode())
+    digest = hashlib.sha256(
+        json.dumps([plan.uses(p, "train", fields), data, processes, p.compute.threads], sort_keys=True).encode()
+    )
     for file in plan.code("train", fields):
         digest.update(Path(file).read_bytes())
     return digest.hexdigest()[:16]
@@ -292,7 +312,13 @@ def _save_state(path: Path, network: Any, state: State, best: tuple[float, dict[
     from pipeline import weights
 
     optimisers = {name: optimiser.state_dict() for name, optimiser in state.optimisers.items()}
-    tree = {"step": state.step, "network": network.state_dict(), "optimisers": optimisers, "best": best[1], "best_psnr": best[0]}
+    tree = {
+        "step": state.step,
+        "network": network.state_dict(),
+        "optimisers": optimisers,
+        "best": best[1],
+        "best_psnr": best[0],
+    }
     weights.save(path, tree)
 
 

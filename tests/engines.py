@@ -13,7 +13,17 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ["Snakefile", "dvc.yaml", "params.yaml", "workflow", "pipeline", "results/published", ".dvcignore", ".gitignore", ".dvc/config"]
+PARTS = [
+    "Snakefile",
+    "dvc.yaml",
+    "params.yaml",
+    "workflow",
+    "pipeline",
+    "results/published",
+    ".dvcignore",
+    ".gitignore",
+    ".dvc/config",
+]
 
 
 class Project:
@@ -46,7 +56,9 @@ class Project:
         done = self.run(sys.executable, "-m", "pipeline.plan")
         assert done.returncode == 0, done.stderr
 
-    def run(self, *command: str, env: dict[str, str] | None = None, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, env: dict[str, str] | None = None, timeout: float = 600
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command, cwd=self.folder, env=self.environment(env), capture_output=True, text=True, timeout=timeout
         )

@@ -42,7 +42,10 @@ class Request:
 
 
 class Server:
-    """`put` a file with the moves of its first requests; the last move stays. `log` has every request, `most` how many at once."""
+    """`put` a file with the moves of its first requests; the last move stays.
+
+    `log` has every request, `most` how many there were at once.
+    """
 
     def __init__(self) -> None:
         self._files: dict[str, tuple[bytes, list[Move]]] = {}

@@ -65,7 +65,9 @@ def table(project: Project) -> bytes:
 
 def test_same_bytes_from_both_engines(made: Project, reproduced: Project) -> None:
     assert table(made) == table(reproduced)
-    assert (made.folder / "results/demo_steps.csv").read_bytes() == (reproduced.folder / "results/demo_steps.csv").read_bytes()
+    assert (made.folder / "results/demo_steps.csv").read_bytes() == (
+        reproduced.folder / "results/demo_steps.csv"
+    ).read_bytes()
 
 
 def test_second_run_does_nothing(made: Project, reproduced: Project) -> None:
@@ -204,7 +206,9 @@ def test_dvc_asks_again_when_the_plan_changes(reproduced: Project, tmp_path: Pat
     path = project.folder / "params.yaml"
     text = path.read_text()
     assert "\n    flow_warp: " in text
-    path.write_text(text.replace("      flow_warp: DIS flow warp\n", "", 1).replace("    flow_warp: DIS flow warp\n", "", 1))
+    path.write_text(
+        text.replace("      flow_warp: DIS flow warp\n", "", 1).replace("    flow_warp: DIS flow warp\n", "", 1)
+    )
     done = project.dvc("repro")
     assert done.returncode != 0
     assert "type the same command again" in done.stdout + done.stderr or "pipeline.plan" in done.stdout + done.stderr
@@ -255,7 +259,9 @@ def test_killed_stage_leaves_the_next_run_right(copy: Project, stage: str) -> No
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("engine", ["snakemake", "dvc"])
 @pytest.mark.parametrize("stage", list(STAGES))
-def test_killed_ten_times_at_random(made: Project, reproduced: Project, tmp_path: Path, engine: str, stage: str) -> None:
+def test_killed_ten_times_at_random(
+    made: Project, reproduced: Project, tmp_path: Path, engine: str, stage: str
+) -> None:
     import random
 
     source = made if engine == "snakemake" else reproduced

@@ -52,7 +52,7 @@ def test_misspelt_training_key(tree: dict[str, Any]) -> None:
         ("experiments.demo.models", {"dis": "x"}, "dis is a flow model"),
         ("reproduce", ["kiti"], "unknown experiment 'kiti' (did you mean 'kitti'?)"),
         ("experiments.demo.metrics.psnr.kind", "pnsr", "unknown 'pnsr' (did you mean 'psnr'?)"),
-        ("datasets.demo.height", 100, "multiple of 16"),
+        ("datasets.demo.height", 100, "multiples of 16"),
         ("protocols.next5.horizon", 9, "is more than window 9"),
         ("compute.threads", 0, "greater than or equal to 1"),
     ],

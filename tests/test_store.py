@@ -30,7 +30,9 @@ def images(n: int, height: int = 16, width: int = 24, dtype: str = "uint8") -> n
     dtype=st.sampled_from(["uint8", "uint16"]),
     batch=st.sampled_from([1, 3000, 1 << 30]),
 )
-def test_round_trip(tmp_path_factory: pytest.TempPathFactory, lengths: list[int], codec: str, dtype: str, batch: int) -> None:
+def test_round_trip(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], codec: str, dtype: str, batch: int
+) -> None:
     path = tmp_path_factory.mktemp("store") / "a.arrow"
     pictures = images(sum(lengths), dtype=dtype)
     before, frames.BATCH_BYTES = frames.BATCH_BYTES, batch

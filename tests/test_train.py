@@ -38,7 +38,9 @@ def write_frames(project: Project) -> None:
         path = project.folder / f"data/frames/demo/{split}.arrow"
         with Writer(path, codec="raw", meta={"dataset": "demo", "split": split}) as out:
             for c in range(clips):
-                texture = cv2.resize(rng.integers(0, 256, (12, 24, 3), dtype=np.uint8), (200, 64), interpolation=cv2.INTER_CUBIC)
+                texture = cv2.resize(
+                    rng.integers(0, 256, (12, 24, 3), dtype=np.uint8), (200, 64), interpolation=cv2.INTER_CUBIC
+                )
                 for i in range(9):
                     out.add(f"drive{c}", i, np.ascontiguousarray(texture[:, 3 * i : 3 * i + 80]))
 
@@ -70,7 +72,9 @@ def lines(project: Project) -> list[dict[str, Any]]:
 
 
 def start(project: Project) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(COMMAND, cwd=project.folder, env=project.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        COMMAND, cwd=project.folder, env=project.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def until_step(project: Project, step: int, process: subprocess.Popen[bytes]) -> None:
@@ -152,7 +156,13 @@ def test_two_processes_refuse_an_odd_batch(project: Project) -> None:
 
 
 def test_loss_that_is_not_finite_stops_and_keeps_the_state(project: Project) -> None:
-    project.edit({"models.dmvfn_demo.train.lr": 1.0e30, "models.dmvfn_demo.train.min_lr": 0.0, "models.dmvfn_demo.train.warmup_steps": 2})
+    project.edit(
+        {
+            "models.dmvfn_demo.train.lr": 1.0e30,
+            "models.dmvfn_demo.train.min_lr": 0.0,
+            "models.dmvfn_demo.train.warmup_steps": 2,
+        }
+    )
     done = project.run(*COMMAND)
     assert done.returncode == 1
     assert "training stopped at step" in done.stderr

@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 
 from pipeline import params
+from pipeline.errors import progress
 from pipeline.store import drives
 from pipeline.store.archives import Clip, Member, open_zip, read
 from pipeline.store.atomic import atomic
@@ -67,14 +68,15 @@ def truth(p: Params, split: str, archives: list[Path]) -> Iterator[tuple[str, in
             names = sorted(name for name in opened.namelist() if name.startswith(f"{folder}/flow/data/"))
         for name in names:
             data = np.frombuffer(read(Member(archive, name)), np.uint8)
-            valid, v, u = cv2.split(cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
-            flow = (np.dstack([u, v]).astype(np.float32) - 2**15) / 64
-            yield f"{Path(folder).name}/{CAMERA}", int(Path(name).stem), flow, valid != 0
+            image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)  # valid, v, u
+            assert image is not None
+            flow = (image[..., :0:-1].astype(np.float32) - 2**15) / 64
+            yield f"{Path(folder).name}/{CAMERA}", int(Path(name).stem), flow, image[..., 0] != 0
 
 
 def generate(p: Params, split: str, folder: Path) -> None:
     """Write the archives of a split into `folder`."""
-    for place, name in enumerate(archives(p, split)):
+    for place, name in enumerate(progress(archives(p, split), unit="drive", desc=f"demo {split}")):
         pictures, flows = render(split, place, p.height, p.width)
         root = drives.folder(Path(name))
         members = {f"{root}/{CAMERA}/data/{i:010d}.png": image for i, image in enumerate(pictures)}
@@ -282,15 +284,15 @@ class Balloon:
 
 
 def flying(name: str, pan: int, height: int, width: int) -> list[Balloon]:
-    """Return a drive's balloons, small and far ones first; they fly near each other, so that some pass behind others."""
+    """Return a drive's balloons, the far and small ones first, so close together that some pass behind others."""
     draws = chance(f"{name} balloons", 3, 3).tolist()
-    x, y = width * (64 + draws[2][0] // 2) // 256, height * (80 + draws[2][1] // 4) // 256
+    (u, v, hue), *offsets = draws
+    x, y = width * (64 + u // 2) // 256, height * (80 + v // 4) // 256
     balloons = []
     for i, motion in enumerate([(-pan, 0), (pan, -1), (pan // 3, -1)]):
-        a, b, hue = draws[i]
-        at = (x, y) if i == 2 else (x + width * (a - 128) // 800, y + height * (b - 128) // 600)
-        cover, light = draw_balloon(f"{name} {i}", max(height * (11 + 5 * i) // 256, 2), BALLOONS[hue % len(BALLOONS)])
-        balloons.append(Balloon(cover, light, at, motion))
+        at = (x, y) if i == 2 else (x + width * (offsets[i][0] - 128) // 800, y + height * (offsets[i][1] - 128) // 600)
+        text = BALLOONS[(hue + i) % len(BALLOONS)]
+        balloons.append(Balloon(*draw_balloon(f"{name} {i}", max(height * (11 + 5 * i) // 256, 2), text), at, motion))
     return balloons
 
 

@@ -1,8 +1,8 @@
 """KITTI raw (Geiger et al., IJRR 2013): synced and rectified drives, split as DMVFN does.
 
-24 drives are for training, from both colour cameras or one, and 4 for testing, left colour camera. One zip a drive;
-every camera of a drive is a clip, every frame is stored once. DMVFN's test windows are 9 consecutive frames, one for each
-start: 1,337; its training windows 6,750 from one camera and 13,500 from both (the count of its README).
+24 drives are for training, seen by one colour camera or both, and 4 for testing, seen by the left one. A zip holds a
+drive; each of its cameras is a clip. DMVFN's windows are 9 consecutive frames, one for each start: 1,337 for testing,
+for training 6,750 from one camera and 13,500 from both (the count in its README).
 """
 
 from __future__ import annotations
@@ -69,10 +69,12 @@ class Params(params.Dataset):
 
     cameras: list[Literal["image_02", "image_03"]] = Field(
         min_length=1,
-        description="colour cameras whose frames are trained on (left image_02, right image_03); published: both. Testing always takes image_02",
+        description="colour cameras that are trained on: image_02 (left), image_03 (right) or, as published, both; "
+        "testing always takes image_02",
     )
     published_test: str | None = Field(
-        description="folder with the published test split (test/000000/0000000000.png and so on, 9 frames a clip), read in place instead of the test drives; null: the drives"
+        description="folder with the test split that DMVFN published (test/000000/0000000000.png and so on), "
+        "read in place instead of the test drives; null: the drives"
     )
 
     @field_validator("cameras")
@@ -112,11 +114,10 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
             there = {drive: count[f"{drive}/{camera}"] for drive in group if f"{drive}/{camera}" in count}
             if sum(there.values()) > most:
                 listed = ", ".join(f"{drive} {frames}" for drive, frames in there.items())
-                problems.append(
-                    f"{camera} frames of {listed}: more than the {most} that {' and '.join(group)} {'have together' if len(group) > 1 else 'has'}. "
-                    "These are not the synced drives' archives: delete them to have those downloaded"
-                )
+                names = " and ".join(group) + (" have together" if len(group) > 1 else " has")
+                problems.append(f"{camera}: {listed} frames, more than the {most} that {names}")
     if problems:
+        problems.append("These are not the archives of the synced drives: delete them to have those downloaded")
         raise RetakeError("\n".join(problems))
     return found
 

@@ -62,11 +62,15 @@ class TrainingClips:
     number of processes sees the same clips. `augment(clip (n, h, w, 3) uint8, rng)` is the model's.
     """
 
-    def __init__(self, store: Store, train: Train, augment: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> None:
+    def __init__(
+        self, store: Store, train: Train, augment: Callable[[np.ndarray, np.random.Generator], np.ndarray]
+    ) -> None:
         self.store, self.train, self.augment = store, train, augment
         self.windows = _windows(store, train.window, every=train.windows == "all")
         if len(self.windows) < train.batch:
-            raise RetakeError(f"{store.path} has {len(self.windows)} training windows, fewer than one batch of {train.batch}")
+            raise RetakeError(
+                f"{store.path} has {len(self.windows)} training windows, fewer than one batch of {train.batch}"
+            )
         if train.crop is not None and (store.size.min() < train.crop):
             height, width = store.size.min(axis=0)
             raise RetakeError(f"{store.path}: frames of {width}x{height} are smaller than the crop of {train.crop}")

@@ -139,12 +139,14 @@ class PWCLite(nn.Module):
             raise RetakeError(
                 f"ARFlow takes sides that are multiples of {STRIDE}, not {width}x{height}: resize or pad the frames"
             )
-        features = [self.feature_pyramid_extractor(frames[:, i]) for i in range(count)]
+        pyramid = self.feature_pyramid_extractor(frames.transpose(0, 1).flatten(0, 1))
+        features = [list(levels) for levels in zip(*(level.chunk(count) for level in pyramid), strict=True)]
         if count == 2:
-            flows = {"flows_fw": self._pair(*features)}
-            if backward:
-                flows["flows_bw"] = self._pair(*features[::-1])
-            return flows
+            if not backward:
+                return {"flows_fw": self._pair(*features)}
+            swapped = [level.roll(len(frames), 0) for level in pyramid]  # both directions as one batch
+            both = [flow.chunk(2) for flow in self._pair(pyramid, swapped)]
+            return {"flows_fw": [flow[0] for flow in both], "flows_bw": [flow[1] for flow in both]}
         if count == 3:
             following, previous = self._triple(*features)
             return {"flows_fw": following, "flows_bw": previous}

@@ -155,9 +155,17 @@ class Generator(nn.Module):
         x = functional.relu_(self.input_stage["conv"](for_cpu(x)))
         for i in range(1, self.blocks + 1):
             x = self.get_submodule(f"resblock_{i}")(x)
-        x = functional.relu_(self.conv_tran2highres["conv_tran1"](x))
-        x = functional.relu_(self.conv_tran2highres["conv_tran2"](x))
-        return 2 * (self.output_stage["conv"](x).float() + ops.resize_bicubic(frame)) - 1
+        return 2 * (self._enlarged(x).float() + ops.resize_bicubic(frame)) - 1
+
+    def _enlarged(self, x: Tensor) -> Tensor:
+        """Return what is added to the bicubic frame, (N, 3, 4H, 4W), from features (N, 64, H, W)."""
+        first, second = self.conv_tran2highres["conv_tran1"], self.conv_tran2highres["conv_tran2"]
+        last = self.output_stage["conv"]
+        if x.device.type != "cpu":
+            return last(functional.relu_(second(functional.relu_(first(x)))))
+        x = ops.unblock(functional.relu_(ops.conv_transposed_blocks(x, first.weight, first.bias)))
+        x = functional.relu_(ops.conv_transposed_blocks(x, second.weight, second.bias))
+        return ops.unblock(ops.conv_blocks(x, last.weight, last.bias))
 
     def tiled(self, x: Tensor, tile: int) -> Tensor:
         """Return what `forward` does, in square tiles of `tile` low-resolution pixels, each with `margin` around it.

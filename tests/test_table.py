@@ -1,0 +1,361 @@
+"""The table stage: averages, intervals, published rows, the three formats, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_score import blend, copy, pan, save, toy, write_flows, write_frames, write_predictions
+
+from pipeline import bring, score, table
+from pipeline.errors import RetakeError
+from pipeline.params import Params
+from pipeline.store.frames import Store
+
+ALL = ("copy_last", "flow_warp", "brought")
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the scores of three rows: two models and brought predictions."""
+    folder = tmp_path_factory.mktemp("scored")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        p = toy()
+        write_frames()
+        write_flows()
+        write_predictions(p, "copy_last", copy)
+        write_predictions(p, "flow_warp", pan, samples=1, checkpoint="cd" * 32)
+        save(Path("brought"), blend)
+        bring.bring(p, "toy", "brought")
+        for name in ALL:
+            score.score(p, "toy", name)
+        shutil.copytree(ROOT / "results/published", "results/published")
+    return folder
+
+
+@pytest.fixture
+def project(scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """A copy of it, and its parameters."""
+    shutil.copytree(scored, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    return toy()
+
+
+def lines(path: str) -> list[dict[str, str]]:
+    with Path(path).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def values(name: str, metric: str) -> np.ndarray:
+    """Return scores as (windows, samples, steps)."""
+    import pyarrow.parquet as pq
+
+    rows = [r for r in pq.read_table(f"data/scores/toy/{name}.parquet").to_pylist() if r["metric"] == metric]
+    shape = [len({r[k] for r in rows}) for k in ("window", "sample", "horizon")]
+    return np.array([r["value"] for r in rows]).reshape(shape)
+
+
+def test_cells_are_cumulative_means_over_windows_and_samples(project: Params) -> None:
+    table.make(project, "toy")
+    rows = lines("results/toy_metrics.csv")
+    assert [(r["model"], r["source"]) for r in rows] == [
+        (label, "measured") for label in ("Copy last", "Flow & warp_1", "brought")
+    ]
+    for row, name in zip(rows, ALL, strict=True):
+        for metric, scale in (("psnr", 1), ("ssim", 100), ("ms_ssim", 100)):
+            v = values(name, metric) * scale
+            for k in (1, 3):
+                assert row[f"{metric}_t{k}"] == f"{v[:, :, :k].mean():.6g}"
+                low, high = float(row[f"{metric}_t{k}_low"]), float(row[f"{metric}_t{k}_high"])
+                per_window = v[:, :, :k].mean(axis=(1, 2))
+                assert per_window.min() - 1e-3 <= low < v[:, :, :k].mean() < high <= per_window.max() + 1e-3
+                spread = f"{v[:, :, :k].mean(axis=(0, 2)).std(ddof=1):.6g}" if v.shape[1] > 1 else ""
+                assert row[f"{metric}_t{k}_spread"] == spread
+    assert "psnr_t2" not in rows[0]
+    steps = {(r["model"], r["metric"], r["step"]): r for r in lines("results/toy_steps.csv")}
+    assert len(steps) == 3 * 3 * 3
+    for step in (1, 2, 3):
+        assert (
+            steps["Copy last", "ssim", str(step)]["mean"]
+            == f"{100 * values('copy_last', 'ssim')[:, :, step - 1].mean():.6g}"
+        )
+
+
+def test_facts_and_lineage_of_rows(project: Params) -> None:
+    table.make(project, "toy")
+    copy_last, flow_warp, brought = lines("results/toy_metrics.csv")
+    assert (copy_last["n"], copy_last["samples"], copy_last["parameters"], copy_last["gmacs"]) == (
+        "4",
+        "2",
+        "12345",
+        "0.5",
+    )
+    assert copy_last["checkpoint"] == ""
+    assert flow_warp["checkpoint"] == "cdcdcdcdcdcd"
+    assert copy_last["data"] == Store("data/frames/toy/test.arrow").identity[:12]
+    assert copy_last["params"] == "ab" * 6
+    assert (brought["parameters"], brought["gmacs"], brought["samples"]) == ("", "", "1")
+    assert {r["partial"] for r in (copy_last, flow_warp, brought)} == {"1 of 2 archives"}
+    assert (copy_last["epe"], copy_last["note"]) == ("", "epe: the row's model reads no precomputed flow")
+    assert (flow_warp["epe"], flow_warp["epe_low"], flow_warp["note"]) == ("0.5", "0.5", "")
+    assert brought["note"].startswith("brought as 8-bit images; epe: ")
+
+
+def test_the_same_scores_give_the_same_bytes_and_no_speed(project: Params) -> None:
+    names = [f"results/toy{suffix}" for suffix in ("_metrics.csv", "_metrics.md", "_metrics.tex", "_steps.csv", ".png")]
+    table.make(project, "toy")
+    first = [Path(n).read_bytes() for n in names]
+    for name in names:
+        Path(name).unlink()
+    for speed in Path("data/predictions/toy").glob("*.speed.json"):
+        speed.write_text(json.dumps(json.loads(speed.read_text()) | {"ms_per_frame": 77.0}))
+    table.make(project, "toy")
+    assert [Path(n).read_bytes() for n in names] == first
+    assert not any(b"77" in text and b"ms_per" in text for text in first)
+    speed_rows = lines("results/toy_speed.csv")
+    assert speed_rows[0] == {
+        "model": "Copy last", "ms_per_frame": "77", "frames_per_s": "666", "peak_memory_mib": "99.5", "device": "cpu",
+        "threads": "1", "batch": "2",
+    }  # fmt: skip
+    assert [r["model"] for r in speed_rows] == ["Copy last", "Flow & warp_1"]
+
+
+def test_bootstrap_is_deterministic_and_covers() -> None:
+    """Of 400 independent samples of 60 from a skewed distribution, about 95 % of the intervals hold its mean."""
+    sample = np.random.default_rng(1).gamma(4, size=(60, 400))
+    low, high = table.bootstrap(sample)
+    again = table.bootstrap(sample)
+    assert (low == again[0]).all()
+    assert (high == again[1]).all()
+    covered = ((low <= 4) & (high >= 4)).mean()
+    assert 0.90 <= covered <= 0.98
+    width = (high - low).mean()
+    assert width == pytest.approx(2 * 1.96 * 2 / np.sqrt(60), rel=0.1)  # the deviation of gamma(4) is 2
+
+
+def test_bootstrap_bears_one_window_and_infinite_values() -> None:
+    low, high = table.bootstrap(np.array([[3.0, np.inf]]))
+    assert low.tolist() == high.tolist() == [3.0, np.inf]
+    low, high = table.bootstrap(np.array([[30.0], [31.0], [32.0], [np.inf]]))
+    assert 30 <= low[0] < 32
+    assert high[0] == np.inf
+
+
+def test_an_infinite_mean_is_printed(project: Params) -> None:
+    from pipeline.tasks import prediction
+
+    frames, protocol = Store("data/frames/toy/test.arrow"), project.protocols["next3"]
+    truth = iter([t for w in prediction.windows(frames, protocol) for t in prediction.targets(frames, w, protocol)])
+    write_predictions(project, "flow_warp", lambda *_: next(truth).astype(np.uint16) * 257, samples=1)
+    score.score(project, "toy", "flow_warp")
+    table.make(project, "toy")
+    row = lines("results/toy_metrics.csv")[1]
+    assert (row["psnr_t1"], row["psnr_t3_low"], row["psnr_t3_high"], row["psnr_t1_spread"]) == ("inf", "inf", "inf", "")
+    assert "**inf**" in Path("results/toy_metrics.md").read_text()
+
+
+def test_published_rows_stand_below_as_printed(project: Params) -> None:
+    table.make(toy(experiments__toy__published="KITTI", protocols__next3__report=[1, 3]), "toy")
+    rows = {(r["model"], r["source"] == "measured"): r for r in lines("results/toy_metrics.csv")}
+    dmvfn = rows["DMVFN", False]
+    assert (dmvfn["ms_ssim_t1"], dmvfn["ms_ssim_t3"], dmvfn["parameters"]) == ("88.53", "78.01", "3560000")
+    assert dmvfn["note"] == "parameters: Motion Graph Unleashed (NeurIPS 2024, arXiv 2410.22288)"
+    assert (dmvfn["ms_ssim_t1_low"], dmvfn["psnr_t1"], dmvfn["n"], dmvfn["checkpoint"]) == ("", "", "", "")
+    assert rows["CorrWise", False]["ms_ssim_t1"] == "82.00"
+    assert rows["CorrWise", False]["ms_ssim_t3"] == ""
+    assert rows["CorrWise", False]["note"] == "N/A: ms_ssim_t3"
+    assert rows["DMVFN (w/o routing)", False]["note"] == "not established: ms_ssim_t1, ms_ssim_t3"
+    assert dmvfn["source"].startswith("DMVFN (CVPR 2023, arXiv 2303.09875); Table 1 as read in Motion Graph Unleashed")
+    assert [r["source"] == "measured" for r in lines("results/toy_metrics.csv")] == [True] * 3 + [False] * 11
+
+
+def test_all_of_the_paper_s_kitti_columns(project: Params) -> None:
+    about = {"label": "", "better": "higher", "scale": 100.0, "needs": "frames", "settings": {}}
+    columns = [table.Column(f"{m}_t{k}", m, k, about) for m in ("ms_ssim", "lpips") for k in (1, 3, 5)]
+    e = toy(experiments__toy__published="KITTI").experiments["toy"]
+    rows = {
+        row.label: [row.cells.get(c.name, table.Cell()).text for c in columns] for row in table.published(e, columns)
+    }
+    assert rows["DMVFN"] == ["88.53", "78.01", "70.52", "10.74", "19.27", "26.05"]
+    assert rows["OPT"] == ["82.71", "69.50", "61.09", "12.34", "20.29", "26.35"]
+    assert rows["Vid2vid"] == [""] * 6
+
+
+def test_published_values_take_the_table_s_scale() -> None:
+    assert table._rescale("88.50", "1e-2", 100) == "88.50"
+    assert table._rescale("26.05", "dB", 1) == "26.05"
+    assert table._rescale("0.152", "", 100) == "15.200"
+
+
+def test_an_unknown_published_dataset_is_refused(project: Params) -> None:
+    with pytest.raises(
+        RetakeError, match=r"no published row of dataset 'Kitti' in results/published/\*.csv \(known: .*KITTI"
+    ):
+        table.make(toy(experiments__toy__published="Kitti"), "toy")
+
+
+def cells(markdown: str, label: str) -> list[list[str]]:
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if "|" in line]
+    return [row for row in rows if row[0] == label]
+
+
+def test_only_the_best_measured_cells_are_bold(project: Params) -> None:
+    table.make(toy(experiments__toy__published="KITTI"), "toy")
+    text = Path("results/toy_metrics.md").read_text()
+    head = cells(text, "model")[0]
+    assert head[2:] == [
+        "PSNR t+1 ↑", "PSNR t+3 ↑", "SSIM t+1 ↑", "SSIM t+3 ↑", "MS-SSIM t+1 ↑", "MS-SSIM t+3 ↑", "EPE ↓", "n",
+        "parameters", "GMACs",
+    ]  # fmt: skip
+    ours = [cells(text, label)[0] for label in ("Copy last", "Flow & warp_1", "brought")]
+    for i, title in enumerate(head):
+        numbers = {j: float(row[i].strip("*")) for j, row in enumerate(ours) if re.match(r"\**[0-9.]+\**$", row[i])}
+        bold = {j for j, row in enumerate(ours) if row[i].startswith("**")}
+        top = {j for j, v in numbers.items() if v == max(numbers.values())} if "↑" in title else set()
+        top = {1} if "↓" in title else top  # the only row with a flow
+        assert bold == top, title
+    assert "**" not in cells(text, "DMVFN")[0][4]
+    assert (cells(text, "Vid2vid")[0][1], cells(text, "DMVFN")[0][1]) == ("[1]", "[1]")
+
+
+def test_ties_as_printed_are_all_best() -> None:
+    about = {"label": "", "better": "lower", "scale": 1.0, "needs": "frames", "settings": {}}
+    rows = [table.Row(n, n, "measured", {"m": table.Cell(mean=v)}) for n, v in (("a", 1.001), ("b", 1.004), ("c", 1.2))]
+    rows.append(table.Row("", "d", "a paper", {"m": table.Cell(text="0.5")}))
+    assert table.best(rows, [table.Column("m", "m", 1, about)]) == {("a", "m"), ("b", "m")}
+
+
+def test_what_markdown_says_below_the_table(project: Params) -> None:
+    table.make(toy(experiments__toy__published="KITTI"), "toy")
+    text = Path("results/toy_metrics.md").read_text()
+    for words in (
+        "4 windows of 6 frames; the models see 2 frames from index 1 and predict 3",
+        "(`ms_ssim`): higher is better, times 100;",
+        "**Partial data: 1 of 2 archives.** Not comparable with published numbers.",
+        "Data: CC0 of the toy",
+        "Copy last: epe: the row's model reads no precomputed flow.",
+        "Flow & warp_1: checkpoint `cdcdcdcdcdcd`, data `",
+        "1. DMVFN (CVPR 2023, arXiv 2303.09875); Table 1 as read in Motion Graph",
+    ):
+        assert words in text
+    widths = {len(line) for line in text.splitlines() if line.startswith("|")}
+    assert len(widths) == 2  # two tables, each aligned
+
+
+def test_latex_is_well_formed(project: Params, tmp_path: Path) -> None:
+    table.make(
+        toy(experiments__toy__published="KITTI", experiments__toy__models={"copy_last": r"a_b & 5 % \{~^$#}"}), "toy"
+    )
+    text = Path("results/toy_metrics.tex").read_text()
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert r"a\_b \& 5 \% \textbackslash{}\{\textasciitilde{}\textasciicircum{}\$\#\}" in text
+    for line in body[1:]:
+        assert len(re.findall(r"(?<!\\)&", line)) == 8, line
+    spans = sum(int(n) for n in re.findall(r"multicolumn\{(\d+)\}", body[0]))
+    assert (spans, len(re.findall("&", body[0]))) == (7, 5)
+    bare = re.sub(r"\\[{}]", "", "\n".join(line for line in text.splitlines() if not line.startswith("%")))
+    assert bare.count("{") == bare.count("}")
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
+    if shutil.which("pdflatex"):
+        (tmp_path / "t.tex").write_text(r"\documentclass{article}\begin{document}" + text + r"\end{document}")
+        done = subprocess.run(["pdflatex", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+
+def test_a_metric_without_weights_leaves_empty_cells_and_says_why(
+    project: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline import weights
+
+    def missing(name: str, *, patient: bool) -> Path:
+        raise weights.Missing("no network")
+
+    monkeypatch.setattr(weights, "path", missing)
+    metrics = {"psnr": {"kind": "psnr"}, "lpips": {"kind": "lpips", "net": "alex", "colour": "bgr"}}
+    p = toy(experiments__toy__metrics=metrics, experiments__toy__missing_weights="skip")
+    for name in ALL:
+        score.score(p, "toy", name)
+    table.make(p, "toy")
+    for row in lines("results/toy_metrics.csv"):
+        assert (row["lpips_t1"], row["lpips_t3_low"]) == ("", "")
+        assert "lpips: no weights alexnet" in row["note"]
+    assert "lpips: no weights alexnet" in Path("results/toy_metrics.md").read_text()
+    assert {r["metric"] for r in lines("results/toy_steps.csv")} == {"psnr"}
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("scores", "no scores data/scores/toy/flow_warp.parquet: make them with `snakemake"),
+        ("predictions", "flow_warp.parquet was made from other predictions than today's .*/flow_warp.arrow"),
+        ("metrics", "has scores of epe, ms_ssim, psnr, ssim, not of psnr: make it again"),
+        ("speed", r"flow_warp.speed.json is missing or damaged: make it again"),
+    ],
+)  # fmt: skip
+def test_stale_and_missing_inputs_are_named(project: Params, what: str, words: str) -> None:
+    p = project
+    if what == "scores":
+        Path("data/scores/toy/flow_warp.parquet").unlink()
+    elif what == "predictions":
+        write_predictions(p, "flow_warp", copy, samples=1)
+    elif what == "metrics":
+        p = toy(experiments__toy__metrics={"psnr": {"kind": "psnr"}})
+    else:
+        Path("data/predictions/toy/flow_warp.speed.json").write_text("{")
+    with pytest.raises(RetakeError, match=words):
+        table.make(p, "toy")
+
+
+def test_show_prints_and_makes_nothing(project: Params) -> None:
+    with pytest.raises(
+        RetakeError, match=r"no results/toy_metrics\.md: make it with `snakemake results/toy_metrics.csv`"
+    ):
+        table.show(project, "toy")
+    table.make(project, "toy")
+    before = {f: f.stat().st_mtime_ns for f in Path("results").iterdir()}
+    text = table.show(project, "toy")
+    assert Path("results/toy_metrics.md").read_text() in text
+    for name in ("results/toy.png", "results/toy_speed.csv", "data/predictions/toy/"):
+        assert name in text
+    assert {f: f.stat().st_mtime_ns for f in Path("results").iterdir()} == before
+
+
+def test_published_copy_is_the_given_one(shared: Path) -> None:
+    assert (ROOT / "results/published/dmvfn.csv").read_bytes() == (shared / "paper_tables/dmvfn.csv").read_bytes()
+
+
+def test_mirrored_runs_hold_the_cells(project: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    from contextlib import contextmanager
+
+    runs: list[Any] = []
+
+    class Run:
+        active = True
+
+        def metrics(self, step: int, cells: dict[str, float]) -> None:
+            runs[-1]["cells"] = cells
+
+        def artifact(self, file: Path) -> None:
+            runs[-1].setdefault("files", []).append(str(file))
+
+    @contextmanager
+    def run(enabled: bool, **about: Any) -> Any:
+        runs.append({"enabled": enabled} | about)
+        yield Run()
+
+    monkeypatch.setattr(table.tracking, "run", run)
+    table.make(toy(tracking__mlflow=True), "toy")
+    assert [r["tags"]["model"] for r in runs] == list(ALL)
+    assert runs[1]["cells"]["psnr_t3"] == pytest.approx(values("flow_warp", "psnr").mean())
+    assert runs[1]["params"]["models.flow_warp"]["kind"] == "flow_warp"
+    assert "results/toy.png" in runs[0]["files"]
+    assert {r["experiment"] for r in runs} == {"table"}
