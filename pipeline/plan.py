@@ -119,6 +119,7 @@ CODE: dict[str, list[str]] = {
 # Not code of any stage: values arrive as params, and logging, planning and mirroring change no output.
 SCAFFOLD = [
     "pipeline/__init__.py",
+    "pipeline/compute.py",
     "pipeline/errors.py",
     "pipeline/params.py",
     "pipeline/plan.py",

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import params, plan
+from pipeline import compute, params, plan
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Model, Params
 from pipeline.store.atomic import write_text
@@ -81,21 +81,6 @@ def load_model(model: Model, checkpoint: Path | None, device: str) -> tuple[Any,
     return network.to(device).eval(), digest
 
 
-def device_of(p: Params) -> str:
-    """Return "cuda" or "cpu" as params.yaml and the machine allow. Raises RetakeError for a GPU that is not there."""
-    import torch
-
-    if p.compute.device == "cpu":
-        return "cpu"
-    if torch.cuda.is_available():
-        return "cuda"
-    if p.compute.device == "cuda":
-        raise RetakeError(
-            "compute.device is cuda, but torch finds no GPU here: set compute.device to auto or cpu in params.yaml"
-        )
-    return "cpu"
-
-
 def predict(p: Params, experiment: str, name: str) -> None:
     """Write the prediction store and the speed of one (experiment, model)."""
     import torch
@@ -105,8 +90,7 @@ def predict(p: Params, experiment: str, name: str) -> None:
     store = Store(fields["frames"])
     windows = prediction.windows(store, protocol)
     flow = Store(fields["flow"]) if model.flow is not None else None
-    torch.set_num_threads(p.compute.threads)
-    device = device_of(p)
+    device = compute.device(p)
     network, digest = load_model(model, Path(fields["checkpoint"]) if model.has_weights else None, device)
     if p.compute.channels_last:
         network = network.to(memory_format=torch.channels_last)
@@ -276,8 +260,7 @@ def next_frame(p: Params, name: str, images: list[Path], checkpoint: Path | None
     sizes = {path.name: image.shape[:2] for path, image in zip(images, read, strict=True)}
     if len(set(sizes.values())) > 1:
         raise RetakeError(f"images of different sizes: {', '.join(f'{n} {w}x{h}' for n, (h, w) in sizes.items())}")
-    torch.set_num_threads(p.compute.threads)
-    device = device_of(p)
+    device = compute.device(p)
     network, _ = load_model(model, checkpoint, device)
     if len(read) != network.context:
         raise RetakeError(f"{name} predicts from {network.context} frames, {len(read)} were given")

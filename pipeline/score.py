@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import params, plan
+from pipeline import compute, params, plan
 from pipeline.errors import RetakeError, log, progress, run
 from pipeline.metrics import Undefined
 from pipeline.params import Params, Protocol
@@ -158,7 +158,7 @@ def _build(p: Params, experiment: str, name: str) -> Metrics:
 
     e, registry = p.experiments[experiment], params.registry("metrics")
     metrics = Metrics({}, {}, {})
-    device = _device(p) if any(registry[m.kind].NEEDS == "frames" for m in e.metrics.values()) else "cpu"
+    device = compute.device(p) if any(registry[m.kind].NEEDS == "frames" for m in e.metrics.values()) else "cpu"
     for key, metric in e.metrics.items():
         module = registry[metric.kind]
         if module.NEEDS == "flow" and not _reads_flow(p, name):
@@ -177,19 +177,6 @@ def _build(p: Params, experiment: str, name: str) -> Metrics:
             continue
         (metrics.flow if module.NEEDS == "flow" else metrics.frames)[key] = module.build(metric, device)
     return metrics
-
-
-def _device(p: Params) -> str:
-    import torch
-
-    torch.set_num_threads(p.compute.threads)
-    if p.compute.device == "cpu":
-        return "cpu"
-    if torch.cuda.is_available():
-        return "cuda"
-    if p.compute.device == "cuda":
-        raise RetakeError("compute.device is cuda, but torch finds no GPU here: set it to auto or cpu in params.yaml")
-    return "cpu"
 
 
 def _describe(p: Params, experiment: str) -> dict[str, Any]:

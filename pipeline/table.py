@@ -414,7 +414,8 @@ def _sources(rows: list[Row]) -> list[str]:
 
 
 def _millions(parameters: str) -> str:
-    return f"{int(parameters) / 1e6:.2f} M" if parameters else ""
+    """Return a count of parameters for people: in millions, small ones as they are."""
+    return parameters if len(parameters) < 5 else f"{int(parameters) / 1e6:.2f} M"
 
 
 def _pipes(head: list[str], body: list[list[str]]) -> list[str]:

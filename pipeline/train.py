@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import params, plan, tracking
+from pipeline import compute, params, plan, tracking
 from pipeline.errors import Interrupted, RetakeError, log, progress, run
 from pipeline.params import Params
 from pipeline.store.atomic import write_text
@@ -101,12 +101,7 @@ def make_fabric(p: Params) -> Any:
     import lightning_fabric as lightning
     import torch
 
-    cuda = torch.cuda.is_available()
-    if p.compute.device == "cuda" and not cuda:
-        raise RetakeError(
-            "compute.device is cuda, but torch finds no GPU here: set compute.device to auto or cpu in params.yaml"
-        )
-    accelerator = "cuda" if cuda and p.compute.device != "cpu" else "cpu"
+    accelerator = compute.device(p)
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     torch.set_num_threads(max(p.compute.threads // local, 1))
     fabric = lightning.Fabric(

@@ -74,10 +74,11 @@ def project(**datasets: params.Dataset) -> params.Params:
 
 def manifest(dataset: str, split: str, archives: Sequence[Path], missing: Sequence[str] = ()) -> Path:
     """Write the manifest of archives, below the working directory."""
-    facts = [
-        {"file": a.name, "bytes": a.stat().st_size, "sha256": hashlib.sha256(a.read_bytes()).hexdigest()}
-        for a in archives
-    ]
+    facts = []
+    for archive in archives:
+        with archive.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        facts.append({"file": archive.name, "bytes": archive.stat().st_size, "sha256": digest})
     path = Path(f"data/raw/{dataset}/{split}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"dataset": dataset, "split": split, "archives": facts, "missing": list(missing)}))

@@ -165,3 +165,231 @@ class Training:
 
     def still(self) -> float:
         return float(np.linalg.norm(self.flow, axis=-1).mean())
+
+
+# Cost volume
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    batch=st.integers(1, 2), channels=st.integers(1, 5), height=st.integers(1, 9), width=st.integers(1, 40), seed=st.integers(0, 99)
+)
+def test_tiled_cost_volume_is_the_shifted_one(batch: int, channels: int, height: int, width: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    one, two = torch.randn(2, batch, channels, height, width, dtype=torch.float64).unbind(0)
+    reference = correlation_shifts(one, two)
+    assert reference.shape == (batch, 81, height, width)
+    torch.testing.assert_close(correlation(one, two), reference, rtol=0, atol=1e-12)
+
+
+def test_cost_volume_finds_a_shift() -> None:
+    torch.manual_seed(0)
+    one = torch.randn(1, 8, 12, 20)
+    two = torch.roll(one, (2, -3), (2, 3))  # content moves 3 left and 2 down
+    best = correlation(one, two)[0, :, 4:8, 8:12].argmax(0)
+    assert (best == (2 + 4) * 9 + (-3 + 4)).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 5), (2, 2, 3, 18), (1, 1, 1, 33)])
+def test_gradients_of_the_cost_volume_against_finite_differences(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    one, two = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(correlation, (one, two), atol=1e-7)
+
+
+# Network
+
+
+@pytest.mark.parametrize(
+    ("frames", "estimator", "count"),
+    [(2, "reduced", 2_236_660), (2, "dense", 3_335_434), (3, "reduced", 2_371_444), (3, "dense", 4_513_696)],
+)
+def test_parameters_are_as_many_as_published(frames: int, estimator: str, count: int) -> None:
+    network = PWCLite(frames, dense=estimator == "dense")
+    assert sum(p.numel() for p in network.parameters()) == count
+
+
+def test_forward_and_backward_are_one_network_with_the_frames_exchanged() -> None:
+    torch.manual_seed(0)
+    network = PWCLite(2)
+    pairs = torch.rand(2, 2, 3, 64, 128)
+    with torch.no_grad():
+        both, swapped = network(pairs, backward=True), network(pairs.flip(1))
+    assert "flows_bw" not in swapped
+    for backward, forward in zip(both["flows_bw"], swapped["flows_fw"], strict=True):
+        torch.testing.assert_close(backward, forward, rtol=1e-4, atol=1e-5)
+    assert [tuple(flow.shape[-2:]) for flow in both["flows_fw"]] == [(64, 128), (32, 64), (16, 32), (8, 16), (4, 8)]
+
+
+@pytest.mark.parametrize(
+    ("views", "shape", "message"),
+    [
+        (2, (1, 3, 3, 64, 64), "takes 2 frames, 3 given"),
+        (2, (1, 1, 3, 64, 64), "takes 2 frames, 1 given"),
+        (3, (1, 2, 3, 64, 64), "takes 3 or 5 frames, 2 given"),
+        (2, (1, 2, 3, 64, 96), "multiples of 64, not 96x64"),
+    ],
+)
+def test_bad_input_of_the_network(views: int, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(RetakeError, match=message):
+        PWCLite(views)(torch.zeros(shape))
+
+
+# Losses
+
+
+def test_warp_follows_the_flow() -> None:
+    source = torch.arange(12.0).view(1, 1, 3, 4)
+    flow = torch.zeros(1, 2, 3, 4)
+    torch.testing.assert_close(unflow.warp(source, flow), source)
+    flow[:, 0] = 1
+    expected = torch.tensor([[1.0, 2, 3, 3], [5, 6, 7, 7], [9, 10, 11, 11]])
+    torch.testing.assert_close(unflow.warp(source, flow)[0, 0], expected)
+    assert not torch.allclose(unflow.warp(source, flow, corners=False)[0, 0], expected, atol=0.1)
+
+
+@settings(deadline=None, max_examples=20)
+@given(dx=st.integers(-3, 3), dy=st.integers(-3, 3))
+def test_occlusion_of_a_whole_shift_is_what_leaves_the_image(dx: int, dy: int) -> None:
+    there = torch.tensor([dx, dy]).float().view(1, 2, 1, 1).expand(1, 2, 12, 16)
+    seen = torch.zeros(12, 16)
+    seen[max(-dy, 0) : 12 - max(dy, 0), max(-dx, 0) : 16 - max(dx, 0)] = 1
+    flow = torch.cat([there, -there], 1)
+    assert (unflow.visibility(flow, "range_map")[0, 0] == seen).all()
+    assert (unflow.visibility(flow, None) == 1).all()
+    consistent = unflow.visibility(flow, "forward_backward")[0, 0]
+    assert (consistent >= seen).all()  # below half a pixel any flow back is good enough
+    if dx * dx + dy * dy > 1:
+        assert (consistent == seen).all()
+
+
+@pytest.mark.parametrize("terms", [{"l1": 0.15, "ssim": 0.85, "ternary": 0.0}, {"l1": 0.0, "ssim": 0.0, "ternary": 1.0}])
+def test_an_empty_mask_gives_no_nan(terms: dict[str, float]) -> None:
+    torch.manual_seed(0)
+    first, second = torch.rand(2, 1, 3, 16, 16).unbind(0)
+    flows = [torch.full((1, 4, 16, 16), 1e4, requires_grad=True)]  # everything leaves the image, both ways
+    found = unflow.unsupervised(flows, first, second, **terms, occlusion="forward_backward", order=1, smooth=1.0)
+    assert all((mask == 0).all() for mask in found.visible)
+    assert float(found.photometric.detach()) == 0
+    found.total.backward()
+    assert flows[0].grad is not None
+    assert torch.isfinite(flows[0].grad).all()
+
+
+def test_the_true_flow_has_the_smaller_loss() -> None:
+    clip, flow = render(0, 64, 64)
+    first, second = torch.from_numpy(clip).permute(0, 3, 1, 2)[:, None].float() / 255
+    true = torch.from_numpy(flow).permute(2, 0, 1)[None]
+    for loss in ({"l1": 1.0, "ssim": 0.0, "ternary": 0.0}, {"l1": 0.0, "ssim": 1.0, "ternary": 0.0}, {"l1": 0.0, "ssim": 0.0, "ternary": 1.0}):  # fmt: skip
+        totals = [
+            float(
+                unflow.unsupervised(
+                    [torch.cat([factor * true, -factor * true], 1)], first, second, **loss, occlusion="range_map", order=1, smooth=0.0
+                ).total
+            )
+            for factor in (1.0, 0.0, -1.0)
+        ]
+        assert totals[0] < 0.5 * totals[1] < totals[2], (loss, totals)
+
+
+# Resizing
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    height=st.integers(2, 30), width=st.integers(2, 30), to=st.tuples(st.integers(1, 40), st.integers(1, 40)), seed=st.integers(0, 99)
+)
+def test_resize_is_that_of_scikit_image(height: int, width: int, to: tuple[int, int], seed: int) -> None:
+    image = np.random.default_rng(seed).random((height, width, 3), np.float32)
+    ours = transform.resize(torch.from_numpy(image).permute(2, 0, 1), *to).permute(1, 2, 0)
+    np.testing.assert_allclose(ours, skimage_resize(image, to), atol=2e-5)
+
+
+def test_resize_flow_scales_vectors() -> None:
+    flow = torch.ones(1, 2, 8, 12)
+    wide = transform.resize_flow(flow, 4, 36)
+    assert wide.shape == (1, 2, 4, 36)
+    assert (wide[:, 0] == 3).all()
+    assert (wide[:, 1] == 0.5).all()
+
+
+# AR step
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**32))
+def test_transforms_sample_inside_the_image(seed: int) -> None:
+    one, two = transform.draw_transforms(3, ar(), np.random.default_rng(seed))
+    assert not transform.outside(one).any()
+    assert not transform.outside(two).any()
+    between = two @ np.linalg.inv(one)  # frame 2 on top of frame 1 is a small change
+    assert np.abs(between - np.eye(3)).max() < 0.1
+
+
+def test_angles_are_drawn_from_their_range() -> None:
+    rng = np.random.default_rng(0)
+    still = {"zoom": [1.5, 1.5, 1.0, 1.0], "squeeze": [1.0] * 4, "translate": [0.0, 0.0], "mirror": False, "flip": False}
+    one, two = transform.draw_transforms(300, ar(**still, rotate=[-0.1, 0.2, -0.01, 0.02]), rng)
+    for matrices, low, high in ((one, -0.1, 0.2), (two @ np.linalg.inv(one), -0.01, 0.02)):
+        angles = np.arctan2(matrices[:, 0, 1], matrices[:, 0, 0])
+        assert low <= angles.min() < low + 0.1 * (high - low)
+        assert high - 0.1 * (high - low) < angles.max() <= high
+
+
+def test_impossible_transforms_are_refused() -> None:
+    with pytest.raises(RetakeError, match="frame 1 stays inside.*raise the zoom"):
+        transform.draw_transforms(1, ar(zoom=[0.5, 0.9, 1.0, 1.0]), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_moved_flow_fits_the_moved_frames(seed: int) -> None:
+    """Frame 1 moved by T1 is frame 2 moved by T2, read along the moved flow."""
+    clip, flow = render(seed, 64, 96, largest=2)
+    flow[:] = flow[0, 0]  # the ground alone
+    first = torch.from_numpy(clip[:1]).permute(0, 3, 1, 2).float() / 255
+    first = torch.nn.functional.avg_pool2d(first, 5, 1, 2)
+    true = torch.from_numpy(flow).permute(2, 0, 1)[None]
+    second = unflow.warp(first, -true)
+    one, two = transform.draw_transforms(1, ar(), np.random.default_rng(seed))
+    moved = [transform.move_image(image, matrices) for image, matrices in ((first, one), (second, two))]
+    again = unflow.warp(moved[1], transform.move_flow(true, one, two))
+    error = (again - moved[0]).abs()[..., 12:-12, 12:-12]
+    assert float(error.mean()) < 0.01
+    assert float((unflow.warp(moved[1], torch.zeros_like(true)) - moved[0]).abs()[..., 12:-12, 12:-12].mean()) > 2 * float(error.mean())
+
+
+def test_a_mirror_turns_the_flow_round() -> None:
+    flow = torch.tensor([2.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 8, 10)
+    mirror = np.diag([-1.0, 1.0, 1.0])[None]
+    expected = torch.tensor([-2.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 8, 10)
+    torch.testing.assert_close(transform.move_flow(flow, mirror, mirror), expected)
+
+
+def test_colours_change_alike_in_both_frames_and_stay_in_range() -> None:
+    pairs = torch.rand(3, 1, 3, 32, 40).expand(3, 2, 3, 32, 40)
+    changed = transform.photometric(pairs, ar(), np.random.default_rng(0))
+    assert torch.equal(changed[:, 0], changed[:, 1])
+    assert 0 <= float(changed.min()) <= float(changed.max()) <= 1
+    assert (changed - pairs).abs().mean((1, 2, 3, 4)).min() > 0.01
+    plain = ar(brightness=0.0, contrast=0.0, saturation=0.0, gamma=False, blur=False)
+    torch.testing.assert_close(transform.photometric(pairs, plain, np.random.default_rng(0)), pairs, rtol=0, atol=1 / 255)
+
+
+def test_superpixels_keep_to_edges_and_cover_the_image() -> None:
+    image = np.full((64, 96, 3), 0.2, np.float32)
+    image[:, 53:] = (0.9, 0.1, 0.1)
+    labels = transform.superpixels(image)
+    counts = np.bincount(labels.ravel())
+    assert 150 <= (counts > 0).sum() <= 250
+    sides = [set(np.unique(labels[:, :53])), set(np.unique(labels[:, 53:]))]
+    assert len(sides[0] & sides[1]) <= 2
+    covered = transform.cover(torch.from_numpy(image).permute(2, 0, 1)[None], np.random.default_rng(0))[0]
+    changed = (covered != torch.from_numpy(image).permute(2, 0, 1)).any(0).float().mean()
+    assert 0.02 < float(changed) < 0.12  # 8 to 15 of about 200
+
+
+# Estimation
+
+
+class Constant(arflow.model.ARFlow if hasattr(arflow, "model") else object):  # type: ignore[misc]
+    pass

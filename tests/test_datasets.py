@@ -106,7 +106,7 @@ def test_counts_that_are_certain_in_sum_only(tmp_path: Path) -> None:
 
 
 def test_an_archive_that_is_no_drive(tmp_path: Path) -> None:
-    with pytest.raises(RetakeError, match="calib.zip: not a drive's name"):
+    with pytest.raises(RetakeError, match=r"calib\.zip: not a drive's name"):
         drives.clips([make_zip(tmp_path / "2011_09_26_calib.zip", {"a": b""})], ["image_02"])
 
 
@@ -126,7 +126,7 @@ def test_published_test_split(tmp_path: Path, level: str) -> None:
     assert [n for n, _ in clips[1].frames] == list(range(9))
     (tmp_path / level / "000001" / "0000000003.png").unlink()
     (tmp_path / level / "000000" / "0000000009.png").write_bytes(PNG)
-    with pytest.raises(RetakeError, match="000000: 10 frames, not the 9 of a window") as caught:
+    with pytest.raises(RetakeError, match="000000: 10 frames, not the 9") as caught:
         kitti.clips(p, "test", [])
     assert "000001: 0000000003.png missing" in str(caught.value)
 
@@ -147,7 +147,7 @@ def test_bad_cameras(cameras: list[str], message: str) -> None:
 
 # The demo
 
-PINNED = "b57023baea7ea33b4bf2086ca21f824bfea0f9f48ce19577c1354b103e1772e3" * 64
+PINNED = "b57023baea7ea33b4bf2086ca21f824bfea0f9f48ce19577c1354b103e1772e3"
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +218,7 @@ def test_demo_flow_is_exact(made: Path) -> None:
         for u, v in np.unique(flow.reshape(-1, 2), axis=0).astype(int):
             here, there = (inside((f == (u, v)).all(-1)) for f in (flow, after))
             y, x = np.nonzero(here)
-            kept = (0 <= y + v) & (y + v < 48) & (0 <= x + u) & (x + u < 64)
+            kept = (y + v >= 0) & (y + v < 48) & (x + u >= 0) & (x + u < 64)
             y, x = y[kept], x[kept]
             seen = there[y + v, x + u]
             y, x = y[seen], x[seen]
@@ -263,7 +263,7 @@ def test_demo_truth_is_in_the_test_drives_alone(tmp_path: Path) -> None:
 
 def test_smallest_demo(tmp_path: Path) -> None:
     pictures, flows = demo.render("train", 0, 16, 16)
-    assert {p.shape for p in pictures} == {f.shape for f in flows} == {(16, 16, 3)}
+    assert {image.shape for image in pictures + flows} == {(16, 16, 3)}
 
 
 def test_png_of_many_blocks() -> None:

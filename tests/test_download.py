@@ -23,6 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -454,17 +455,9 @@ DRIVES = [f"2011_09_26_drive_{n}_sync" for n in ("0060", "0084", "0093", "0096")
 
 
 def tree(setting: str = "all") -> dict[str, Any]:
-    compute = {"device": "cpu", "precision": "32-true", "channels_last": False, "threads": 1, "batch": 1, "workers": 0}
-    kitti = {"kind": "kitti", "height": 256, "width": 832, "codec": "png", "archives": setting}
-    return {
-        "reproduce": [],
-        "tracking": {"mlflow": False},
-        "compute": compute,
-        "datasets": {"kitti": kitti | {"cameras": ["image_02"], "published_test": None}},
-        "models": {},
-        "protocols": {},
-        "experiments": {},
-    }
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["datasets"]["kitti"] |= {"archives": setting, "published_test": None}
+    return values
 
 
 def drive(i: int, size: int = 300_000) -> bytes:

@@ -27,6 +27,7 @@ SMALL: dict[str, Any] = {
     "datasets.demo.height": 96,
     "datasets.demo.width": 128,
     "protocols.next5.windows": "first",
+    "compute.threads": 1,
     "compute.workers": 0,
     "tracking.mlflow": False,
 }
@@ -84,7 +85,7 @@ def test_second_run_does_nothing(made: Project, reproduced: Project) -> None:
         ({"models.dmvfn_demo.train.max_steps": 2}, {"train", "predict", "score", "table"}),
         ({"models.dis.predict.preset": "fast"}, {"flow", "predict", "score", "table"}),
         ({"protocols.next5.report": [1]}, {"table"}),
-        ({"compute.threads": 1}, set()),
+        ({"compute.threads": 2}, set()),
         ({"tracking.mlflow": True}, set()),
     ],
 )

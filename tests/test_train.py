@@ -27,6 +27,7 @@ RECIPE: dict[str, Any] = {
     "models.dmvfn_demo.train.validate_windows": 2,
     "models.dmvfn_demo.train.checkpoint_every": 1,
     "models.dmvfn_demo.network.routing": True,
+    "compute.threads": 1,
     "compute.workers": 0,
     "tracking.mlflow": False,
 }

@@ -137,11 +137,11 @@ def lock(path: Path, stop: threading.Event | None = None) -> Iterator[None]:
     """Hold the lock of `path`, `.<name>.lock` beside it; waits while another thread or process holds it."""
     at = path.with_name(f".{path.name}.lock")
     at.parent.mkdir(parents=True, exist_ok=True)
-    waited = False
+    waited = 0
     while not (release := _acquire(at)):
-        if not waited:
+        if waited == 20:
             log.info("waiting for another process that works on %s", path)
-        waited = True
+        waited += 1
         pause(0.1, stop)
     try:
         yield

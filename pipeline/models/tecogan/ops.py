@@ -79,7 +79,9 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
         return warp_gather(image, flow)
     y, x = _sources(flow)
     height, width = image.shape[-2:]
-    grid = torch.stack([x.double() * (2 / (width - 1)) - 1, y.double() * (2 / (height - 1)) - 1], -1)
+    # On a pixel the slope to the right counts, as in the definition, whatever the last bit of the coordinate
+    x, y = x.double() + 1e-9, y.double() + 1e-9
+    grid = torch.stack([x * (2 / (width - 1)) - 1, y * (2 / (height - 1)) - 1], -1)
     # Autocast would undo the float64
     with torch.autocast("cpu", enabled=False):
         found = functional.grid_sample(image.double(), grid, mode="bilinear", padding_mode="border", align_corners=True)

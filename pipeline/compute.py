@@ -1,0 +1,22 @@
+"""The device and the threads that params.yaml asks for."""
+
+from __future__ import annotations
+
+from pipeline.errors import RetakeError
+from pipeline.params import Params
+
+
+def device(p: Params) -> str:
+    """Return "cuda" or "cpu" as `compute.device` and the machine allow, and set the CPU threads.
+
+    Raises RetakeError for a GPU that was asked for and is not there.
+    """
+    import torch
+
+    torch.set_num_threads(p.compute.threads)
+    cuda = torch.cuda.is_available()
+    if p.compute.device == "cuda" and not cuda:
+        raise RetakeError(
+            "compute.device is cuda, but torch finds no GPU here: set compute.device to auto or cpu in params.yaml"
+        )
+    return "cuda" if cuda and p.compute.device != "cpu" else "cpu"
