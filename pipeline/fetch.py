@@ -251,7 +251,7 @@ def _understand(
     status, fields = answer.status_code, answer.headers
     if status == 416:
         total = re.fullmatch(r"bytes \*/(\d+)", fields.get("Content-Range", ""))
-        if total and int(total[1]) == have and source.bytes in (None, have):
+        if have and total and int(total[1]) == have and source.bytes in (None, have):
             return None, have
         _discard(part)
         raise _Broken(f"refuses to go on after {have} bytes (416); starting anew")

@@ -93,7 +93,7 @@ def make(p: Params, dataset: str, split: str) -> Path:
         if problems:
             more = f"\nand {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
             raise RetakeError(
-                f"{dataset} {split}: {len(problems)} faults in {count} frames, no store is written. Put whole archives "
+                f"{dataset} {split}: faults in {count} frames ({len(problems)}), no store is written. Put whole archives "
                 "into place (delete a bad one to have it downloaded again), then run again:\n"
                 + "\n".join(problems[:SHOWN])
                 + more
@@ -197,7 +197,7 @@ def encode(member: Member, d: Dataset) -> tuple[bytes, Size]:
     if image is None:
         raise RetakeError(f"{where} cannot be decoded: it is damaged or cut off")
     if image.shape != (*size, 3):
-        raise RetakeError(f"{where} has an alpha channel, 8-bit RGB is needed")
+        raise RetakeError(f"{where} has a transparent colour, RGB of 8 bits is needed")
     if size != (d.height, d.width):
         image = cv2.resize(image, (d.width, d.height), interpolation=cv2.INTER_LINEAR)
     elif d.codec == "jpeg" and data.startswith(JPEG):
@@ -220,7 +220,7 @@ def image_size(data: bytes) -> Size:
     else:
         raise ValueError(f"is no PNG or JPEG image, it begins with {data[:8]!r}")
     if bits != 8 or kind != "RGB":
-        raise ValueError(f"is a {bits}-bit {kind} image, 8-bit RGB is needed")
+        raise ValueError(f"is {kind} of {bits} bits, RGB of 8 bits is needed")
     if height * width > PIXELS:
         raise ValueError(f"claims to be {width}x{height}, frames beyond {PIXELS} pixels are refused")
     return height, width

@@ -140,9 +140,6 @@ class Protocol(Strict):
     samples: int = Field(
         ge=1, description="predictions of each window with other random draws (routing); the table prints their spread"
     )
-    report: list[int] = Field(
-        description="steps k of the table's t+k columns, each the mean over the first k steps as published"
-    )
 
     @model_validator(mode="after")
     def _fits(self) -> Protocol:
@@ -150,8 +147,6 @@ class Protocol(Strict):
             raise ValueError(
                 f"first {self.first} + context {self.context} + horizon {self.horizon} is more than window {self.window}"
             )
-        if not self.report or max(self.report) > self.horizon or min(self.report) < 1:
-            raise ValueError(f"report {self.report} must name steps from 1 to horizon {self.horizon}")
         return self
 
 
@@ -171,6 +166,9 @@ class Experiment(Strict):
         min_length=1, description="rows, in this order: entry of models -> the label that tables print"
     )
     metrics: dict[Name, Metric] = Field(min_length=1, description="column groups; the key names the columns")
+    report: list[int] = Field(
+        min_length=1, description="steps k of the table's t+k columns, each the mean over the first k steps as published"
+    )
     predictions: dict[Name, str] = Field(
         description="label -> folder of predicted PNGs in the published layout, scored as a further row"
     )
@@ -209,6 +207,9 @@ class Params(Strict):
             _known(f"{where}.dataset", experiment.dataset, self.datasets, "dataset")
             _known(f"{where}.trained_on", experiment.trained_on, self.datasets, "dataset")
             _known(f"{where}.protocol", experiment.protocol, self.protocols, "protocol")
+            horizon = self.protocols[experiment.protocol].horizon
+            if not all(1 <= k <= horizon for k in experiment.report):
+                raise ValueError(f"{where}.report {experiment.report} must name steps from 1 to horizon {horizon}")
             data = self.datasets[experiment.dataset]
             for model in experiment.models:
                 _known(f"{where}.models", model, self.models, "model")

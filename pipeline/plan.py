@@ -61,25 +61,13 @@ USES: dict[str, list[str]] = {
         "models.{model}.kind",
         "models.{model}.network",
         "models.{model}.predict",
-        "protocols.{protocol}.task",
-        "protocols.{protocol}.window",
-        "protocols.{protocol}.windows",
-        "protocols.{protocol}.first",
-        "protocols.{protocol}.context",
-        "protocols.{protocol}.horizon",
-        "protocols.{protocol}.samples",
+        "protocols.{protocol}",
         "compute.precision",
         "compute.channels_last",
     ],
-    "bring": [
-        "protocols.{protocol}.window",
-        "protocols.{protocol}.windows",
-        "protocols.{protocol}.first",
-        "protocols.{protocol}.context",
-        "protocols.{protocol}.horizon",
-    ],
+    "bring": ["protocols.{protocol}"],
     "score": ["experiments.{experiment}.metrics", "experiments.{experiment}.missing_weights"],
-    "table": ["experiments.{experiment}", "protocols.{protocol}.report"],
+    "table": ["experiments.{experiment}"],
 }
 
 # The files and folders a stage is made of. A test holds every stage's imports against it.

@@ -104,7 +104,7 @@ def make(p: Params, experiment: str) -> None:
     fields = plan.fields_of(p, "table", experiment=experiment)
     e, protocol = p.experiments[experiment], p.protocols[fields["protocol"]]
     rows = [measured(p, experiment, name) for name in (*e.models, *e.predictions)]
-    columns = columns_of(e, rows[0].meta, protocol.report)
+    columns = columns_of(e, rows[0].meta)
     for row in rows:
         fill(row, columns, protocol.horizon)
     rows += published(e, columns)
@@ -177,12 +177,12 @@ def _pivot(columns: dict[str, list[Any]], meta: dict[str, Any], path: Path) -> d
     return values
 
 
-def columns_of(e: Experiment, meta: dict[str, Any], report: list[int]) -> list[Column]:
-    """Return the columns of means, in the order of the experiment's metrics and of `report`."""
+def columns_of(e: Experiment, meta: dict[str, Any]) -> list[Column]:
+    """Return the columns of means, in the order of the experiment's metrics and of its `report`."""
     columns = []
     for metric in e.metrics:
         about = meta["metrics"][metric]
-        for k in [0] if about["needs"] == "flow" else report:
+        for k in [0] if about["needs"] == "flow" else e.report:
             columns.append(Column(f"{metric}_t{k}" if k else metric, metric, k, about))
     return columns
 

@@ -176,9 +176,9 @@ def test_jpeg_sources_are_decoded_for_other_codecs(tmp_path: Path) -> None:
 # Bad input
 
 
-def pillow(mode: str, suffix: str = "PNG") -> bytes:
+def pillow(mode: str, suffix: str = "PNG", **options: Any) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(picture(0)).convert(mode).save(out, suffix)
+    Image.fromarray(picture(0)).convert(mode).save(out, suffix, **options)
     return out.getvalue()
 
 
@@ -189,20 +189,21 @@ def huge() -> bytes:
 
 
 BAD = {
-    1: (encoded(picture(0).astype(np.uint16) * 257), "is a 16-bit RGB image, 8-bit RGB is needed"),
-    2: (pillow("L"), "is a 8-bit grey image"),
-    3: (pillow("RGBA"), "is a 8-bit RGB with alpha image"),
-    4: (pillow("P"), "is a 8-bit palette image"),
-    5: (pillow("LA"), "is a 8-bit grey with alpha image"),
+    1: (encoded(picture(0).astype(np.uint16) * 257), "is RGB of 16 bits, RGB of 8 bits is needed"),
+    2: (pillow("L"), "is grey of 8 bits"),
+    3: (pillow("RGBA"), "is RGB with alpha of 8 bits"),
+    4: (pillow("P"), "is palette of 8 bits"),
+    5: (pillow("LA"), "is grey with alpha of 8 bits"),
     6: (encoded(picture(0))[:-40], "cannot be decoded: it is damaged or cut off"),
     7: (encoded(picture(0, 24, 41)), "is 41x24, its clip is 40x24"),
     8: (b"", "is no PNG or JPEG image, it begins with b''"),
     9: (b"GIF89a" + bytes(40), "is no PNG or JPEG image, it begins with b'GIF89a"),
     10: (huge(), "claims to be 60000x60000"),
-    11: (pillow("CMYK", "JPEG"), "is a 8-bit CMYK image"),
-    12: (pillow("L", "JPEG"), "is a 8-bit grey image"),
+    11: (pillow("CMYK", "JPEG"), "is CMYK of 8 bits"),
+    12: (pillow("L", "JPEG"), "is grey of 8 bits"),
     13: (JPEG[:100], "is a JPEG image without a frame header"),
     14: (JPEG[:-200], "cannot be decoded"),
+    15: (pillow("RGB", transparency=(0, 0, 0)), "has a transparent colour"),
 }
 
 
@@ -216,8 +217,8 @@ def test_every_fault_in_one_message() -> None:
     spoilt.write_bytes(data)
     text = message([first, spoilt])
     head, *lines = text.splitlines()
-    assert head.startswith("kitti test: 17 faults in 41 frames, no store is written")
-    assert len(lines) == 17
+    assert head.startswith("kitti test: faults in 41 frames (18), no store is written")
+    assert len(lines) == 18
     for number, (_, words) in BAD.items():
         told = [line for line in lines if f"{number:010d}.png" in line and str(first) in line]
         assert len(told) == 1, number
@@ -231,7 +232,7 @@ def test_every_fault_in_one_message() -> None:
 
 def test_the_size_of_a_clip_is_that_of_most_frames() -> None:
     text = message([drive_zip(RAW, A, [encoded(picture(0, 25, 40)), *[encoded(picture(0))] * 3])])
-    assert "1 faults in 4 frames" in text
+    assert "faults in 4 frames (1)" in text
     assert "0000000000.png is 40x25, its clip is 40x24" in text
 
 
@@ -243,7 +244,7 @@ def test_clips_may_differ_in_size() -> None:
 
 def test_long_lists_are_cut() -> None:
     text = message([drive_zip(RAW, A, [b"nonsense"] * 70)])
-    assert "70 faults in 70 frames" in text
+    assert "faults in 70 frames (70)" in text
     assert len(text.splitlines()) == 1 + frames.SHOWN + 1
     assert text.endswith("and 20 more")
 
@@ -324,7 +325,7 @@ def test_command() -> None:
         "-m", "pipeline.frames", "--dataset", "kitti", "--split", "test", kitti=kitti_params(height=32, width=48)
     )
     assert done.returncode == 1
-    assert "error: kitti test: 1 faults in 1 frames" in done.stderr
+    assert "error: kitti test: faults in 1 frames (1)" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(Store("data/frames/kitti/test.arrow")) == 3  # what was there before
 

@@ -43,7 +43,7 @@ def toy(**changes: Any) -> Params:
         "protocols": {
             "next3": {
                 "task": "prediction", "window": 6, "windows": "all", "first": 1, "context": 2, "horizon": 3,
-                "samples": 2, "report": [1, 3],
+                "samples": 2,
             },
         },
         "experiments": {
@@ -52,7 +52,7 @@ def toy(**changes: Any) -> Params:
                 "models": {"copy_last": "Copy last", "flow_warp": "Flow & warp_1"},
                 "metrics": {"psnr": {"kind": "psnr"}, "ssim": {"kind": "ssim"}, "ms_ssim": {"kind": "ms_ssim"},
                             "epe": {"kind": "epe"}},
-                "predictions": {"brought": "brought"}, "missing_weights": "error", "published": None,
+                "report": [1, 3], "predictions": {"brought": "brought"}, "missing_weights": "error", "published": None,
             },
         },
     }  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import subprocess
 import sys
@@ -81,7 +80,7 @@ def test_failed_writer_leaves_what_was_there(tmp_path: Path) -> None:
             out.add("c", 0, images(1)[0])
             raise ZeroDivisionError
     assert path.read_text() == "mine"
-    assert os.listdir(tmp_path) == ["a.arrow"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.arrow"]
 
 
 @pytest.mark.parametrize("keep", [0, 8, 200, -1])

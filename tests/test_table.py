@@ -164,7 +164,7 @@ def test_an_infinite_mean_is_printed(project: Params) -> None:
 
 
 def test_published_rows_stand_below_as_printed(project: Params) -> None:
-    table.make(toy(experiments__toy__published="KITTI", protocols__next3__report=[1, 3]), "toy")
+    table.make(toy(experiments__toy__published="KITTI", experiments__toy__report=[1, 3]), "toy")
     rows = {(r["model"], r["source"] == "measured"): r for r in lines("results/toy_metrics.csv")}
     dmvfn = rows["DMVFN", False]
     assert (dmvfn["ms_ssim_t1"], dmvfn["ms_ssim_t3"], dmvfn["parameters"]) == ("88.53", "78.01", "3560000")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -26,7 +29,7 @@ from pipeline.errors import RetakeError
 from pipeline.losses.slim_vgg import NAMES as VGG_NAMES
 from pipeline.losses.slim_vgg import SlimVgg
 from pipeline.metrics import temporal
-from pipeline.models.tecogan import Params, build, network, ops, training
+from pipeline.models.tecogan import build, network, ops, training
 from pipeline.store.frames import Store, Writer
 from pipeline.tasks import super_resolution
 
@@ -35,8 +38,13 @@ sizes = st.tuples(st.integers(2, 9), st.integers(2, 9))
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _seeded() -> Iterator[None]:
+    """One thread: small tensors gain nothing from more, and lose much where other jobs share the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
 
 
 def model(blocks: int = 2, **changes: Any) -> training.TecoGAN:
@@ -53,9 +61,7 @@ def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
 def pans(batch: int, frames: int, side: int) -> Tensor:
     """Return clips of a moving texture, (batch, frames, 3, side, side)."""
     image = texture(side + 2 * frames + 20 * batch, side + 2 * frames + 20 * batch)
-    clips = [
-        [image[20 * b + 2 * i : 20 * b + 2 * i + side, i : i + side] for i in range(frames)] for b in range(batch)
-    ]
+    clips = [[image[20 * b + 2 * i : 20 * b + 2 * i + side, i : i + side] for i in range(frames)] for b in range(batch)]
     return torch.from_numpy(np.array(clips)).permute(0, 1, 4, 2, 3).contiguous()
 
 
@@ -126,12 +132,16 @@ def test_fast_warp_and_its_gradients_at_full_size() -> None:
         flow = (10 * torch.randn(1, 2, 144, 1280)).requires_grad_()
         out = warp(image, flow)
         (out * torch.rand_like(out)).sum().backward()
-        assert image.grad is not None and flow.grad is not None
+        assert image.grad is not None
+        assert flow.grad is not None
+        places = ops._sources(flow.detach())
         results.append((out.detach(), image.grad, flow.grad))
     (out, image, flow), (wanted, wanted_image, wanted_flow) = results
     torch.testing.assert_close(out, wanted, atol=1e-6, rtol=0)
     torch.testing.assert_close(image, wanted_image, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(flow, wanted_flow, atol=1e-5, rtol=1e-5)
+    jumps = torch.stack([place == place.round() for place in places], 1)  # exactly on a pixel
+    assert jumps.float().mean() < 1e-3
+    torch.testing.assert_close(flow[~jumps], wanted_flow[~jumps], atol=1e-5, rtol=1e-5)
 
 
 def test_no_gradient_leaves_the_image() -> None:
@@ -280,7 +290,7 @@ def test_bad_frames() -> None:
     net = model(blocks=1, **FRVSR)
     with pytest.raises(RetakeError, match="frames of 20x7 pixels: .* sides of at least 8"):
         list(net.upscale(clip(1, 7, 20)))
-    with pytest.raises(RetakeError, match="change size from 8x8 to 9x8"):
+    with pytest.raises(RetakeError, match="change size from 9x8 to 8x8"):
         list(net.upscale([*clip(2, 8, 8), *clip(1, 8, 9)]))
 
 
@@ -385,14 +395,14 @@ def random_vgg() -> SlimVgg:
 
 
 def test_frvsr_learns_beyond_bicubic() -> None:
-    net = model(**FRVSR, window=3, crop=72, lr=1e-3, first_output="zero")
-    batch, state = pans(2, 3, 72), None
-    state = stage(net)
-    losses = [net.training_step(batch, state)["l2_content_loss"] for _ in range(50)]
+    net = model(blocks=1, **FRVSR, window=3, crop=56, lr=1e-3, first_output="zero")
+    state, batch = stage(net), pans(1, 3, 56)
+    losses = [net.training_step(batch, state)["l2_content_loss"] for _ in range(60)]
     low, target = super_resolution.degrade_crops(batch)
     bicubic = ops.resize_bicubic(low.flatten(0, 1)).view_as(target)
     assert losses[0] == pytest.approx(float((2 * (bicubic - target)).square().sum(2).mean()), rel=1e-5)
-    assert 10 * math.log10(losses[0] / losses[-1]) > 0.7
+    gain = 10 * math.log10(losses[0] / losses[-1])
+    assert gain > 0.7, f"{gain:.2f} dB above bicubic"
 
 
 def test_a_step_takes_all_gradients_from_the_weights_before_it() -> None:
@@ -444,7 +454,7 @@ def test_each_target_goes_through_vgg_once(monkeypatch: pytest.MonkeyPatch, ping
     assert seen == [2 * 3, 2 * frames]
     order = [0, 1, 2, 1, 0][:frames]
     plain = vgg.distances(features(found.output.flatten(0, 1)), features((2 * target - 1)[:, order].flatten(0, 1)))
-    assert float(found.values["vgg_all"]) == pytest.approx(float(sum(plain)), rel=1e-5)
+    assert float(found.values["vgg_all"]) == pytest.approx(sum(x.item() for x in plain), rel=1e-5)
 
 
 def test_vgg_is_read_from_its_checkpoint(tmp_path: Path) -> None:
@@ -525,49 +535,53 @@ def test_start_of_the_weights() -> None:
         else:
             receptive = weight[0, 0].numel() if weight.ndim == 4 else 1
             limit = math.sqrt(6 / ((weight.shape[0] + weight.shape[1]) * receptive))
-            assert 0.9 * limit < float(weight.abs().max()) <= limit, key
+            assert 0.9 * limit < weight.abs().max().item() <= limit, key
     assert not model(first_output="zero").generator.output_stage["conv"].weight.any()
+
+
+HALF = """
+import sys
+from types import SimpleNamespace
+
+import lightning_fabric
+import torch
+
+from test_tecogan import FRVSR, model, pans
+
+torch.set_num_threads(1)
+fabric = lightning_fabric.Fabric(accelerator="cpu", devices=2, strategy="ddp")
+fabric.launch()
+torch.manual_seed(0)
+net = model(**FRVSR, window=2, crop=40, lr=1e-3)
+named = net.configure()
+module, *optimisers = fabric.setup(net, *named.values())
+state = SimpleNamespace(fabric=fabric, module=module, optimisers=dict(zip(named, optimisers)))
+half = pans(2, 2, 40)[fabric.global_rank :][:1]
+for _ in range(2):
+    net.training_step(half, state)
+torch.save(net.state_dict(), f"{sys.argv[1]}/{fabric.global_rank}.pt")
+"""
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    import torch.multiprocessing as mp
-
-    mp.spawn(_half_of_a_batch, args=(str(tmp_path),), nprocs=2)
-    net, _ = _frvsr_step(pans(2, 2, 40), stage)
+    (tmp_path / "half.py").write_text(HALF)
+    here = Path(__file__).parent
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        + [str(tmp_path / "half.py"), str(tmp_path)],
+        check=True,
+        env={**os.environ, "PYTHONPATH": f"{here}:{here.parent}"},
+    )
+    torch.manual_seed(0)
+    net = model(**FRVSR, window=2, crop=40, lr=1e-3)
+    state, batch = stage(net), pans(2, 2, 40)
+    for _ in range(2):
+        net.training_step(batch, state)
     for rank in range(2):
         other = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for key, value in net.state_dict().items():
-            torch.testing.assert_close(value, other[key], atol=1e-6, rtol=1e-5, msg=key)
-
-
-def _half_of_a_batch(rank: int, folder: str) -> None:
-    import lightning_fabric
-    import torch.distributed as dist
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meet", world_size=2, rank=rank)
-
-    def all_reduce(x: Tensor, reduce_op: str) -> Tensor:
-        assert reduce_op == "mean"
-        dist.all_reduce(x)
-        return x / 2
-
-    assert hasattr(lightning_fabric.Fabric, "all_reduce")
-    fabric = SimpleNamespace(world_size=2, autocast=nullcontext, all_reduce=all_reduce)
-    net, _ = _frvsr_step(
-        pans(2, 2, 40)[rank : rank + 1], lambda net: SimpleNamespace(fabric=fabric, optimisers=net.configure())
-    )
-    torch.save(net.state_dict(), Path(folder) / f"{rank}.pt")
-
-
-def _frvsr_step(batch: Tensor, make: Any) -> tuple[training.TecoGAN, dict[str, float]]:
-    torch.manual_seed(0)
-    net = model(**FRVSR, window=2, crop=40, lr=1e-3)
-    state = make(net)
-    for _ in range(2):
-        values = net.training_step(batch, state)
-    return net, values
+            torch.testing.assert_close(value, other[key], atol=1e-5, rtol=1e-4, msg=key)
 
 
 # Published checkpoints
@@ -607,10 +621,10 @@ def test_wrong_checkpoints_are_refused() -> None:
         build(params(2)).load_published(state)
     cut = {k: v for k, v in state.items() if "output_stage/conv/Conv/biases" not in k}
     with pytest.raises(
-        RetakeError, match="lacks 1 of TecoGAN's 50 variables: generator/generator_unit/output_stage/conv/Conv/biases"
+        RetakeError, match="lacks 1 of TecoGAN's 48 variables: generator/generator_unit/output_stage/conv/Conv/biases"
     ):
         build(params(3)).load_published(cut)
-    with pytest.raises(RetakeError, match=r"lacks 50 of .* \(it holds: vgg_19\)"):
+    with pytest.raises(RetakeError, match=r"lacks 48 of .* \(it holds: vgg_19\)"):
         build(params(3)).load_published({"vgg_19/conv1/conv1_1/weights": np.zeros((3, 3, 3, 64))})
     name = "generator/generator_unit/input_stage/conv/Conv/weights"
     with pytest.raises(RetakeError, match=rf"another network: {name} is \[3, 3, 3, 64\], \[64, 51, 3, 3\]"):
@@ -620,27 +634,28 @@ def test_wrong_checkpoints_are_refused() -> None:
 # Params
 
 
-def test_recipes_that_cannot_be() -> None:
-    for changes, message in {
-        "crop": ({"crop": 100}, None),
-        "must be 4 times": ({"crop": 134}, None),
-        "at least 8 are needed": ({"crop": 36}, None),
-        "vgg_weights: the VGG loss needs": ({"vgg_weights": None}, None),
-        "the discriminator sees triplets": ({"ping_pong": 0, "window": 2}, None),
-        "without a discriminator": ({"adversarial": 0}, None),
-        "means something only with `start`": ({"quirks": ["zero_filled_blocks"]}, None),
-    }.items():
-        given, _ = message
-        if changes == "crop":
-            params(1, recipe(**given))  # 100 = 4 * 23 + 8
-            continue
-        with pytest.raises(ValidationError, match=changes):
-            params(1, recipe(**given))
-    p = params(1)
-    p.check(576, 720)
-    with pytest.raises(ValueError, match="frames of 720x28 pixels"):
-        p.check(28, 720)
-    assert all(field.description for field in [*Params.model_fields.values()] if field.annotation is not Any)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop": 134}, "crop 134: must be 4 times"),
+        ({"crop": 36}, "crop 36 is 7 low-resolution pixels: at least 8"),
+        ({"vgg_weights": None}, "vgg_weights: the VGG loss needs"),
+        ({"ping_pong": 0, "window": 2}, "the discriminator sees triplets"),
+        ({"adversarial": 0}, "layers: without a discriminator"),
+        ({"quirks": ["zero_filled_blocks"]}, "means something only with `start`"),
+        ({"windows": "random"}, "Input should be 'all'"),
+    ],
+)
+def test_recipes_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+    params(1, recipe())
+    with pytest.raises(ValidationError, match=message):
+        params(1, recipe(**changes))
+
+
+def test_frames_too_small_for_the_network() -> None:
+    params(1).check(32, 720)
+    with pytest.raises(ValueError, match="frames of 720x28 pixels: a quarter of each side must be at least 8"):
+        params(1).check(28, 720)
 
 
 # Metrics
@@ -675,7 +690,9 @@ def test_border_crop(height: int, width: int) -> None:
 
 def test_scene_values() -> None:
     still = np.stack([(255 * texture(64, 80)).astype(np.uint8)] * 7)
-    values = temporal.scene(still, np.pad(still, ((0, 0), (0, 3), (0, 1), (0, 0))), lambda a, b: float(abs(a - b).sum()))
+    values = temporal.scene(
+        still, np.pad(still, ((0, 0), (0, 3), (0, 1), (0, 0))), lambda a, b: float(abs(a - b).sum())
+    )
     assert {name: len(found) for name, found in values.items()} == dict(PSNR=3, SSIM=3, tOF=2, LPIPS=3, tLP100=2)
     assert values["PSNR"].tolist() == [math.inf] * 3
     assert not values["tOF"].any()

@@ -67,7 +67,9 @@ def test_names_are_exact(tmp_path: Path, written: dict[str, np.ndarray]) -> None
     tf_writer.write_v2(tmp_path / "model", written, strings=("saver/name",))
     assert list(tensorflow.read(tmp_path / "model", ["a/weights"])) == ["a/weights"]
     same(tensorflow.read(tmp_path / "model"), written)  # strings are left out
-    with pytest.raises(RetakeError, match=r"model\.index lacks 1 of 2 variables: a/weight \(did you mean 'a/weights'\?\)"):
+    with pytest.raises(
+        RetakeError, match=r"model\.index lacks 1 of 2 variables: a/weight \(did you mean 'a/weights'\?\)"
+    ):
         tensorflow.read(tmp_path / "model", ["b/weights", "a/weight"])
     with pytest.raises(RetakeError, match="type 7, which is not numeric"):
         tensorflow.read(tmp_path / "model", ["saver/name"])

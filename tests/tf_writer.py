@@ -63,9 +63,7 @@ def shape(sizes: tuple[int, ...]) -> bytes:
     return message(*((2, message((1, n))) for n in sizes))
 
 
-def table(
-    entries: list[tuple[bytes, bytes]], block_size: int = 200, restart: int = 4, checksums: bool = True
-) -> bytes:
+def table(entries: list[tuple[bytes, bytes]], block_size: int = 200, restart: int = 4, checksums: bool = True) -> bytes:
     """Return the file of sorted entries; small blocks and restart intervals, so that small files have several.
 
     `checksums`: False leaves zeros where CRCs stand, for large files.
@@ -101,7 +99,12 @@ def table(
 
 
 def write_v2(
-    prefix: str | Path, tensors: dict[str, np.ndarray], *, shards: int = 1, strings: tuple[str, ...] = (), big: bool = False
+    prefix: str | Path,
+    tensors: dict[str, np.ndarray],
+    *,
+    shards: int = 1,
+    strings: tuple[str, ...] = (),
+    big: bool = False,
 ) -> None:
     """Write a bundle; tensors go to the shards in turn. `strings` are names of further entries of string type."""
     prefix = Path(prefix)
@@ -111,7 +114,13 @@ def write_v2(
     for i, name in enumerate(sorted(tensors)):
         value, shard = tensors[name], i % shards
         raw = value.astype(value.dtype.newbyteorder(">" if big else "<")).tobytes()
-        fields = [(1, CODES[value.dtype.name]), (2, shape(value.shape)), (3, shard), (4, len(data[shard])), (5, len(raw))]
+        fields = [
+            (1, CODES[value.dtype.name]),
+            (2, shape(value.shape)),
+            (3, shard),
+            (4, len(data[shard])),
+            (5, len(raw)),
+        ]
         fixed = varint(6 * 8 + 5) + struct.pack("<I", crc(raw))
         entries.append((name.encode(), message(*fields) + fixed))
         data[shard] += raw

@@ -115,14 +115,16 @@ class Bundle:
         self._shards: dict[int, memoryview] = {}
         try:
             entries = list(_entries(_map(self.path), self.path, check))
-            first = _fields(entries[0][1]) if entries and not entries[0][0] else None
+            first = fields(entries[0][1]) if entries and not entries[0][0] else None
             if first is None:
-                raise _Damaged("its first entry is no header")
+                raise Damaged("its first entry is no header")
             # A V1 file's first entry has a message in field 1, a bundle's the number of shards
             self.v1 = isinstance(_one(first, 1, 0), bytes | memoryview)
             self.variables = self._v1(entries) if self.v1 else self._v2(first, entries)
-        except (_Damaged, IndexError, struct.error, UnicodeDecodeError, TypeError, ValueError) as error:
-            raise RetakeError(f"{self.path} is not a TensorFlow checkpoint, or is damaged: {error}. Fetch it again") from None
+        except (Damaged, IndexError, struct.error, UnicodeDecodeError, TypeError, ValueError) as error:
+            raise RetakeError(
+                f"{self.path} is not a TensorFlow checkpoint, or is damaged: {error}. Fetch it again"
+            ) from None
 
     def numeric(self, name: str) -> bool:
         """Return whether a variable is of a type that is read; strings are not."""
@@ -135,7 +137,7 @@ class Bundle:
             raise RetakeError(f"{self.path}: {name} has TensorFlow's type {variable.code}, which is not numeric")
         try:
             return self._array_v1(name, variable) if self.v1 else self._array_v2(name, variable)
-        except (_Damaged, IndexError, struct.error, TypeError, ValueError) as error:
+        except (Damaged, IndexError, struct.error, TypeError, ValueError) as error:
             raise RetakeError(f"{self.path} is damaged: {name}: {error}. Fetch it again") from None
 
     # V2
@@ -147,7 +149,7 @@ class Bundle:
         for key, value in entries[1:]:
             if key.startswith(b"\0"):
                 continue  # a slice of a partitioned variable
-            entry = _fields(value)
+            entry = fields(value)
             crc = int.from_bytes(_one(entry, 6, b"\0\0\0\0"), "little")
             place = [int(_one(entry, number, 0)) for number in (3, 4, 5)]
             shape = _shape(_one(entry, 2, b""))
@@ -162,11 +164,13 @@ class Bundle:
         dtype = np.dtype(DTYPES[variable.code])
         data = self._shard(variable.shard)[variable.offset : variable.offset + variable.size]
         if len(data) != variable.size:
-            raise _Damaged(f"the data file ends before byte {variable.offset + variable.size}")
+            raise Damaged(f"the data file ends before byte {variable.offset + variable.size}")
         if variable.size != math.prod(variable.shape) * dtype.itemsize:
-            raise _Damaged(f"{variable.size} bytes for shape {list(variable.shape)} of {dtype}")
+            raise Damaged(f"{variable.size} bytes for shape {list(variable.shape)} of {dtype}")
         if self.check and masked_crc(data) != variable.crc:
-            raise RetakeError(f"{self._shard_path(variable.shard)}: wrong CRC-32C of {name}: the file is damaged, fetch it again")
+            raise RetakeError(
+                f"{self._shard_path(variable.shard)}: wrong CRC-32C of {name}: the file is damaged, fetch it again"
+            )
         stored = np.frombuffer(data, dtype.newbyteorder(self.order)).reshape(variable.shape)
         return stored.astype(dtype)
 
@@ -187,18 +191,18 @@ class Bundle:
 
     def _v1(self, entries: list[tuple[bytes, memoryview]]) -> dict[str, Variable]:
         found = {}
-        for raw in _fields(_one(_fields(entries[0][1]), 1, b"")).get(1, []):
-            meta = _fields(raw)
+        for raw in fields(_one(fields(entries[0][1]), 1, b"")).get(1, []):
+            meta = fields(raw)
             name = bytes(_one(meta, 1, b"")).decode()
             found[name] = Variable(int(_one(meta, 3, 0)), _shape(_one(meta, 2, b"")))
         for _, value in entries[1:]:
-            data = _fields(value).get(2)
+            data = fields(value).get(2)
             if data is None:
                 continue
-            part = _fields(data[-1])
+            part = fields(data[-1])
             variable = found.get(bytes(_one(part, 1, b"")).decode())
             if variable is not None:
-                extents = [_fields(extent) for extent in _fields(_one(part, 2, b"")).get(1, [])]
+                extents = [fields(extent) for extent in fields(_one(part, 2, b"")).get(1, [])]
                 where = [(int(_one(e, 1, 0)), int(_one(e, 2, -1))) for e in extents]
                 variable.parts.append((where, _one(part, 3, b"")))
         return found
@@ -206,23 +210,23 @@ class Bundle:
     def _array_v1(self, name: str, variable: Variable) -> np.ndarray:
         dtype = np.dtype(DTYPES[variable.code])
         if math.prod(variable.shape) > self.path.stat().st_size:  # no value takes less than a byte
-            raise _Damaged(f"shape {list(variable.shape)} does not fit in the file")
+            raise Damaged(f"shape {list(variable.shape)} does not fit in the file")
         out = np.empty(variable.shape, dtype)
         covered = 0
         for extents, message in variable.parts:
             whole = extents or [(0, -1)] * len(variable.shape)
             if len(whole) != len(variable.shape):
-                raise _Damaged("a slice of another rank")
+                raise Damaged("a slice of another rank")
             index = tuple(slice(a, None if n < 0 else a + n) for a, n in whole)
             target = out[index]
             out[index] = _values(message, dtype, target.size).reshape(target.shape)
             covered += target.size
         if covered != out.size:
-            raise _Damaged(f"its slices hold {covered} of {out.size} values")
+            raise Damaged(f"its slices hold {covered} of {out.size} values")
         return out
 
 
-class _Damaged(Exception):
+class Damaged(Exception):
     """What is wrong in a file; the caller knows its name."""
 
 
@@ -239,7 +243,7 @@ def _map(path: Path) -> memoryview:
 def _entries(data: memoryview, path: Path, check: bool) -> Iterator[tuple[bytes, memoryview]]:
     """Yield the table's keys and values, in order."""
     if len(data) < FOOTER or data[-len(MAGIC) :] != MAGIC:
-        raise _Damaged("it does not end with a table's footer")
+        raise Damaged("it does not end with a table's footer")
     footer = data[-FOOTER:]
     at = _varint(footer, _varint(footer, 0)[1])[1]  # after the metaindex handle
     for _, handle in _block(data, footer[at:], path, check):
@@ -251,23 +255,25 @@ def _block(data: memoryview, handle: memoryview, path: Path, check: bool) -> Ite
     size, _ = _varint(handle, at)
     block, trailer = data[offset : offset + size], data[offset + size : offset + size + TRAILER]
     if len(trailer) != TRAILER or size < 4:
-        raise _Damaged(f"a block of {size} bytes at {offset} reaches past the end")
+        raise Damaged(f"a block of {size} bytes at {offset} reaches past the end")
     if trailer[0] != 0:
         kind = "Snappy" if trailer[0] == 1 else f"type {trailer[0]}"
-        raise RetakeError(f"{path}: the block at byte {offset} is compressed ({kind}), which is not read; save it uncompressed")
+        raise RetakeError(
+            f"{path}: the block at byte {offset} is compressed ({kind}), which is not read; save it uncompressed"
+        )
     if check and masked_crc(data[offset : offset + size + 1]) != struct.unpack("<I", trailer[1:])[0]:
         raise RetakeError(f"{path}: wrong CRC-32C of the block at byte {offset}: the file is damaged, fetch it again")
     restarts = struct.unpack("<I", block[-4:])[0]
     end = size - 4 - 4 * restarts
     if end < 0:
-        raise _Damaged(f"the block at byte {offset} has {restarts} restarts")
+        raise Damaged(f"the block at byte {offset} has {restarts} restarts")
     at, key = 0, b""
     while at < end:
         shared, at = _varint(block, at)
         unshared, at = _varint(block, at)
         length, at = _varint(block, at)
         if at + unshared + length > end or shared > len(key):
-            raise _Damaged(f"an entry of the block at byte {offset} reaches past its end")
+            raise Damaged(f"an entry of the block at byte {offset} reaches past its end")
         key = key[:shared] + bytes(block[at : at + unshared])
         at += unshared
         yield key, block[at : at + length]
@@ -288,10 +294,10 @@ def _varint(data: memoryview | bytes, at: int) -> tuple[int, int]:
             return value, at
         shift += 7
         if shift > 63:
-            raise _Damaged("a number of more than ten bytes")
+            raise Damaged("a number of more than ten bytes")
 
 
-def _fields(data: memoryview | bytes) -> Message:
+def fields(data: memoryview | bytes) -> Message:
     """Return {field number: values} of a message: int for varints, bytes-like for the others."""
     found: Message = {}
     at, end = 0, len(data)
@@ -307,7 +313,7 @@ def _fields(data: memoryview | bytes) -> Message:
             else:
                 length = {1: 8, 5: 4}.get(kind, -1)
             if length < 0 or at + length > end:
-                raise _Damaged("a protobuf field reaches past its message")
+                raise Damaged("a protobuf field reaches past its message")
             value, at = data[at : at + length], at + length
         found.setdefault(key >> 3, []).append(value)
     return found
@@ -318,15 +324,15 @@ def _one(message: Message, number: int, default: Any) -> Any:
 
 
 def _shape(data: memoryview | bytes) -> tuple[int, ...]:
-    sizes = tuple(int(_one(_fields(dim), 1, 0)) for dim in _fields(data).get(2, []))
+    sizes = tuple(int(_one(fields(dim), 1, 0)) for dim in fields(data).get(2, []))
     if any(n >= 1 << 63 for n in sizes):
-        raise _Damaged("a shape with an unknown side")
+        raise Damaged("a shape with an unknown side")
     return sizes
 
 
 def _values(message: bytes, dtype: np.dtype, count: int) -> np.ndarray:
     """Return the values of a TensorProto, (count,)."""
-    tensor = _fields(message)
+    tensor = fields(message)
     content = _one(tensor, CONTENT, b"")
     if len(content):
         values = np.frombuffer(content, dtype.newbyteorder("<")).astype(dtype)
@@ -343,7 +349,7 @@ def _values(message: bytes, dtype: np.dtype, count: int) -> np.ndarray:
         numbers = np.concatenate(pieces) if pieces else np.empty(0, np.uint64)
         values = numbers.astype(np.uint16).view(dtype) if dtype == np.float16 else numbers.view(np.int64).astype(dtype)
     if len(values) != count:
-        raise _Damaged(f"{len(values)} values where its slice has {count}")
+        raise Damaged(f"{len(values)} values where its slice has {count}")
     return values
 
 
@@ -351,10 +357,10 @@ def _varints(data: np.ndarray) -> np.ndarray:
     """Return the packed varints of a byte array, uint64, decoded all at once."""
     ends = np.flatnonzero(data < 0x80)
     if len(data) and (not len(ends) or ends[-1] != len(data) - 1):
-        raise _Damaged("a packed number is cut off")
+        raise Damaged("a packed number is cut off")
     starts = np.r_[0, ends[:-1] + 1] if len(ends) else ends
     if len(ends) and int((ends - starts).max()) > 9:
-        raise _Damaged("a number of more than ten bytes")
+        raise Damaged("a number of more than ten bytes")
     place = np.arange(len(data)) - np.repeat(starts, ends - starts + 1)
     bits = (data & 0x7F).astype(np.uint64) << (7 * place).astype(np.uint64)
     return np.add.reduceat(bits, starts) if len(ends) else np.empty(0, np.uint64)

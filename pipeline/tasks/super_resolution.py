@@ -65,7 +65,9 @@ def degrade_crops(crops: Tensor) -> tuple[Tensor, Tensor]:
 
     side = tuple(crops.shape[-2:])
     if any(n < TRAINING_TAPS or (n - 2 * BORDER) % SCALE for n in side):
-        raise RetakeError(f"training crops of {side[1]}x{side[0]} pixels: sides must be 4 times the low resolution plus 8")
+        raise RetakeError(
+            f"training crops of {side[1]}x{side[0]} pixels: sides must be 4 times the low resolution plus 8"
+        )
     taps = torch.from_numpy(gaussian(TRAINING_TAPS)).to(crops)
     flat = crops.reshape(-1, 1, *side)
     with torch.autocast(crops.device.type, enabled=False):  # 8 bits of mantissa would round the input

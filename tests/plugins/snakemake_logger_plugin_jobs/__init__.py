@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from logging import LogRecord
+from pathlib import Path
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
@@ -13,12 +14,13 @@ FIELDS = ("rule_name", "input", "output", "shellcmd", "reason")
 
 class LogHandler(LogHandlerBase):
     def __post_init__(self) -> None:
-        self.file = open("jobs.jsonl", "w")
+        self.path = Path("jobs.jsonl")
+        self.path.write_text("")
 
     def emit(self, record: LogRecord) -> None:
         if getattr(record, "event", None) == LogEvent.JOB_INFO:
-            self.file.write(json.dumps({k: getattr(record, k, None) for k in FIELDS}, default=str) + "\n")
-            self.file.flush()
+            with self.path.open("a") as file:
+                file.write(json.dumps({k: getattr(record, k, None) for k in FIELDS}, default=str) + "\n")
 
     @property
     def writes_to_stream(self) -> bool:
