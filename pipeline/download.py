@@ -5,7 +5,8 @@
     python -m pipeline.download --check kitti        # verifies what is here again, fetches nothing
 
 Archives lie in `data/raw/<kind>/<file>`, downloaded or put there by hand, and are verified alike; they are never
-changed. The manifest names them with bytes and SHA-256, and those that are missing (`archives: present`).
+changed. What an archive unpacks to may lie there in its place, as a folder (or a link to one) with the archive's name
+without suffix. The manifest names them with bytes and SHA-256, and those that are missing (`archives: present`).
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from typing import Any
 from pipeline import fetch, params, plan
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Params
-from pipeline.store import archives
+from pipeline.store import archives, tars
 from pipeline.store.atomic import write_text
-from pipeline.store.verified import Check, Fact, known
+from pipeline.store.verified import Check, Fact, known, unpacked
 
 SOURCES = Path("workflow/sources.csv")
 RAW = Path("data/raw")
 PARALLEL = 4
-CHECKS: dict[str, Check] = {".zip": archives.check}
+CHECKS: dict[str, Check] = {".zip": archives.check, ".tar": tars.check}
 
 
 def main() -> None:
@@ -94,7 +95,7 @@ def gather(
     stop, offline = threading.Event(), threading.Event()
 
     def one(source: fetch.Source, moved: Callable[[int], None]) -> Fact:
-        path, digest = folder / source.file, None
+        path, digest = archives.place(folder / source.file), None
         whole = CHECKS.get(path.suffix)
         if not path.exists():
             if not fetching or not source.urls:
@@ -107,7 +108,11 @@ def gather(
                 if error.unreachable:
                     offline.set()
                 raise
-        fact = known(RAW, path, source.bytes, source.sha256, whole, digest=digest, fresh=fresh, record=record)
+        size, sha256 = (source.bytes, source.sha256) if path.name == source.file else (None, "")  # of parts, joined
+        if path.is_dir():
+            fact = unpacked(path)
+        else:
+            fact = known(RAW, path, size, sha256, whole, digest=digest, fresh=fresh, record=record)
         moved(fact.bytes)
         return fact
 
@@ -132,7 +137,7 @@ def gather(
             wrong.append(str(error))
         else:
             facts.append(job.result())
-    return facts, absent, wrong
+    return list(dict.fromkeys(facts)), absent, wrong  # one folder may stand for all parts of an archive
 
 
 def _position(bar: Any) -> Callable[[int], None]:
@@ -199,7 +204,7 @@ def listing() -> str:
         groups.setdefault((row.name, "machine" if row.urls else "hand"), []).append(row)
     table = [("dataset", "archives", "size", "here", "by", "licence", "login")]
     for (name, by), some in sorted(groups.items()):
-        here = [row for row in some if (RAW / name / row.file).exists()]
+        here = [row for row in some if archives.place(RAW / name / row.file).exists()]
         size = fetch.human(sum(row.bytes or 0 for row in some)) if all(row.bytes for row in some) else "not published"
         table.append(
             (

@@ -1,4 +1,4 @@
-"""Fetch one file by HTTP and verify it: what the download stage and `weights.py` are made of.
+"""Fetch one file and verify it, by HTTP or as its host wants (`store/hosts.py`): for the download stage and `weights.py`.
 
 In: a row of workflow/sources.csv or workflow/weights.csv. Out: the file, complete and verified, or an error that gives
 every address's own reason. A download goes into `<file>.part` (with `<file>.part.json`: where it began, and the
@@ -27,6 +27,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from urllib3.exceptions import ReadTimeoutError
 
 from pipeline.errors import RetakeError, log
+from pipeline.store import hosts
 from pipeline.store.atomic import write_text
 from pipeline.store.verified import Check, Stopped, lock, pause, verify
 
@@ -36,6 +37,7 @@ LONGEST = 120.0  # seconds: who asks to wait longer (Retry-After) is not waited 
 TIMEOUT = (15.0, 60.0)  # seconds to connect, and without a byte
 CHUNK = 1 << 14  # bytes; a break loses less than that
 PAGE = "answers with an HTML page (a login, a quota or a notice), not with the file"
+ADDRESS = rf"(https?://|({'|'.join(hosts.HOSTS)}):)\S+"
 RETRY = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -66,7 +68,7 @@ class Source(BaseModel):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", validation_alias=AliasChoices("name", "dataset"))
     file: str = Field(pattern=r"^[^/\\\s.][^/\\\n]*$")
-    url: str = Field(pattern=r"^(https?://\S+)?$")
+    url: str = Field(pattern=f"^({ADDRESS})?$")
     mirror: tuple[str, ...] = ()
     bytes: int | None = Field(gt=0)
     sha256: str = Field(pattern=r"^([0-9a-f]{64})?$")
@@ -84,7 +86,7 @@ class Source(BaseModel):
     @classmethod
     def _addresses(cls, mirrors: tuple[str, ...]) -> tuple[str, ...]:
         for mirror in mirrors:
-            if not re.match(r"https?://", mirror):
+            if not re.fullmatch(ADDRESS, mirror):
                 raise ValueError(f"{mirror!r} is not an address")
         return mirrors
 
@@ -174,7 +176,7 @@ def fetch(
         if path.exists():
             return None
         part = path.with_name(path.name + ".part")
-        best, idle = _length(part), 0
+        best, idle = _there(part), 0
         began = _began(part).get("url")
         urls = sorted(source.urls, key=lambda url: url != began)
         reasons: dict[str, str] = {}
@@ -194,15 +196,16 @@ def fetch(
                     unreachable = unreachable | {url} if error.unreachable else unreachable - {url}
                     if error.unreachable and not patient:
                         urls.remove(url)
-                    if _length(part) > best:  # another address might have to start anew
+                    if _there(part) > best:  # another address might have to start anew
                         break
                 else:
                     part.replace(path)
                     _state(part).unlink(missing_ok=True)
+                    hosts.discard(part)
                     return digest
             # A server that drops and resumes may do so for ever; one that brings nothing new may not.
-            idle = 0 if _length(part) > best else idle + 1
-            best = max(best, _length(part))
+            idle = 0 if _there(part) > best else idle + 1
+            best = max(best, _there(part))
             if urls and idle < ROUNDS:
                 pause(max(wait, BACKOFF * 2 ** max(idle - 1, 0) * random.uniform(0.8, 1.2)), stop)
         tried = "\n".join(f"    {url}: {reason}" for url, reason in reasons.items())
@@ -213,6 +216,8 @@ def _get(
     source: Source, url: str, part: Path, moved: Callable[[int], None], stop: threading.Event, patient: bool
 ) -> bool:
     """Bring `part` to its full length from `url`; return whether all of it came in this one answer."""
+    if hosts.knows(url):
+        return _get_from_host(url, part, moved, stop, patient)
     have, began = _length(part), _began(part)
     trusted = source.sha256 or began.get("url") == url  # else two servers' halves could be joined unnoticed
     if not trusted or have > (source.bytes or have):
@@ -242,6 +247,21 @@ def _get(
     except requests.RequestException as error:
         raise _Refused(str(error)) from None
     return start == 0
+
+
+def _get_from_host(url: str, part: Path, moved: Callable[[int], None], stop: threading.Event, patient: bool) -> bool:
+    """Do what `_get` does where the host does not give files by plain HTTP."""
+    anew = not hosts.there(part)
+    _discard(part)  # what another address has left
+    try:
+        hosts.get(url, part, moved, stop, patient=patient)
+    except hosts.Refused as error:
+        raise _Refused(str(error)) from None
+    except hosts.Broken as error:
+        raise _Broken(str(error)) from None
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise _Broken(_words(error), unreachable=_no_connection(error)) from None
+    return anew
 
 
 def _understand(
@@ -331,6 +351,11 @@ def _accept(source: Source, part: Path, check: Check | None, whole: bool) -> str
 
 def _length(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
+
+
+def _there(part: Path) -> int:
+    """Return how many bytes earlier attempts have got, from any address."""
+    return _length(part) + hosts.there(part)
 
 
 def _state(part: Path) -> Path:

@@ -4,19 +4,20 @@
 
 Reads the archives that the download stage's manifest (`data/raw/<dataset>/<split>.json`) lists, straight from the zips,
 and writes `data/frames/<dataset>/<split>.arrow`: RGB uint8 at the dataset's size, resized as published with OpenCV's
-INTER_LINEAR where the source's differs. With codec jpeg the bytes of JPEG sources of that size pass through untouched.
+INTER_LINEAR (or as the dataset was published) where the source's differs. With codec jpeg the bytes of JPEG sources of that size pass through untouched.
 Frames that are missing by number, damaged, of another size than their clip or not 8-bit RGB are all reported in one
-message, and then nothing is written. Frames run in parallel on all cores; order and bytes do not depend on their
-number, and memory does not grow with the dataset.
+message, and then nothing is written. A video that is cut off gives the frames before the cut, and a message. Frames run
+in parallel on all cores; order and bytes do not depend on their number, and memory does not grow with the dataset.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import functools
+import itertools
 import json
 import os
-import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,20 +27,21 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
+import PIL
+from PIL import Image
 
 from pipeline import params, plan
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Dataset, Params
 from pipeline.store import archives
-from pipeline.store.archives import Clip, Member
+from pipeline.store.archives import Clip, CutOff, Member, Stream
 from pipeline.store.frames import ENCODE, Writer
+from pipeline.store.images import JPEG, image_size
+from pipeline.store.verified import unpacked
 
 SHOWN = 50  # problems that a message lists
 LIMIT = 64 << 20  # bytes of one stored frame
-PIXELS = 1 << 25  # of one decoded frame: 8K video has fewer
 WORKERS = 8  # threads: each may hold a decoded frame
-
-PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 
 Size = tuple[int, int]  # height, width
 T = TypeVar("T")
@@ -68,28 +70,30 @@ def make(p: Params, dataset: str, split: str) -> Path:
         raise RetakeError(f"dataset {dataset} has no split {split!r}{near(split, module.SPLITS)}")
     manifest = plan.path("download", dataset=dataset, split=split)
     there, missing = read_manifest(manifest, d.kind)
-    clips = list(module.clips(d, split, there))
-    count = sum(len(clip.frames) for clip in clips)
-    if not count:
+    clips: list[Clip | Stream] = list(module.clips(d, split, there))
+    if not clips:
         raise RetakeError(
             f"{manifest}: no frames of {dataset} {split}, {len(missing)} archives are missing: put some into "
             f"data/raw/{d.kind}, or set datasets.{dataset}.archives to all"
         )
-    partial = _partial(module, d, split, len(there), len(missing), count)
+    partial = _partial(module, d, split, len(there), len(missing), clips)
     meta = {
         **{"dataset": dataset, "kind": d.kind, "split": split, "height": d.height, "width": d.width},
-        **{"colour": "RGB", "resize": "cv2.INTER_LINEAR", "licence": module.LICENCE, "partial": partial},
+        **{"colour": "RGB", "resize": _resize(module, d), "licence": module.LICENCE, "partial": partial},
+        **({"fit": _fit(d)} if hasattr(d, "fit") else {}),
+        **({"values": module.VALUES} if hasattr(module, "VALUES") else {}),
         "versions": {"opencv": cv2.__version__},
     }
     # One thread inside OpenCV: frames are the unit of work.
     cv2.setNumThreads(1)
     output = plan.path("frames", dataset=dataset, split=split)
     started = time.monotonic()
+    known = all(isinstance(clip, Clip) for clip in clips)
+    total = sum(len(clip.frames) for clip in clips if isinstance(clip, Clip)) if known else None
+    problems = [gap for clip in clips if isinstance(clip, Clip) for gap in gaps(clip)]
     with Writer(output, codec=d.codec, meta=meta) as out:
-        bar = progress(total=count, unit="frame", desc=f"frames {dataset} {split}")
-        problems = [gap for clip in clips for gap in gaps(clip)]
-        write(out, clips, d, problems, bar.update)
-        bar.close()
+        with progress(total=total, unit="frame", desc=f"frames {dataset} {split}") as bar:
+            count = write(out, clips, d, problems, bar.update)
         if problems:
             more = f"\nand {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
             raise RetakeError(
@@ -115,7 +119,7 @@ def read_manifest(path: Path, kind: str) -> tuple[list[Path], list[str]]:
     found, problems = [], []
     for archive in manifest["archives"]:
         at = Path("data/raw") / kind / archive["file"]
-        size = at.stat().st_size if at.exists() else None
+        size = (unpacked(at).bytes if at.is_dir() else at.stat().st_size) if at.exists() else None
         if size != archive["bytes"]:
             what = "is gone" if size is None else f"has {size} bytes"
             problems.append(f"{at} {what}, {path} has verified {archive['bytes']}")
@@ -126,13 +130,27 @@ def read_manifest(path: Path, kind: str) -> tuple[list[Path], list[str]]:
     return found, manifest["missing"]
 
 
-def _partial(module: ModuleType, d: Dataset, split: str, there: int, missing: int, count: int) -> str | None:
-    """Return what of the split is there, in words for the table, or None when it is whole."""
-    whole = module.expected(d, split)
-    if not missing and count == whole:
+def _partial(
+    module: ModuleType, d: Dataset, split: str, there: int, missing: int, clips: list[Clip | Stream]
+) -> str | None:
+    """Return what of the split is there, in words for the table, or None when it is whole.
+
+    Raises RetakeError when there is more than was published.
+    """
+    counts = {"clips": len(clips)}
+    if all(isinstance(clip, Clip) for clip in clips):
+        counts["frames"] = sum(len(clip.frames) for clip in clips if isinstance(clip, Clip))
+    whole = {what: number for what, number in module.expected(d, split).items() if what in counts}
+    for what, number in whole.items():
+        if counts[what] > number:
+            raise RetakeError(
+                f"{d.kind} {split} has {number} {what}, the archives in data/raw/{d.kind} hold {counts[what]}: they are "
+                "not the publisher's; delete them to have those downloaded"
+            )
+    if not missing and all(counts[what] == number for what, number in whole.items()):
         return None
     parts = [f"{there} of {there + missing} archives"] if there + missing else []
-    return ", ".join([*parts, f"{count} of {whole} frames"])
+    return ", ".join(parts + [f"{counts[what]} of {number} {what}" for what, number in whole.items()])
 
 
 def gaps(clip: Clip) -> list[str]:
@@ -147,39 +165,75 @@ def gaps(clip: Clip) -> list[str]:
     return problems
 
 
-def write(out: Writer, clips: list[Clip], d: Dataset, problems: list[str], done: Callable[[], object]) -> None:
-    """Add the frames of `clips` to a store; append a line to `problems` for each that cannot be used.
+# A frame to come: its clip, its number, where it is from, what errors call it, what was measured with it, and what gives
+# its stored bytes and the size of its source.
+Job = tuple[str, int, Member, str, np.ndarray | None, Callable[[], tuple[bytes, Size]]]
+
+
+def write(
+    out: Writer, clips: Iterable[Clip | Stream], d: Dataset, problems: list[str], done: Callable[[], object]
+) -> int:
+    """Add the frames of `clips` to a store and return their number; append a line to `problems` for each bad one.
 
     After the first problem frames are checked, but no longer added. A clip's size is the one that most of its frames
     have. `done` is called after each frame.
     """
 
-    def prepare(member: Member) -> tuple[bytes, Size] | str:
+    def finish(job: Job) -> tuple[Job, tuple[bytes, Size] | str]:
         try:
-            return encode(member, d)
+            return job, job[-1]()
         except RetakeError as error:
-            return str(error)
+            return job, str(error)
 
     workers = min(len(os.sched_getaffinity(0)), WORKERS)
+    count = 0
     with ThreadPoolExecutor(workers) as pool:
-        results = in_order(pool, prepare, (member for clip in clips for _, member in clip.frames), 2 * workers)
-        for clip in clips:
-            sizes: list[tuple[Member, Size]] = []
-            for (number, member), result in zip(clip.frames, results, strict=False):
+        results = in_order(pool, finish, _jobs(clips, d, problems), 2 * workers)
+        for name, clip in itertools.groupby(results, key=lambda result: result[0][0]):
+            sizes: list[tuple[str, Size]] = []
+            for (_, number, member, where, values, _), result in clip:
                 done()
+                count += 1
                 if isinstance(result, str):
                     problems.append(result)
                     continue
                 encoded, size = result
-                sizes.append((member, size))
+                sizes.append((where, size))
                 if not problems:
                     source = f"{member.archive.name}/{member.name}"
-                    out.add(clip.name, number, encoded=encoded, size=(d.height, d.width), source=source)
+                    out.add(name, number, encoded=encoded, size=stored_size(size, d), source=source, values=values)
             usual = collections.Counter(size for _, size in sizes).most_common(1)
-            for member, size in sizes:
+            for where, size in sizes:
                 if size != usual[0][0]:
                     (height, width), (h, w) = size, usual[0][0]
-                    problems.append(f"{member.archive}: {member.name} is {width}x{height}, its clip is {w}x{h}")
+                    problems.append(f"{where} is {width}x{height}, its clip is {w}x{h}")
+    return count
+
+
+def _jobs(clips: Iterable[Clip | Stream], d: Dataset, problems: list[str]) -> Iterator[Job]:
+    """Yield every frame of every clip; a stream is decoded here, one frame after the other."""
+    for clip in clips:
+        if isinstance(clip, Clip):
+            for number, member in clip.frames:
+                where = f"{member.archive}: {member.name}"
+                yield clip.name, number, member, where, None, functools.partial(encode, member, d)
+            continue
+        given = False
+        try:
+            values = iter(clip.values()) if clip.values else itertools.repeat(None)
+            for (number, image), measured in zip(clip.frames(), values, strict=False):
+                given = True
+                where = f"{clip.source.archive}: {clip.source.name}, frame {number}"
+                yield clip.name, number, clip.source, where, measured, functools.partial(_encode_image, image, d)
+            if not given:
+                problems.append(f"{clip.source.archive}: {clip.source.name}: clip {clip.name} has no frames")
+        except CutOff as error:
+            if given:
+                log.warning("%s", error)
+            else:
+                problems.append(str(error))
+        except RetakeError as error:
+            problems.append(str(error))
 
 
 def encode(member: Member, d: Dataset) -> tuple[bytes, Size]:
@@ -198,44 +252,59 @@ def encode(member: Member, d: Dataset) -> tuple[bytes, Size]:
         raise RetakeError(f"{where} cannot be decoded: it is damaged or cut off")
     if image.shape != (*size, 3):
         raise RetakeError(f"{where} has a transparent colour, RGB of 8 bits is needed")
-    if size != (d.height, d.width):
-        image = cv2.resize(image, (d.width, d.height), interpolation=cv2.INTER_LINEAR)
-    elif d.codec == "jpeg" and data.startswith(JPEG):
+    if d.codec == "jpeg" and data.startswith(JPEG) and stored_size(size, d) == size:
         return data, size
-    return ENCODE[d.codec](cv2.cvtColor(image, cv2.COLOR_BGR2RGB)), size
+    return ENCODE[d.codec](cv2.cvtColor(resized(image, d), cv2.COLOR_BGR2RGB)), size
 
 
-def image_size(data: bytes) -> Size:
-    """Return (height, width) of an encoded image from its header, before anything is decoded.
-
-    OpenCV would widen palettes and turn CMYK into RGB without a word. Raises ValueError for what is no 8-bit RGB PNG or
-    JPEG, and for sizes beyond 8K.
-    """
-    if data.startswith(PNG) and len(data) > 26:
-        width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
-        kind = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}.get(colour, "unknown")
-    elif data.startswith(JPEG):
-        bits, height, width, channels = _jpeg_header(data)
-        kind = {1: "grey", 3: "RGB", 4: "CMYK"}.get(channels, "unknown")
-    else:
-        raise ValueError(f"is no PNG or JPEG image, it begins with {data[:8]!r}")
-    if bits != 8 or kind != "RGB":
-        raise ValueError(f"is {kind} of {bits} bits, RGB of 8 bits is needed")
-    if height * width > PIXELS:
-        raise ValueError(f"claims to be {width}x{height}, frames beyond {PIXELS} pixels are refused")
-    return height, width
+def _encode_image(image: Callable[[], np.ndarray], d: Dataset) -> tuple[bytes, Size]:
+    picture = image()
+    height, width = picture.shape[:2]
+    return ENCODE[d.codec](resized(picture, d)), (height, width)
 
 
-def _jpeg_header(data: bytes) -> tuple[int, int, int, int]:
-    """Return bits, height, width, channels from the first start-of-frame segment."""
-    at = 2
-    while at + 10 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], struct.unpack_from(">H", data, at + 2)[0]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
-            return bits, height, width, channels
-        at += 1 if marker == 0xFF else 2 + length
-    raise ValueError("is a JPEG image without a frame header: it is damaged or cut off")
+def stored_size(size: Size, d: Dataset) -> Size:
+    """Return the (height, width) that a frame of (height, width) `size` is stored at."""
+    height, width = size
+    if d.height is not None and d.width is not None:
+        return d.height, d.width
+    if d.height is not None and d.height != height:
+        return d.height, _even(width * d.height / height)
+    if d.width is not None and d.width != width:
+        return _even(height * d.width / width), d.width
+    return size
+
+
+def _even(side: float) -> int:
+    return max(2 * int(side / 2 + 0.5), 2)
+
+
+def resized(image: np.ndarray, d: Dataset) -> np.ndarray:
+    """Return an image at the stored size; padded ones keep their pixels where they fit, and repeat their last ones."""
+    size = image.shape[0], image.shape[1]
+    height, width = stored_size(size, d)
+    if size == (height, width):
+        return image
+    if _fit(d) == "resize":
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    if _fit(d) == "antialiased":
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    scale = min(height / size[0], width / size[1], 1)
+    inner = round(size[0] * scale), round(size[1] * scale)
+    if inner != size:
+        image = cv2.resize(image, inner[::-1], interpolation=cv2.INTER_LINEAR)
+    return cv2.copyMakeBorder(image, 0, height - inner[0], 0, width - inner[1], cv2.BORDER_REPLICATE)
+
+
+def _resize(module: ModuleType, d: Dataset) -> str:
+    """Return what resized the frames, in words for the table."""
+    if _fit(d) == "antialiased":
+        return f"Pillow {PIL.__version__} BILINEAR"
+    return getattr(module, "RESIZE", "cv2.INTER_LINEAR")  # some modules resize before
+
+
+def _fit(d: Dataset) -> str:
+    return getattr(d, "fit", "resize")  # a key of those datasets whose frames no published size fits
 
 
 def in_order(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:

@@ -61,8 +61,13 @@ class Dataset(Strict):
     """One dataset, prepared one way. Two preparations of one dataset are two entries."""
 
     kind: str = Field(description="module of pipeline/datasets that knows this dataset's archives and splits")
-    height: int = Field(ge=16, description="height of the stored frames, pixels")
-    width: int = Field(ge=16, description="width of the stored frames, pixels")
+    height: int | None = Field(
+        ge=16, description="height of the stored frames, pixels; null: as the width makes it, or the sources' own"
+    )
+    width: int | None = Field(
+        ge=16,
+        description="width of the stored frames, pixels; null: as the height makes it (even), or the sources' own",
+    )
     codec: Literal["raw", "png", "jpeg"] = Field(
         description="how frames are stored: raw reads fastest, png is lossless at half the bytes, jpeg keeps JPEG sources untouched"
     )
@@ -218,6 +223,8 @@ class Params(Strict):
                     raise ValueError(
                         f"{where}.models: {model} is a {self.models[model].task} model, the protocol's task is {task}"
                     )
+                if data.height is None or data.width is None:  # the stage that runs the model sees the sizes
+                    continue
                 try:
                     self.models[model].check(data.height, data.width)
                 except ValueError as error:

@@ -5,17 +5,15 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from golden.fill import state_dict
 from torch import Tensor
 
 from pipeline.losses.slim_vgg import SlimVgg
@@ -29,18 +27,9 @@ def arrays(case: Path) -> dict[str, np.ndarray]:
         return {name: data[name] for name in data.files}
 
 
-@functools.cache
-def filler(folder: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("golden_fill", folder / "fill.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def variables(case: Path, seed: int) -> dict[str, np.ndarray]:
     """Return the case's published variables, in TensorFlow's layout, the gains applied."""
-    state = filler(case.parent).state_dict(case, seed)
+    state = state_dict(case, seed)
     gains = json.loads((case / "gains.json").read_text()) if (case / "gains.json").exists() else {}
     return {name: value * np.float32(gains.get(name, 1)) if name in gains else value for name, value in state.items()}
 
@@ -171,7 +160,7 @@ def inference(case: Path, seed: int) -> None:
         return channels_last(torch.cat(list(model.upscale(frames[:count], **options))))
 
     n, short = len(frames), 4
-    for options in ({}, {"published_dropping": True}, {"tile": 16}):
+    for options in ({}, {"tile": 16}):
         close(run(n, **options), a["sr"], 5e-5, f"sr {options}")
     close(run(short, published_dropping=True), a["sr_short"], 5e-5, "sr_short")
     fixed = run(short)
@@ -241,7 +230,7 @@ def metrics(case: Path, seed: int) -> None:
 
     a = arrays(case)
     net = lpips.LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False).eval()
-    state = filler(case.parent).state_dict(case, seed)
+    state = state_dict(case, seed)
     layers = dict(zip(range(5), (0, 3, 6, 8, 10), strict=True))
     for slice_, layer in layers.items():
         convolution = net.net.get_submodule(f"slice{slice_ + 1}.{layer}")

@@ -155,12 +155,12 @@ class Training:
             fabric=fabric, module=module, optimisers=dict(zip(named, optimisers, strict=True)), step=0, steps=1000
         )
 
-    def step(self, seed: int = 0) -> dict[str, float]:
+    def step(self, *, augment: bool = False) -> dict[str, float]:
         step = self.state.step
-        rng = np.random.default_rng([seed, step])
-        order = np.random.default_rng([seed, step // 2]).permutation(len(self.clips))
+        rng = np.random.default_rng(step)
+        order = np.random.default_rng(step // 2).permutation(len(self.clips))
         chosen = np.resize(order, 2 * len(self.clips))[2 * (step % 2) :][:2]
-        batch = np.stack([self.network.augment(self.clips[i], rng) for i in chosen])
+        batch = np.stack([self.network.augment(self.clips[i], rng) if augment else self.clips[i] for i in chosen])
         torch.manual_seed(step)
         losses = self.network.training_step(torch.from_numpy(batch).permute(0, 1, 4, 2, 3).float() / 255, self.state)
         self.state.step += 1
@@ -705,7 +705,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
 
 
 def test_training_halves_the_error_of_zero_flow() -> None:
-    """Measured: error of zero flow 2.1 px, of the trained network 0.6 px, loss from 0.9 to 0.25."""
+    """Measured: error of zero flow 2.1 px, of the trained network 0.5 px; the test asks for half."""
     training = Training({}, 64, 64, 2)
     losses = [training.step()["loss"] for _ in range(70)]
     assert training.epe() < 0.5 * training.still()
@@ -714,10 +714,12 @@ def test_training_halves_the_error_of_zero_flow() -> None:
 
 @pytest.mark.slow
 def test_training_quarters_the_error_of_zero_flow() -> None:
+    """Measured: error of zero flow 2.2 px, of the trained network RESULT px, in SECONDS."""
+    torch.set_num_threads(2)
     training = Training({}, 64, 128, 4)
     before = training.network.validate(_frames(training))["val_loss"]
-    for _ in range(250):
-        training.step()
+    for _ in range(400):
+        training.step(augment=True)
     assert training.epe() < 0.25 * training.still()
     assert training.network.validate(_frames(training))["val_loss"] < 0.5 * before
 

@@ -16,15 +16,15 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import tf_writer
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parity_tecogan import params, recipe
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
-import tf_writer
-from parity_tecogan import params, recipe
 from pipeline.errors import RetakeError
 from pipeline.losses.slim_vgg import NAMES as VGG_NAMES
 from pipeline.losses.slim_vgg import SlimVgg
@@ -245,6 +245,17 @@ def test_videos_side_by_side() -> None:
         torch.testing.assert_close(both[:, i : i + 1], alone, atol=1e-5, rtol=0)
 
 
+def test_settings_of_prediction() -> None:
+    net, video = model(**FRVSR), clip(4, 20, 9)
+    assert len(list(net.predict(video))) == 4
+    seen = []
+    tiled = net.generator.tiled
+    net.generator.tiled = lambda x, tile: seen.append(tile) or tiled(x, tile)  # type: ignore[method-assign]
+    net.p.predict.quirks, net.p.predict.tile = ["published_dropping"], 16
+    assert len(list(net.predict(video))) == 2
+    assert set(seen) == {16}
+
+
 def test_tiles_have_no_seams() -> None:
     net, video = model(blocks=3, **FRVSR), clip(3, 37, 53)
     assert net.generator.margin == 8
@@ -288,7 +299,7 @@ def test_memory_does_not_grow_with_the_video() -> None:
 
 def test_bad_frames() -> None:
     net = model(blocks=1, **FRVSR)
-    with pytest.raises(RetakeError, match="frames of 20x7 pixels: .* sides of at least 8"):
+    with pytest.raises(RetakeError, match=r"frames of 20x7 pixels: .* sides of at least 8"):
         list(net.upscale(clip(1, 7, 20)))
     with pytest.raises(RetakeError, match="change size from 9x8 to 8x8"):
         list(net.upscale([*clip(2, 8, 8), *clip(1, 8, 9)]))
@@ -523,8 +534,26 @@ def test_starting_from_a_smaller_network() -> None:
 
     with pytest.raises(RetakeError, match=r"more residual blocks \(resblock_2, …\) than network\.blocks 1"):
         model(blocks=1, **FRVSR, start="frvsr").start_from(small.state_dict())
+    cut = {k: v for k, v in small.state_dict().items() if k != "generator.resblock_2.conv_2.weight"}
+    with pytest.raises(RetakeError, match=r"missing generator\.resblock_2\.conv_2\.weight"):
+        model(**FRVSR, start="frvsr").start_from(cut)
     with pytest.raises(RetakeError, match=r"not TecoGAN's or FRVSR's: missing fnet"):
         model(**FRVSR, start="frvsr").start_from({"block0.weight": torch.zeros(1)})
+
+
+def test_start_is_read_from_ours_and_from_published_checkpoints(tmp_path: Path) -> None:
+    from pipeline import weights
+
+    small = build(params(2, recipe(**FRVSR)))
+    weights.save(tmp_path / "ours.pt", {"kind": "tecogan", "weights": small.state_dict()})
+    tf_writer.write_v1(tmp_path / "ourFRVSR", published(small), checksums=False)
+    for file in ("ours.pt", "ourFRVSR"):
+        net = model(blocks=3, **FRVSR, start=str(tmp_path / file))
+        assert list(net.configure()) == ["generator", "fnet"]
+        for key, value in small.state_dict().items():
+            assert torch.equal(net.state_dict()[key], value), key
+        with pytest.raises(RetakeError, match=r"more residual blocks \(resblock_2, …\)"):
+            model(blocks=1, **FRVSR, start=str(tmp_path / file)).configure()
 
 
 def test_start_of_the_weights() -> None:
@@ -536,7 +565,7 @@ def test_start_of_the_weights() -> None:
             receptive = weight[0, 0].numel() if weight.ndim == 4 else 1
             limit = math.sqrt(6 / ((weight.shape[0] + weight.shape[1]) * receptive))
             assert 0.9 * limit < weight.abs().max().item() <= limit, key
-    assert not model(first_output="zero").generator.output_stage["conv"].weight.any()
+    assert not model(first_output="zero").generator.output_stage.conv.weight.any()
 
 
 HALF = """
@@ -568,8 +597,8 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     (tmp_path / "half.py").write_text(HALF)
     here = Path(__file__).parent
     subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        + [str(tmp_path / "half.py"), str(tmp_path)],
+        [sys.executable, *["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "half.py", "."]],
+        cwd=tmp_path,
         check=True,
         env={**os.environ, "PYTHONPATH": f"{here}:{here.parent}"},
     )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tf_writer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-import tf_writer
 from pipeline.errors import RetakeError
 from pipeline.store import tensorflow
 
@@ -92,6 +93,20 @@ def test_missing_files(tmp_path: Path, written: dict[str, np.ndarray]) -> None:
     (tmp_path / "model.data-00001-of-00002").unlink()
     with pytest.raises(RetakeError, match=r"needs model\.data-00001-of-00002 beside it, which is missing"):
         tensorflow.read(tmp_path / "model")
+
+
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
+def test_published_archives(tmp_path: Path, written: dict[str, np.ndarray], kind: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    tf_writer.write_v2(folder / "TecoGAN", written, shards=2)
+    (folder / "TecoGAN.meta").write_bytes(b"graph")
+    archive = shutil.make_archive(str(tmp_path / "model"), kind, tmp_path, "model")
+    same(tensorflow.read(archive, check=True), written)
+    tf_writer.write_v1(folder / "vgg_19.ckpt", written)
+    archive = shutil.make_archive(str(tmp_path / "two"), kind, tmp_path, "model")
+    with pytest.raises(RetakeError, match=r"must hold one TensorFlow .* model/TecoGAN\.index, model/vgg_19\.ckpt"):
+        tensorflow.read(archive)
 
 
 def damage(path: Path, at: int, value: int) -> None:

@@ -90,11 +90,11 @@ def archives(p: Params, split: str) -> list[str]:
     return [] if _published(p, split) else [f"{drive}.zip" for drive in EXPECTED[split]]
 
 
-def expected(p: Params, split: str) -> int:
-    """Return the number of frames of the whole split."""
+def expected(p: Params, split: str) -> dict[str, int]:
+    """Return what the whole split has."""
     if _published(p, split):
-        return PUBLISHED_CLIPS * PUBLISHED_FRAMES
-    return sum(EXPECTED[split].values()) * len(_cameras(p, split))
+        return {"frames": PUBLISHED_CLIPS * PUBLISHED_FRAMES}
+    return {"frames": sum(EXPECTED[split].values()) * len(_cameras(p, split))}
 
 
 def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:

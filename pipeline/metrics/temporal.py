@@ -7,6 +7,7 @@ top left. Two frames are left out at both ends. All metrics but the flow of tOF 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,16 +18,6 @@ TRIM = 2
 WINDOW = 7  # of SSIM
 K1, K2 = 0.01, 0.03
 LUMA = (0.256788235294118, 0.504129411764706, 0.097905882352941)
-FARNEBACK = {
-    "pyr_scale": 0.5,
-    "levels": 3,
-    "winsize": 15,
-    "iterations": 3,
-    "poly_n": 5,
-    "poly_sigma": 1.2,
-    "flags": 0,
-}
-
 # Mean LPIPS distance of two images, (h, w, 3) float32 in [-1,1]
 Distance = Callable[[np.ndarray, np.ndarray], float]
 
@@ -82,8 +73,11 @@ def ssim_y(target: np.ndarray, output: np.ndarray) -> float:
 
 def motion(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return Farneback flow (h, w, 2), px, between two uint8 RGB frames."""
-    grey = [cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY) for image in (first, second)]
-    return cv2.calcOpticalFlowFarneback(*grey, None, **FARNEBACK)
+    before, after = (cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY) for image in (first, second))
+    none: Any = None  # no flow to start from
+    return cv2.calcOpticalFlowFarneback(
+        before, after, none, pyr_scale=0.5, levels=3, winsize=15, iterations=3, poly_n=5, poly_sigma=1.2, flags=0
+    )
 
 
 def t_of(target: np.ndarray, output: np.ndarray) -> float:

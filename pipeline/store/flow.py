@@ -73,22 +73,25 @@ def read_flo(path: str | Path) -> np.ndarray:
 
     Pixels marked as unknown are NaN. Raises RetakeError for a wrong magic, a cut tail, trailing bytes, or NaN.
     """
-    path = Path(path)
-    data = path.read_bytes()
+    return from_flo(Path(path).read_bytes(), str(path))
+
+
+def from_flo(data: bytes, where: str) -> np.ndarray:
+    """Return the flow that the bytes of a `.flo` file hold; `where` names it in errors. As `read_flo`."""
     if len(data) < 12 or struct.unpack_from("<f", data)[0] != FLO_MAGIC:
-        raise RetakeError(f"{path} is not a .flo file: it does not begin with the float {FLO_MAGIC}")
+        raise RetakeError(f"{where} is not a .flo file: it does not begin with the float {FLO_MAGIC}")
     width, height = struct.unpack_from("<ii", data, 4)
     expected = 12 + 8 * width * height
     if width < 1 or height < 1 or len(data) != expected:
         raise RetakeError(
-            f"{path}: {width}x{height} flow takes {expected} bytes, the file has {len(data)}: it is cut off or "
+            f"{where}: {width}x{height} flow takes {expected} bytes, the file has {len(data)}: it is cut off or "
             "damaged, copy or make it again"
         )
     flow = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).astype(np.float32)
     bad = np.isnan(flow).any(axis=-1)
     if bad.any():
         y, x = np.argwhere(bad)[0]
-        raise RetakeError(f"{path} has NaN at {bad.sum()} pixels, the first at x {x}, y {y}: make it again")
+        raise RetakeError(f"{where} has NaN at {bad.sum()} pixels, the first at x {x}, y {y}: make it again")
     flow[(np.abs(flow) > FLO_UNKNOWN).any(axis=-1)] = np.nan
     return flow
 
@@ -108,13 +111,18 @@ def read_kitti(path: str | Path) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise RetakeError(f"no flow file {path}: check the name")
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    return from_kitti(path.read_bytes(), str(path))
+
+
+def from_kitti(data: bytes, where: str) -> np.ndarray:
+    """Return the flow that the bytes of a KITTI flow file hold; `where` names it in errors. As `read_kitti`."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if image is None:
-        raise RetakeError(f"{path} cannot be read as PNG: it is cut off or no PNG")
+        raise RetakeError(f"{where} cannot be read as PNG: it is cut off or no PNG")
     if image.dtype != np.uint16 or image.ndim != 3 or image.shape[2] != 3:
         channels = 1 if image.ndim == 2 else image.shape[2]
         raise RetakeError(
-            f"{path} is no KITTI flow file: those have 3 channels of 16 bits, this has {channels} of "
+            f"{where} is no KITTI flow file: those have 3 channels of 16 bits, this has {channels} of "
             f"{8 * image.dtype.itemsize}. A picture of flow cannot be read back"
         )
     flow = (image[..., :0:-1].astype(np.float32) - 2**15) / UNIT  # OpenCV gives valid, v, u

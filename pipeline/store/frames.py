@@ -5,7 +5,8 @@ One row a frame: `clip, frame, sample, source, height, width, image`. `frame` is
 RGB, (height, width, 3); flow stores (`store/flow.py`) and prediction stores have the same rows. A record batch holds at
 most `BATCH_BYTES`, so memory stays flat whatever the length of a clip. The schema's metadata holds what the reader must
 know (codec, dtype) and what the table reports (dataset, resize filter, versions); the last, empty batch carries the
-SHA-256 of all rows, which is the data's identity in every lineage.
+SHA-256 of all rows, which is the data's identity in every lineage. Where a data set measured something with each frame
+(a robot's position), the column `values` has it, and the metadata's `values` says what it is.
 
     with Writer("data/frames/kitti/test.arrow", codec="png", meta={"dataset": "kitti"}) as out:
         out.add("drive", 0, image)
@@ -41,6 +42,7 @@ SCHEMA = pa.schema(
         ("image", pa.large_binary()),
     ]
 )
+VALUES = pa.field("values", pa.list_(pa.float32()))  # of those stores alone whose metadata says what they are
 
 
 def _png(image: np.ndarray) -> bytes:
@@ -84,7 +86,7 @@ class Writer:
     """Writes one store, atomically: the file appears when the `with` block ends well.
 
     `codec`: a key of `ENCODE`. `dtype`: of the images, "uint8", "uint16" or, for flow, "float32". `meta`: JSON, goes
-    into the schema.
+    into the schema; with a key `values` in it, each frame comes with numbers.
     """
 
     def __init__(
@@ -92,7 +94,8 @@ class Writer:
     ) -> None:
         self.codec, self.dtype, self.channels = codec, dtype, channels
         meta = {**meta, "codec": codec, "dtype": dtype, "channels": channels}
-        self._schema = SCHEMA.with_metadata({"retake": json.dumps(meta, sort_keys=True)})
+        columns = [*SCHEMA, VALUES] if "values" in meta else list(SCHEMA)
+        self._schema = pa.schema(columns, {"retake": json.dumps(meta, sort_keys=True)})
         self._atomic = atomic(path)
         self._rows: list[tuple[Any, ...]] = []
         self._bytes = 0
@@ -130,10 +133,12 @@ class Writer:
         sample: int = 0,
         encoded: bytes | None = None,
         size: tuple[int, int] | None = None,
+        values: np.ndarray | None = None,
     ) -> None:
         """Append one frame; the frames of a clip come one after the other.
 
         Either `image` (height, width, channels), or `encoded` bytes of the store's codec with their `size` (height, width).
+        `values`: (n,) float32, in stores that have them.
         """
         if clip != self._clip:
             if clip in self._seen:
@@ -151,6 +156,11 @@ class Writer:
         self._hash.update(repr(row).encode())
         self._hash.update(encoded)
         self._rows.append((*row, encoded))
+        if VALUES.name in self._schema.names:
+            if values is None or values.dtype != np.float32 or values.ndim != 1:
+                raise ValueError(f"{clip} frame {frame}: its values must be float32 (n,)")
+            self._hash.update(values.tobytes())
+            self._rows[-1] += (values,)
         self._bytes += len(encoded)
         if self._bytes >= BATCH_BYTES:
             self._flush()
@@ -159,7 +169,7 @@ class Writer:
         if self._rows:
             columns = [
                 pa.array(values, field.type)
-                for values, field in zip(zip(*self._rows, strict=True), SCHEMA, strict=True)
+                for values, field in zip(zip(*self._rows, strict=True), self._schema, strict=True)
             ]
             self._file.write_batch(pa.record_batch(columns, schema=self._schema))
         self._rows, self._bytes = [], 0
@@ -216,10 +226,23 @@ class Store:
     def __len__(self) -> int:
         return int(self._first[-1])
 
+    def values(self, clip: str) -> np.ndarray:
+        """Return what was measured with each frame of a clip, (frames, n) float32.
+
+        Raises RetakeError for a store without.
+        """
+        if VALUES.name not in self._file.schema.names:
+            raise RetakeError(f"{self.path} has no values beside its frames: {self.meta.get('kind')} measures nothing")
+        rows = self.clips[clip]
+        return np.stack([self._column(VALUES.name, row).as_py() for row in rows]).astype(np.float32)
+
     def source(self, row: int) -> str:
         """Return the archive member (or file) that row came from."""
+        return str(self._column("source", row))
+
+    def _column(self, name: str, row: int) -> pa.Scalar:
         batch = int(np.searchsorted(self._first, row, side="right")) - 1
-        return str(self._batches[batch].column("source")[row - int(self._first[batch])])
+        return self._batches[batch].column(name)[row - int(self._first[batch])]
 
     def encoded(self, row: int) -> memoryview:
         """Return the stored bytes of one image, without copying."""

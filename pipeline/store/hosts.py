@@ -1,8 +1,8 @@
 """Files whose hosts do not give them by plain HTTP; `fetch.py` asks here for addresses with these schemes.
 
-    gdrive:<id>          a file on Google Drive, by gdown; a broken download goes on where it broke
-    gdrive-folder:<id>   a folder there, as one zip: stored, by name, without times, so that its bytes are always the same
-    vimeo:<id>           a video, in the best quality that is offered, by yt-dlp (the extra `videos`)
+gdrive:<id>          a file on Google Drive, by gdown; a broken download goes on where it broke
+gdrive-folder:<id>   a folder there, as one zip: stored, by name, without times, so that its bytes are always the same
+vimeo:<id>           a video, in the best quality that is offered, by yt-dlp (the extra `videos`)
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import requests
 
@@ -114,18 +115,18 @@ def _folder(name: str, part: Path, moved: Moved, stop: threading.Event, patient:
     page = f"https://drive.google.com/drive/folders/{name}"
     folder = _folder_of(part)
     try:
-        listed = gdown.download_folder(
+        listed: Any = gdown.download_folder(
             id=name, output=str(folder), quiet=True, skip_download=True, timeout=TIMEOUT
         )
     except gdown.DownloadError as error:
         raise Refused(f"{str(error).splitlines()[0]} {BY_HAND.format(page=page)} and pack it as a zip") from None
-    names = [file.path for file in listed]  # type: ignore[union-attr]
+    names = [file.path for file in listed]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice or not names:
         what = f"holds {', '.join(twice)} twice" if twice else "is empty, or cannot be listed"
         raise Refused(f"the folder {what}. {BY_HAND.format(page=page)} and pack it as a zip")
     done = 0
-    for file in sorted(listed, key=lambda f: f.path):  # type: ignore[union-attr]
+    for file in sorted(listed, key=lambda f: f.path):
         at = folder / file.path
         if not at.is_file():
             at.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +145,9 @@ def _vimeo(name: str, part: Path, moved: Moved, stop: threading.Event, patient: 
     try:
         import yt_dlp
     except ImportError:
-        raise Refused(f"yt-dlp is not installed: pip install 'retake[videos]'. Or: {BY_HAND.format(page=page)}") from None
+        raise Refused(
+            f"yt-dlp is not installed: pip install 'retake[videos]'. Or: {BY_HAND.format(page=page)}"
+        ) from None
 
     def hear(state: dict) -> None:
         if stop.is_set():
@@ -160,7 +163,7 @@ def _vimeo(name: str, part: Path, moved: Moved, stop: threading.Event, patient: 
         with yt_dlp.YoutubeDL(options) as downloader:
             downloader.download([page])
     except yt_dlp.utils.DownloadError as error:
-        text = re.sub(r"\x1b\[[\d;]*m|^ERROR: ", "", str(error)).splitlines()[0]
+        text = re.sub(r"\x1b\[[\d;]*m", "", str(error)).splitlines()[0].removeprefix("ERROR: ")
         raise Refused(f"yt-dlp {yt_dlp.version.__version__} says: {text}. {BY_HAND.format(page=page)}") from None
 
 
@@ -172,10 +175,10 @@ HOSTS: dict[str, Callable[[str, Path, Moved, threading.Event, bool], None]] = {
 
 
 def _pieces(part: Path) -> list[Path]:
-    """Return gdown's unfinished files of `part`: its name, eight characters, ".part"."""
+    """Return unfinished files of `part`: its name, eight characters and ".part" (gdown), or ".part" alone (yt-dlp)."""
     if not part.parent.is_dir():
         return []
-    name = re.compile(re.escape(part.name) + r".{8}\.part", re.DOTALL)
+    name = re.compile(re.escape(part.name) + r"(.{8})?\.part", re.DOTALL)
     return [path for path in part.parent.iterdir() if name.fullmatch(path.name)]
 
 

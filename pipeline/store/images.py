@@ -1,7 +1,8 @@
-"""Single images that people give or look at: 8-bit RGB in and out, PNG or JPEG by the file's suffix."""
+"""Single images: those that people give or look at, 8-bit RGB in and out; and the sizes of those in archives."""
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,10 @@ import numpy as np
 
 from pipeline.errors import RetakeError
 from pipeline.store.atomic import write_bytes
+
+PIXELS = 1 << 25  # of one decoded frame: 8K video has fewer
+
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -43,3 +48,36 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     if not done:
         raise RetakeError(f"{path}: OpenCV writes no images with suffix {path.suffix!r}; use .png")
     write_bytes(path, data.tobytes())
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """Return (height, width) of an encoded image from its header, before anything is decoded.
+
+    OpenCV would widen palettes and turn CMYK into RGB without a word. Raises ValueError for what is no 8-bit RGB PNG or
+    JPEG, and for sizes beyond 8K.
+    """
+    if data.startswith(PNG) and len(data) > 26:
+        width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
+        kind = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}.get(colour, "unknown")
+    elif data.startswith(JPEG):
+        bits, height, width, channels = _jpeg_header(data)
+        kind = {1: "grey", 3: "RGB", 4: "CMYK"}.get(channels, "unknown")
+    else:
+        raise ValueError(f"is no PNG or JPEG image, it begins with {data[:8]!r}")
+    if bits != 8 or kind != "RGB":
+        raise ValueError(f"is {kind} of {bits} bits, RGB of 8 bits is needed")
+    if height * width > PIXELS:
+        raise ValueError(f"claims to be {width}x{height}, frames beyond {PIXELS} pixels are refused")
+    return height, width
+
+
+def _jpeg_header(data: bytes) -> tuple[int, int, int, int]:
+    """Return bits, height, width, channels from the first start-of-frame segment."""
+    at = 2
+    while at + 10 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], struct.unpack_from(">H", data, at + 2)[0]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
+            return bits, height, width, channels
+        at += 1 if marker == 0xFF else 2 + length
+    raise ValueError("is a JPEG image without a frame header: it is damaged or cut off")

@@ -9,14 +9,19 @@ executed: the worst that a hostile file can do is to be refused. Files are mappe
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import mmap
+import shutil
 import struct
-from collections.abc import Iterable, Iterator
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 import numpy as np
 
@@ -64,10 +69,14 @@ class Variable:
 def read(source: str | Path, names: Iterable[str] | None = None, *, check: bool = False) -> dict[str, np.ndarray]:
     """Return {variable: array}, in TensorFlow's layout and dtype.
 
-    `source`: a V1 file, or the prefix of a V2 bundle (its .index file will do). `names`: exact names; None: all numeric
-    variables. `check`: compare the checksums of all that is read.
+    `source`: a V1 file, the prefix of a V2 bundle (its .index file will do), or a zip or tar file that holds one of
+    them, as they are published. `names`: exact names; None: all numeric variables. `check`: compare the checksums of all that is read.
     Raises RetakeError for a missing file or shard, a damaged or compressed table, a wrong checksum, missing names.
     """
+    path = Path(source)
+    if path.is_file() and not is_checkpoint(path) and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
+        with unpacked(path) as inside:
+            return read(inside, names, check=check)
     bundle = Bundle(source, check=check)
     wanted = list(bundle.variables) if names is None else list(names)
     missing = [name for name in wanted if name not in bundle.variables]
@@ -93,6 +102,39 @@ def is_checkpoint(source: str | Path) -> bool:
             return file.read() == MAGIC
     except OSError:
         return False
+
+
+@contextlib.contextmanager
+def unpacked(archive: Path) -> Iterator[Path]:
+    """Yield the checkpoint in a zip or tar file, unpacked for the time of the `with` block; other members stay packed.
+
+    Raises RetakeError when the archive holds none, or several.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        members: dict[str, Callable[[], IO[bytes] | None]]
+        if zipfile.is_zipfile(archive):
+            zipped = stack.enter_context(zipfile.ZipFile(archive))
+            members = {m.filename: functools.partial(zipped.open, m) for m in zipped.infolist() if not m.is_dir()}
+        else:
+            tarred = stack.enter_context(tarfile.open(archive))
+            members = {m.name: functools.partial(tarred.extractfile, m) for m in tarred if m.isfile()}
+        tables = sorted(name for name in members if name.endswith((".index", ".ckpt")))
+        if len(tables) != 1:
+            held = ", ".join(tables or sorted(members)[:8]) or "nothing"
+            raise RetakeError(
+                f"{archive} must hold one TensorFlow checkpoint (a .ckpt file, or .index with .data-*), it holds: {held}. "
+                "Unpack it and give the checkpoint's path"
+            )
+        prefix = tables[0].removesuffix(".index")
+        for name, opened in members.items():
+            # Only the last part of a member's name is used: none can leave the folder
+            if name == tables[0] or name.startswith(f"{prefix}.data-"):
+                data = opened()
+                assert data is not None
+                with data, (folder / PurePosixPath(name).name).open("wb") as file:
+                    shutil.copyfileobj(data, file, 1 << 20)
+        yield folder / PurePosixPath(tables[0]).name
 
 
 def _table_path(source: Path) -> Path:
@@ -144,16 +186,16 @@ class Bundle:
 
     def _v2(self, header: Message, entries: list[tuple[bytes, memoryview]]) -> dict[str, Variable]:
         self.shards = int(_one(header, 1, 1))
-        self.order = ">" if _one(header, 2, 0) else "<"
+        self.big_endian = bool(_one(header, 2, 0))
         found = {}
         for key, value in entries[1:]:
             if key.startswith(b"\0"):
                 continue  # a slice of a partitioned variable
             entry = fields(value)
             crc = int.from_bytes(_one(entry, 6, b"\0\0\0\0"), "little")
-            place = [int(_one(entry, number, 0)) for number in (3, 4, 5)]
+            shard, offset, size = (int(_one(entry, number, 0)) for number in (3, 4, 5))
             shape = _shape(_one(entry, 2, b""))
-            found[key.decode()] = Variable(int(_one(entry, 1, 0)), shape, *place, crc, 7 in entry)
+            found[key.decode()] = Variable(int(_one(entry, 1, 0)), shape, shard, offset, size, crc, 7 in entry)
         return found
 
     def _array_v2(self, name: str, variable: Variable) -> np.ndarray:
@@ -171,7 +213,7 @@ class Bundle:
             raise RetakeError(
                 f"{self._shard_path(variable.shard)}: wrong CRC-32C of {name}: the file is damaged, fetch it again"
             )
-        stored = np.frombuffer(data, dtype.newbyteorder(self.order)).reshape(variable.shape)
+        stored = np.frombuffer(data, dtype.newbyteorder(">" if self.big_endian else "<")).reshape(variable.shape)
         return stored.astype(dtype)
 
     def _shard_path(self, number: int) -> Path:
@@ -343,7 +385,7 @@ def _values(message: bytes, dtype: np.dtype, count: int) -> np.ndarray:
         number = {"i8": INT64, "b1": BOOL, "f2": HALF}.get(dtype.str[1:], INT)
         # Packed values come as bytes, unpacked ones as single numbers
         pieces = [
-            np.array([value], np.uint64) if isinstance(value, int) else _varints(np.frombuffer(value, np.uint8))
+            np.array([value], np.uint64) if isinstance(value, int) else varints(np.frombuffer(value, np.uint8))
             for value in tensor.get(number, [])
         ]
         numbers = np.concatenate(pieces) if pieces else np.empty(0, np.uint64)
@@ -353,7 +395,7 @@ def _values(message: bytes, dtype: np.dtype, count: int) -> np.ndarray:
     return values
 
 
-def _varints(data: np.ndarray) -> np.ndarray:
+def varints(data: np.ndarray) -> np.ndarray:
     """Return the packed varints of a byte array, uint64, decoded all at once."""
     ends = np.flatnonzero(data < 0x80)
     if len(data) and (not len(ends) or ends[-1] != len(data) - 1):

@@ -47,10 +47,10 @@ def frames(member: Member, *, first: int = 0) -> Iterator[tuple[int, Image]]:
         short = _short(file)
         number = first
         try:
-            with av.open(file, options={"format_whitelist": FORMATS}) as container:
-                stream = container.streams.best("video")
-                if stream is None:
-                    raise RetakeError(f"{where} holds no video stream")
+            with av.open(file, "r", options={"format_whitelist": FORMATS}) as container:
+                stream: Any = container.streams.best("video")
+                if stream is None or stream.codec_context is None:
+                    raise RetakeError(f"{where} holds no video stream that can be decoded")
                 stream.codec_context.options = {"max_pixels": str(PIXELS)}
                 ordered = container.format.name != "avi"
                 shown: int | None = None
@@ -60,7 +60,7 @@ def frames(member: Member, *, first: int = 0) -> Iterator[tuple[int, Image]]:
                     end = packet.dts is None and packet.size == 0
                     if end and short:  # what the decoder still holds may lie behind frames that are lost
                         break
-                    for frame in packet.decode():
+                    for frame in stream.decode(packet):
                         if frame.is_corrupt:
                             raise CutOff(_lost(where, number - first, short or "a frame of it is damaged"))
                         if ordered and frame.pts is not None:
@@ -81,6 +81,24 @@ def frames(member: Member, *, first: int = 0) -> Iterator[tuple[int, Image]]:
             raise CutOff(_lost(where, number - first, short))
         if number == first:
             raise RetakeError(f"{where} is a video without frames")
+
+
+def probe(member: Member) -> tuple[int, int, int]:
+    """Return height, width and number of packets of a video, which is read and not decoded.
+
+    Nearly every packet is a frame; what is right is what `frames` gives. Raises RetakeError for a file that is no video.
+    """
+    where = f"{member.archive}: {member.name!r}"
+    with _file(member) as file:
+        try:
+            with av.open(file, "r", options={"format_whitelist": FORMATS}) as container:
+                stream: Any = container.streams.best("video")
+                if stream is None or stream.codec_context is None:
+                    raise RetakeError(f"{where} holds no video stream that can be decoded")
+                count = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_corrupt)
+                return stream.height, stream.width, count
+        except (av.FFmpegError, ValueError) as error:
+            raise RetakeError(f"{where} cannot be read as a video: {error}") from None
 
 
 def _lost(where: str, count: int, reason: str) -> str:
@@ -150,10 +168,11 @@ def _boxes(file: BinaryIO, length: int) -> int:
     at = 0
     while at + 8 <= length:
         file.seek(at)
-        size, least = struct.unpack(">I4x", file.read(8))[0], 8
+        size, name = struct.unpack(">I4s", file.read(8))
+        least = 8
         if size == 1:
             size, least = int.from_bytes(file.read(8), "big"), 16
-        if size < least:  # 0: to the end of the file
+        if size < least or not (name.isascii() and name.decode().isprintable()):  # 0: to the end; others: rubbish there
             break
         at += size
     return at

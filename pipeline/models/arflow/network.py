@@ -23,6 +23,7 @@ VOLUME = SIDE**2  # channels of the cost volume
 PYRAMID = (3, 16, 32, 64, 96, 128, 192)  # channels at full size, 1/2, ..., 1/64
 LEVELS = 5  # the decoder works from 1/64 to 1/4
 TILE = 16
+HEAD = 0.1  # of the Kaiming start's layers that put out flow
 STRIDE = 64  # sides must be multiples of it
 
 
@@ -202,13 +203,17 @@ class PWCLite(nn.Module):
     def start_kaiming(self) -> None:
         """Set Kaiming-normal weights and zero biases, as published code means to but never does.
 
-        The published numbers come from the framework's default start; this one learns many times faster.
+        The published numbers come from the framework's default start; this one learns many times faster. The two layers
+        that put out flow start at a hundredth: at full strength flow would start at hundreds of pixels, where every pixel
+        leaves the image, nothing counts as visible, and the photometric loss says nothing.
         """
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, a=0.1)
                 assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
+                if layer.out_channels == 2:
+                    layer.weight.data.mul_(HEAD)
 
 
 def _still(features: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class Train(super_resolution.Train):
         description="start of the output convolution: glorot as published; zero begins as bicubic and stands higher rates"
     )
     start: str | None = Field(
-        description="entry of models whose trained weights this training starts from (published: FRVSR); null: none"
+        description="data/checkpoints/<model>/<dataset>.pt, or a published TensorFlow checkpoint, to start from (published: FRVSR's); null: new weights"
     )
     warp: float = Field(ge=0, description="weight of the warp loss, flow network only (published: 1)")
     ping_pong: float = Field(

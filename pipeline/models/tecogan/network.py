@@ -54,6 +54,9 @@ class DownConv(nn.Conv2d):
 class BatchNorm(nn.Module):
     """Offset without scale, always with the batch's own statistics; the moving ones are stored and never read."""
 
+    moving_mean: Tensor
+    moving_variance: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.beta = nn.Parameter(torch.zeros(channels))
@@ -89,6 +92,30 @@ class Pair(nn.Module):
         return leaky(self.conv_2(leaky(self.conv_1(x))))
 
 
+class Single(nn.Module):
+    """One 3x3 convolution, in a scope of its own as published."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = conv(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, outputs, H, W)."""
+        return self.conv(x)
+
+
+class FlowOutput(nn.Module):
+    """Two 3x3 convolutions with leaky ReLU between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = conv(64, 32), conv(32, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, 2, H, W), not bounded."""
+        return self.conv2(leaky(self.conv1(x)))
+
+
 class FNet(nn.Module):
     """Flow network: three halvings, three legacy bilinear doublings, no skip connections."""
 
@@ -96,7 +123,7 @@ class FNet(nn.Module):
         super().__init__()
         self.encoder_1, self.encoder_2, self.encoder_3 = Pair(6, 32), Pair(32, 64), Pair(64, 128)
         self.decoder_1, self.decoder_2, self.decoder_3 = Pair(128, 256), Pair(256, 128), Pair(128, 64)
-        self.output_stage = nn.ModuleDict({"conv1": conv(64, 32), "conv2": conv(32, 2)})
+        self.output_stage = FlowOutput()
 
     def forward(self, pair: Tensor) -> Tensor:
         """Return flow that warps the first frame to the second, (N, 2, H//8*8, W//8*8) float32, y first.
@@ -108,8 +135,7 @@ class FNet(nn.Module):
             x = functional.max_pool2d(encoder(x), 2)
         for decoder in (self.decoder_1, self.decoder_2, self.decoder_3):
             x = ops.resize_bilinear(decoder(x), 2)
-        x = self.output_stage["conv2"](leaky(self.output_stage["conv1"](x)))
-        return REACH * torch.tanh(x.float())
+        return REACH * torch.tanh(self.output_stage(x).float())
 
     def flow(self, previous: Tensor, current: Tensor) -> Tensor:
         """Return the flow of (N, 3, H, W) frames at their own size: mirrored at the bottom and right, as published."""
@@ -129,17 +155,25 @@ class ResidualBlock(nn.Module):
         return x + self.conv_2(functional.relu_(self.conv_1(x)))
 
 
+class Enlargement(nn.Module):
+    """The two transposed convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_tran1, self.conv_tran2 = UpConv(WIDTH, WIDTH), UpConv(WIDTH, WIDTH)
+
+
 class Generator(nn.Module):
     """Frame generator: adds what bicubic enlargement lacks. 16 blocks: 1,286,723 parameters; 10: 843,587."""
 
     def __init__(self, blocks: int) -> None:
         super().__init__()
         self.blocks = blocks
-        self.input_stage = nn.ModuleDict({"conv": conv(3 + FED_BACK, WIDTH)})
+        self.input_stage = Single(3 + FED_BACK, WIDTH)
         for i in range(1, blocks + 1):
             self.add_module(f"resblock_{i}", ResidualBlock())
-        self.conv_tran2highres = nn.ModuleDict({"conv_tran1": UpConv(WIDTH, WIDTH), "conv_tran2": UpConv(WIDTH, WIDTH)})
-        self.output_stage = nn.ModuleDict({"conv": conv(WIDTH, 3)})
+        self.conv_tran2highres = Enlargement()
+        self.output_stage = Single(WIDTH, 3)
 
     @property
     def margin(self) -> int:
@@ -152,15 +186,15 @@ class Generator(nn.Module):
         `x`: the frame in [0,1] (3 channels), and the previous output, warped, in [0,1], space to depth (48).
         """
         frame = x[:, :3].float()
-        x = functional.relu_(self.input_stage["conv"](for_cpu(x)))
+        x = functional.relu_(self.input_stage(for_cpu(x)))
         for i in range(1, self.blocks + 1):
             x = self.get_submodule(f"resblock_{i}")(x)
         return 2 * (self._enlarged(x).float() + ops.resize_bicubic(frame)) - 1
 
     def _enlarged(self, x: Tensor) -> Tensor:
         """Return what is added to the bicubic frame, (N, 3, 4H, 4W), from features (N, 64, H, W)."""
-        first, second = self.conv_tran2highres["conv_tran1"], self.conv_tran2highres["conv_tran2"]
-        last = self.output_stage["conv"]
+        first, second = self.conv_tran2highres.conv_tran1, self.conv_tran2highres.conv_tran2
+        last = self.output_stage.conv
         if x.device.type != "cpu":
             return last(functional.relu_(second(functional.relu_(first(x)))))
         x = ops.unblock(functional.relu_(ops.conv_transposed_blocks(x, first.weight, first.bias)))
@@ -197,28 +231,39 @@ class DiscriminatorBlock(nn.Module):
         return leaky(self.BatchNorm(self.conv1(x)))
 
 
+class Dense(nn.Module):
+    """256 channels to one, at each position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Linear(256, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, 1, H, W)."""
+        return self.dense(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class Discriminator(nn.Module):
     """Spatio-temporal discriminator of frame triplets (section 4.1)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.input_stage = nn.ModuleDict({"conv": conv(27, 64)})
+        self.input_stage = Single(27, 64)
         self.disblock_1, self.disblock_3 = DiscriminatorBlock(64, 64), DiscriminatorBlock(64, 64)
         self.disblock_5, self.disblock_7 = DiscriminatorBlock(64, 128), DiscriminatorBlock(128, 256)
-        self.dense_layer_2 = nn.ModuleDict({"dense": nn.Linear(256, 1)})
+        self.dense_layer_2 = Dense()
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return probabilities (N, 1, H/16, W/16) and the four blocks' outputs, float32.
 
         `x`: 9 channels of frames, 9 of frames warped to the middle one, 9 of enlarged input, (N, 27, H, W).
         """
-        x = leaky(self.input_stage["conv"](for_cpu(x)))
+        x = leaky(self.input_stage(for_cpu(x)))
         layers = []
         for block in (self.disblock_1, self.disblock_3, self.disblock_5, self.disblock_7):
             x = block(x)
             layers.append(x.float())
-        logits = self.dense_layer_2["dense"](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return torch.sigmoid(logits.float()), layers
+        return torch.sigmoid(self.dense_layer_2(x).float()), layers
 
 
 def for_cpu(x: Tensor) -> Tensor:
@@ -322,20 +367,31 @@ def from_tensorflow(value: Any) -> Tensor:
     return tensor.permute(3, 2, 0, 1) if tensor.ndim == 4 else tensor.T if tensor.ndim == 2 else tensor
 
 
+def published_blocks(state: Mapping[str, Any]) -> int:
+    """Return the number of residual blocks of a published generator, 0 where there is none."""
+    found = (re.fullmatch(r"generator/generator_unit/resblock_(\d+)/.*", name) for name in state)
+    return max((int(m[1]) for m in found if m), default=0)
+
+
+def renamed(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return what `state` has of a flow network and a generator of any depth, under the keys of our state dicts."""
+    with torch.device("meta"):
+        names = variables(Recurrent(published_blocks(state)))
+    return {key: from_tensorflow(state[name]) for key, name in names.items() if name in state}
+
+
 def load_variables(network: nn.Module, state: Mapping[str, Any]) -> None:
     """Copy TensorFlow variables, selected by exact name, into all parts of `network`; further ones are ignored.
 
     `state`: {variable: array or tensor in TensorFlow's layout}; optimiser slots and averages in it do no harm.
     Raises RetakeError when the generator has another number of blocks, or lists what is missing or of another shape.
     """
-    found = {
-        int(m[1]) for m in (re.fullmatch(r"generator/generator_unit/resblock_(\d+)/.*", name) for name in state) if m
-    }
+    found = published_blocks(state)
     generator = getattr(network, "generator", None)
-    if found and generator is not None and max(found) != generator.blocks:
+    if found and generator is not None and found != generator.blocks:
         raise RetakeError(
-            f"the checkpoint's generator has {max(found)} residual blocks, network.blocks is {generator.blocks}: "
-            f"set network.blocks to {max(found)} in params.yaml"
+            f"the checkpoint's generator has {found} residual blocks, network.blocks is {generator.blocks}: "
+            f"set network.blocks to {found} in params.yaml"
         )
     names, own = variables(network), network.state_dict()
     missing = [name for name in names.values() if name not in state]

@@ -126,28 +126,29 @@ def conv_transposed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
 # image (N, C, 2H, 2W) is held as (N, 4*C, H, W), channel (dy*2 + dx)*C + c. Half the kernels' taps are zeros, and still a
 # CPU takes half the time, since neither strided writes nor 64 channels at full size are needed.
 
-# [dy, tap, k]: pixel dy of a block takes from its source, one before (tap 0) or its own (tap 1), the kernel's element k
-_TRANSPOSED = torch.zeros(2, 2, 3)
-_TRANSPOSED[0, 0, 2] = _TRANSPOSED[0, 1, 0] = _TRANSPOSED[1, 1, 1] = 1
-# [dy, tap, dy', k]: pixel dy of a block takes from pixel dy' of the block before, its own or the next the element k
-_BLOCKED = torch.zeros(2, 3, 2, 3)
-for _dy, _tap, _other in ((y, t, o) for y in range(2) for t in range(3) for o in range(2)):
-    if 0 <= (_k := 2 * (_tap - 1) + _other - _dy + 1) < 3:
-        _BLOCKED[_dy, _tap, _other, _k] = 1
+# [dy, tap, k]: pixel dy of a block takes element k of the kernel from the block before (tap 0) or its own (tap 1)
+_TRANSPOSED = torch.tensor([[[0.0, 0, 1], [1, 0, 0]], [[0, 0, 0], [0, 1, 0]]])
+# [dy, tap, dy', k]: pixel dy takes element k from pixel dy' of the block before, its own, or the next
+_BLOCKED = torch.tensor(
+    [
+        [[[float(2 * (tap - 1) + other - pixel + 1 == k) for k in range(3)] for other in range(2)] for tap in range(3)]
+        for pixel in range(2)
+    ]
+)
 
 
-def conv_transposed_blocks(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def conv_transposed_blocks(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return `conv_transposed` in blocks, (N, 4*cout, H, W)."""
     select = _TRANSPOSED.to(weight)
     kernel = torch.einsum("ask,btl,iokl->aboist", select, select, weight).flatten(0, 2)
-    return functional.conv2d(functional.pad(x, (1, 0, 1, 0)), kernel, bias.repeat(4))
+    return functional.conv2d(functional.pad(x, (1, 0, 1, 0)), kernel, None if bias is None else bias.repeat(4))
 
 
-def conv_blocks(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def conv_blocks(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return a 3x3 convolution (zeros outside) of an image in blocks, in blocks; `weight` (cout, cin, 3, 3)."""
     select = _BLOCKED.to(weight)
     kernel = torch.einsum("aspk,btql,ockl->abopqcst", select, select, weight).flatten(3, 5).flatten(0, 2)
-    return functional.conv2d(x, kernel, bias.repeat(4), padding=1)
+    return functional.conv2d(x, kernel, None if bias is None else bias.repeat(4), padding=1)
 
 
 def unblock(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ through VGG once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +21,8 @@ from pipeline.errors import RetakeError
 from pipeline.losses.slim_vgg import NAMES as VGG_NAMES
 from pipeline.losses.slim_vgg import SlimVgg
 from pipeline.models.tecogan import SCALE, Params, Train, ops
-from pipeline.models.tecogan.network import FED_BACK, Discriminator, ResidualBlock, Recurrent, load_variables
+from pipeline.models.tecogan.network import FED_BACK, Discriminator, Recurrent, ResidualBlock, load_variables, renamed
+from pipeline.store import tensorflow
 from pipeline.tasks.super_resolution import degrade_crops
 
 EPSILON = 1e-12
@@ -70,7 +71,12 @@ class TecoGAN(Recurrent):
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
                 initialise(module)
         if p.train is not None and p.train.first_output == "zero":
-            nn.init.zeros_(self.generator.output_stage["conv"].weight)
+            nn.init.zeros_(self.generator.output_stage.conv.weight)
+
+    def predict(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield each frame upscaled, as `upscale` does, with the settings of `predict` in params.yaml."""
+        settings = self.p.predict
+        return self.upscale(frames, published_dropping="published_dropping" in settings.quirks, tile=settings.tile)
 
     def load_published(self, state: dict[str, Tensor]) -> None:
         """Copy the variables of a published TensorFlow checkpoint; see `network.load_variables`."""
@@ -84,7 +90,12 @@ class TecoGAN(Recurrent):
         Raises RetakeError when anything but blocks is missing, or a shape differs.
         """
         own = {k: v for k, v in self.state_dict().items() if k.split(".")[0] in ("fnet", "generator")}
-        missing = sorted(k for k in own if k not in state and not k.startswith("generator.resblock_"))
+        new = [
+            f"generator.resblock_{i}."
+            for i in range(1, self.generator.blocks + 1)
+            if not any(k.startswith(f"generator.resblock_{i}.") for k in state)
+        ]
+        missing = sorted(k for k in own if k not in state and not k.startswith(tuple(new)))
         wrong = sorted(k for k in own if k in state and state[k].shape != own[k].shape)
         if missing or wrong:
             raise RetakeError(
@@ -99,17 +110,21 @@ class TecoGAN(Recurrent):
             )
         self.load_state_dict({k: state[k] for k in own if k in state}, strict=False)
         assert self.p.train is not None
-        for i in range(1, self.generator.blocks + 1):
-            if f"generator.resblock_{i}.conv_1.weight" not in state:
-                block = self.generator.get_submodule(f"resblock_{i}")
-                assert isinstance(block, ResidualBlock)
-                nn.init.zeros_(block.conv_2.weight)
-                if "zero_filled_blocks" in self.p.train.quirks:
-                    nn.init.zeros_(block.conv_1.weight)
+        for path in new:
+            block = self.get_submodule(path.removesuffix("."))
+            assert isinstance(block, ResidualBlock)
+            nn.init.zeros_(block.conv_2.weight)
+            if "zero_filled_blocks" in self.p.train.quirks:
+                nn.init.zeros_(block.conv_1.weight)
 
     def configure(self) -> dict[str, torch.optim.Optimizer]:
-        """Return the Adam optimisers of generator, flow network and, where there is one, discriminator."""
+        """Return the Adam optimisers of generator, flow network and, where there is one, discriminator.
+
+        Loads the weights of `train.start`, where there is one; raises RetakeError when they cannot be had or do not fit.
+        """
         recipe = self._recipe()
+        if recipe.start is not None:
+            self.start_from(starting_weights(recipe.start))
         adam = TensorFlowAdam if recipe.adam == "tensorflow" else torch.optim.Adam
         parts = ("generator", "fnet", "discriminator")
         return {
@@ -158,18 +173,27 @@ class TecoGAN(Recurrent):
         """Return VGG19, read once. Raises RetakeError when its checkpoint cannot be had."""
         if self._vgg is None:
             from pipeline import weights
-            from pipeline.store import tensorflow
 
             assert recipe.vgg_weights is not None
             source = Path(recipe.vgg_weights)
-            read = tensorflow.read(source, VGG_NAMES) if source.exists() else weights.load(recipe.vgg_weights)
-            self._vgg = SlimVgg(read).to(device)
+            file = source if source.exists() else weights.path(recipe.vgg_weights)
+            self._vgg = SlimVgg(tensorflow.read(file, VGG_NAMES)).to(device)
         return self._vgg
 
     def _recipe(self) -> Train:
         if self.p.train is None:
             raise ValueError("this model has no `train`: nothing says how to train it")
         return self.p.train
+
+
+def starting_weights(source: str) -> dict[str, Tensor]:
+    """Return the state dict of one of our checkpoints, or what a published one has of flow network and generator."""
+    from pipeline import weights
+
+    if Path(source).suffix != ".pt":
+        return renamed(tensorflow.read(source))
+    tree: Any = weights.load_tree(source)
+    return tree["weights"] if "kind" in tree else tree
 
 
 def initialise(module: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> None:
@@ -188,7 +212,7 @@ def unroll(network: Recurrent, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     flow = network.fnet.flow(frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1))
     enlarged = ops.resize_bilinear(SCALE * flow, SCALE).unflatten(0, (b, t - 1))
     fed_back = frames.new_zeros(b, FED_BACK, *frames.shape[-2:])
-    outputs = []
+    outputs: list[Tensor] = []
     for i in range(t):
         if i:
             fed_back = ops.space_to_depth((ops.warp(outputs[-1], enlarged[:, i - 1]) + 1) / 2)
@@ -205,7 +229,6 @@ def losses(network: Recurrent, low: Tensor, target: Tensor, recipe: Train, vgg: 
     n = low.shape[1]
     order = list(range(n)) + (list(range(n - 2, -1, -1)) if recipe.ping_pong else [])
     clip, truth = low[:, order], target[:, order]
-    t = len(order)
     flow, enlarged, output = unroll(network, clip)
     warped = ops.warp(clip[:, :-1].flatten(0, 1), flow.flatten(0, 1))
 

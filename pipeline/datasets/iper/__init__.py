@@ -1,0 +1,54 @@
+"""iPER (Liu et al., ICCV 2019): people turning round (action 1) and moving freely (action 2), split as cINN does.
+
+206 videos "<actor>_<outfit>_<action>.mp4": 138 for training, 26 for validation, 42 for testing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline import params
+from pipeline.store import layout, video
+from pipeline.store.archives import Stream
+
+SPLITS = ("train", "val", "test")
+LICENCE = "iPER, for non-commercial research (Liu et al., ICCV 2019)"
+
+EXPECTED = {"train": 138, "val": 26, "test": 42}
+
+
+class Params(params.Dataset):
+    """iPER; cINN: 256x256."""
+
+    release: Literal[1024, 256] = Field(
+        description="side of the released videos: 1024 (published: resized by us), or 256, as the authors have resized them"
+    )
+
+
+def archives(p: Params, split: str) -> list[str]:
+    """Return the one zip, which people download from OneDrive; its folder may lie in its place."""
+    return [f"iPER_{p.release}_video_release.zip"]
+
+
+def expected(p: Params, split: str) -> dict[str, int]:
+    """Return what the whole split has."""
+    return {"clips": EXPECTED[split]}
+
+
+def items(p: Params, split: str) -> list[str]:
+    """Return the clips as cINN's loader goes through them: in training and validation those of action 2 twice."""
+    names = [line.replace("/", "_") for line in layout.lines(Path(__file__).with_name(f"{split}.txt").read_text())]
+    return names if split == "test" else [name for name in names for _ in range(int(name[-1]))]
+
+
+def clips(p: Params, split: str, archives: list[Path]) -> list[Stream]:
+    """Return the clips of the split's list that are there, in its order, "006_1_1"; frames from 0.
+
+    Every frame is decoded in order. The published script seeks each one and skips those that it does not get.
+    """
+    found = layout.videos(archives, r"(?P<clip>[0-9]{3}_[0-9]+_[0-9]+)\.(?i:mp4)", "006_1_1.mp4")
+    wanted = list(dict.fromkeys(items(p, split)))
+    return [video.clip(name, at) for name, at in layout.listed(found, wanted, f"{split}.txt").items()]

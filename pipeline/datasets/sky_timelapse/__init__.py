@@ -1,0 +1,104 @@
+"""Sky Time-lapse (Xiong et al., CVPR 2018): clouds in 640x360, as two papers split them.
+
+The archive has long videos cut into short ones, 2,392 for training and 225 for testing. DTVNet takes the folders with at
+least 33 frames (its flow has one frame less than the video) and of each the first 32 frames, resized as Pillow does.
+cINN has lists; its validation list names 8 of the training folders' clips twice.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline import params
+from pipeline.errors import RetakeError, log
+from pipeline.store import layout
+from pipeline.store.archives import Clip, Member
+
+SPLITS = ("train", "val", "test")
+LICENCE = "Sky Time-lapse, no licence stated; videos of their authors on YouTube (Xiong et al., CVPR 2018)"
+
+SHORT_VIDEOS = {"train": 2392, "test": 225}
+EXPECTED = {"train": 1074, "val": 112, "test": 153}  # cINN's clips; how many DTVNet's rule leaves is not published
+LEAST, FIRST = 33, 32  # frames
+
+
+class Params(params.Dataset):
+    """Sky Time-lapse; published: 128x128."""
+
+    paper: Literal["dtvnet", "cinn"] = Field(
+        description="whose splits. dtvnet: the first 32 frames of every folder with 33 or more, resized with "
+        "antialiasing (no val); cinn: its lists, whole clips"
+    )
+
+    @property
+    def fit(self) -> str:
+        """How the published code resizes."""
+        return "antialiased" if self.paper == "dtvnet" else "resize"
+
+
+def archives(p: Params, split: str) -> list[str]:
+    """Return the one zip."""
+    return ["sky_timelapse.zip"]
+
+
+def expected(p: Params, split: str) -> dict[str, int]:
+    """Return what the whole split has."""
+    return {"clips": EXPECTED[split]} if p.paper == "cinn" else {}
+
+
+def items(p: Params, split: str) -> list[str]:
+    """Return the clips of cINN's list as its loader goes through them, with those that stand in it twice.
+
+    The loader does so 10, 7 and 6 times an epoch (training, validation, testing of the first stage).
+    """
+    return layout.lines(Path(__file__).with_name(f"cinn_{split}.txt").read_text())
+
+
+def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
+    """Return the clips "<video>/<short video>", their frames in the order of the files' numbers, numbered from 0.
+
+    Numbers that are missing are said in the log: the data has such gaps, and both papers go over them.
+    Raises RetakeError for a split that the paper does not have, and for more folders than were published.
+    """
+    if p.paper == "dtvnet" and split == "val":
+        raise RetakeError("DTVNet has no split val of Sky Time-lapse: validate on test, as published, or take cinn's")
+    root = "sky_test" if split == "test" else "sky_train"
+    found = layout.frames(
+        archives,
+        f"{root}/(?P<clip>[^/]+/[^/]+)",
+        f"(?:[^/]*[^/0-9])?(?P<frame>[0-9]+){layout.JPG}",
+        f"{root}/07U1fSrk9oI/07U1fSrk9oI_1/07U1fSrk9oI_frames_00000001.jpg",
+    )
+    whole = SHORT_VIDEOS["test" if split == "test" else "train"]
+    if len(found) > whole:
+        raise RetakeError(
+            f"{archives[0]}: {len(found)} short videos in {root}, {whole} are published: it is another archive"
+        )
+    if p.paper == "cinn":
+        chosen = layout.listed(found, items(p, split), f"cinn_{split}.txt")
+    else:
+        chosen = {clip: frames[:FIRST] for clip, frames in found.items() if len(frames) >= LEAST}
+        log.info(
+            "%s: %d of %d short videos have %d frames or more (%d were published, counting all lengths)",
+            root, len(chosen), len(found), LEAST, whole,
+        )  # fmt: skip
+    _report_gaps(chosen)
+    return [Clip(name, [(i, member) for i, (_, member) in enumerate(frames)]) for name, frames in chosen.items()]
+
+
+def _report_gaps(found: dict[str, list[tuple[int, Member]]]) -> None:
+    gaps = {}
+    for clip, frames in found.items():
+        numbers = [number for number, _ in frames]
+        missing = sorted(set(range(numbers[0], numbers[-1])) - set(numbers)) if numbers else []
+        if missing:
+            gaps[clip] = missing
+    for clip, missing in gaps.items():
+        log.info("%s: frames are missing, the next ones follow: %s", clip, layout.spans(missing))
+    if gaps:
+        log.warning(
+            "%d of %d clips have gaps in their frames' numbers, which both papers go over", len(gaps), len(found)
+        )
