@@ -123,7 +123,7 @@ def run() -> list[Row]:
     return rows
 
 
-def _frames(project) -> float:  # noqa: ANN001
+def _frames(project) -> float:
     import sys
 
     for stage in ("download",):

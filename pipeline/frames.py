@@ -144,8 +144,8 @@ def _partial(
     for what, number in whole.items():
         if counts[what] > number:
             raise RetakeError(
-                f"{d.kind} {split} has {number} {what}, the archives in data/raw/{d.kind} hold {counts[what]}: they are "
-                "not the publisher's; delete them to have those downloaded"
+                f"{d.kind} {split} has {number} {what}, the archives in data/raw/{d.kind} hold {counts[what]}: they "
+                "are not the publisher's; delete them to have those downloaded"
             )
     if not missing and all(counts[what] == number for what, number in whole.items()):
         return None

@@ -26,20 +26,20 @@ def main() -> None:
     p = params.load()
     if not plan.FILE.exists() or plan.FILE.read_text() != plan.dump(p):
         raise RetakeError(f"{plan.FILE} is behind params.yaml: run `python -m pipeline.plan` first")
-    dvc = _run("dvc", "status", "-q").returncode == 0
-    if dvc:
-        _check(_run("snakemake", "--touch", "--cores", "1", "-q"))
-        log.info("DVC holds every file for up to date; Snakemake's records are renewed")
-        return
-    reasons = _snakemake_reasons(p)
-    if reasons:
-        raise RetakeError(
-            "neither engine holds the files for up to date, nothing is handed over.\n"
-            f"  snakemake: {reasons}\n  dvc: see `dvc status`\n"
-            "Run `snakemake --cores all` or `dvc repro` (without overrides) to the end first"
-        )
-    _check(_run("dvc", "commit", "-f", "-q"))
-    log.info("Snakemake holds every file for up to date; DVC has taken them over")
+    whose = "DVC"
+    if _run("dvc", "status", "-q").returncode:
+        reasons = _snakemake_reasons(p)
+        if reasons:
+            raise RetakeError(
+                "neither engine holds the files for up to date, nothing is handed over.\n"
+                f"  snakemake: {reasons}\n  dvc: see `dvc status`\n"
+                "Run `snakemake --cores all` or `dvc repro` (without overrides) to the end first"
+            )
+        whose = "Snakemake"
+        _check(_run("dvc", "commit", "-f", "-q"))
+    # Also after a commit: the files that DVC links into its cache look newer than what was made from them.
+    _check(_run("snakemake", "--touch", "--cores", "1", "--quiet", "all"))
+    log.info("%s held every file for up to date; now both engines do", whose)
 
 
 def _snakemake_reasons(p: params.Params) -> str:

@@ -172,7 +172,8 @@ class Experiment(Strict):
     )
     metrics: dict[Name, Metric] = Field(min_length=1, description="column groups; the key names the columns")
     report: list[int] = Field(
-        min_length=1, description="steps k of the table's t+k columns, each the mean over the first k steps as published"
+        min_length=1,
+        description="steps k of the table's t+k columns, each the mean over the first k steps as published",
     )
     predictions: dict[Name, str] = Field(
         description="label -> folder of predicted PNGs in the published layout, scored as a further row"
@@ -270,7 +271,7 @@ def params_class() -> type[Params]:
                     )
             kind: Any = (Literal[name], Field(description=module.Params.model_fields["kind"].description))
             kinds.append(create_model(title, __base__=module.Params, __doc__=module.Params.__doc__, kind=kind))
-        return Annotated[Union[tuple(kinds)], Field(discriminator="kind")]  # type: ignore[misc]
+        return Annotated[tuple(kinds), Field(discriminator="kind")]  # type: ignore[misc]
 
     def section(base: type[BaseModel], key: str, package: str) -> Any:
         return (dict[Name, union(package)], Field(description=base.model_fields[key].description, min_length=1))

@@ -79,7 +79,7 @@ class Project:
 
     def jobs(self, *arguments: str) -> list[dict[str, Any]]:
         """Return the jobs of a dry run, as the logger plugin saw them."""
-        done = self.run("snakemake", "-n", "--logger", "jobs", *arguments)
+        done = self.run("snakemake", *arguments, "-n", "--logger", "jobs")
         assert done.returncode == 0, done.stdout + done.stderr
         lines = (self.folder / "jobs.jsonl").read_text().splitlines()
         (self.folder / "jobs.jsonl").unlink()

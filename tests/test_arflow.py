@@ -715,7 +715,6 @@ def test_training_halves_the_error_of_zero_flow() -> None:
 @pytest.mark.slow
 def test_training_quarters_the_error_of_zero_flow() -> None:
     """Measured: error of zero flow 2.2 px, of the trained network RESULT px, in SECONDS."""
-    torch.set_num_threads(2)
     training = Training({}, 64, 128, 4)
     before = training.network.validate(_frames(training))["val_loss"]
     for _ in range(400):

@@ -124,7 +124,15 @@ def test_two_images_of_different_size_or_too_few(trained: Project) -> None:
 
     for name, size in (("a", (64, 80)), ("b", (64, 96))):
         cv2.imwrite(str(trained.folder / f"{name}.png"), np.zeros((*size, 3), np.uint8))
-    command = (sys.executable, "-m", "pipeline.predict", "--model", "dmvfn_demo", "--checkpoint", str(checkpoint(trained)))
+    command = (
+        sys.executable,
+        "-m",
+        "pipeline.predict",
+        "--model",
+        "dmvfn_demo",
+        "--checkpoint",
+        str(checkpoint(trained)),
+    )
     done = trained.run(*command, "a.png", "b.png", "--output", "c.png")
     assert done.returncode == 1
     assert "images of different sizes: a.png 80x64, b.png 96x64" in done.stderr
@@ -141,6 +149,16 @@ def test_next_frame_of_two_images_of_any_size(trained: Project) -> None:
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         cv2.imwrite(str(trained.folder / f"{name}.png"), rng.integers(0, 256, (50, 70, 3), dtype=np.uint8))
-    done = trained.run(*PREDICT[:3], "a.png", "b.png", "--model", "dmvfn_demo", "--checkpoint", str(checkpoint(trained)), "--output", "next.png")
+    done = trained.run(
+        *PREDICT[:3],
+        "a.png",
+        "b.png",
+        "--model",
+        "dmvfn_demo",
+        "--checkpoint",
+        str(checkpoint(trained)),
+        "--output",
+        "next.png",
+    )
     assert done.returncode == 0, done.stderr
     assert cv2.imread(str(trained.folder / "next.png")).shape == (50, 70, 3)

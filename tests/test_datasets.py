@@ -187,15 +187,11 @@ def test_demo_drives_are_never_taken_for_kitti() -> None:
     assert min(numbers) > 9000 > max(real)
 
 
-def test_each_split_has_landscapes_of_its_own_and_both_pans() -> None:
+def test_each_split_has_landscapes_of_its_own() -> None:
     landscapes = [text for split in demo.SPLITS for text in demo.LANDSCAPES[split]]
     assert len(set(landscapes)) == len(landscapes)
-    for split in demo.SPLITS:
-        drawn = [demo.render(split, place, 32, 48) for place in range(len(demo.DRIVES[split]))]
-        pans = [(int(flows[0][-1, 0, 0]) - 2**15) / 64 for _, flows in drawn]
-        assert sorted(set(pans)) == [-3, 3]
-        assert abs(sum(pans)) <= 6
-        assert len({pictures[0].tobytes() for pictures, _ in drawn}) == len(drawn)
+    first = {demo.render(split, place, 32, 48)[0][0].tobytes() for split in demo.SPLITS for place in range(2)}
+    assert len(first) == 6
 
 
 def test_demo_flow_is_exact(made: Path) -> None:
@@ -224,7 +220,7 @@ def test_demo_flow_is_exact(made: Path) -> None:
             y, x = y[seen], x[seen]
             assert np.array_equal(images[clip, n][y, x], images[clip, n + 1][y + v, x + u])
             found[u, v] = found.get((u, v), 0) + len(y)
-    assert {motion for motion, count in found.items() if count} >= {(3, 0), (-3, 0), (1, -1), (-1, -1)}
+    assert {motion for motion, count in found.items() if count} == {(-demo.PAN, 0), *demo.DRIFTS}
 
 
 def demo_image(member: object) -> np.ndarray:
@@ -249,9 +245,9 @@ def test_balloons_are_small_and_pass_behind_each_other() -> None:
             motions, n = np.unique(flow.reshape(-1, 3), axis=0, return_counts=True)
             counts.append({tuple(m): int(c) for m, c in zip(motions.tolist(), n, strict=True)})
             assert 0.005 < 1 - max(n) / (192 * 320) < 0.08
-        for motion in counts[0]:
-            sizes = [c.get(motion, 0) for c in counts]
-            hidden += max(sizes) < 6000 and min(sizes) < max(sizes) * 0.9
+        for motion in demo.DRIFTS:
+            sizes = [c.get((64 * motion[0] + 2**15, 64 * motion[1] + 2**15, 1), 0) for c in counts]
+            hidden += min(sizes) < max(sizes) * 0.9
     assert hidden >= 2
 
 

@@ -95,7 +95,7 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def test_overfits_a_batch() -> None:
     clips = torch.stack([tensor(pan(3, 0, 3, seed=seed)) for seed in (1, 2)])
-    net = make(False, "off", lr=1e-3, warmup_steps=15, augment="none")
+    net = make(False, "all", lr=1e-3, warmup_steps=15, augment="none")
     state = trainer(net, 40)
 
     def quality() -> float:
@@ -163,7 +163,7 @@ def test_vgg_joins_the_loss_but_not_the_checkpoint(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_other_layout_and_precision_give_nearly_the_same(precision: Any, filled: network.DMVFN) -> None:
     frames = tensor(pan(2, 1, 2, size=128))[None]
-    net = make(routing="off")
+    net = make(routing="all")
     net.load_state_dict(filled.state_dict())
     expected = net.predict(frames, 2, seeds=[0])
     net = net.to(memory_format=torch.channels_last)
@@ -302,7 +302,7 @@ def test_no_block_gives_the_older_frame_and_is_counted(filled: network.DMVFN) ->
 def test_fixed_vector_and_off(filled: network.DMVFN) -> None:
     frames = tensor(pan(2, 1, 2, size=32))[None]
     bgr = frames.flip(2)
-    for routing, gates in (("off", [1] * 9), ([1, 0, 0, 1, 0, 0, 0, 1, 0], [1, 0, 0, 1, 0, 0, 0, 1, 0])):
+    for routing, gates in (("all", [1] * 9), ([1, 0, 0, 1, 0, 0, 0, 1, 0], [1, 0, 0, 1, 0, 0, 0, 1, 0])):
         net = make(routing=routing)
         net.load_state_dict(filled.state_dict())
         assert not net.stochastic
@@ -314,7 +314,7 @@ def test_fixed_vector_and_off(filled: network.DMVFN) -> None:
 
 
 def test_without_routing_is_all_blocks(filled: network.DMVFN) -> None:
-    net = make(False, "off")
+    net = make(False, "all")
     net.load_published({k: v for k, v in filled.state_dict().items() if not k.startswith(("routing", "l1"))})
     x = torch.rand(2, 9, 32, 32, generator=torch.Generator().manual_seed(0))
     for ours, gated in zip(net(x), filled(x, torch.ones(2, 9)), strict=True):
@@ -397,9 +397,9 @@ def test_published_checkpoint_spoilt(spoil: Callable[[dict[str, torch.Tensor]], 
 
 def test_checkpoint_of_another_network(filled: network.DMVFN) -> None:
     with pytest.raises(RetakeError, match=r"has a router: set network\.routing true"):
-        make(False, "off").load_published(filled.state_dict())
+        make(False, "all").load_published(filled.state_dict())
     with pytest.raises(RetakeError, match=r"has no router: set network\.routing false"):
-        make().load_published(make(False, "off").state_dict())
+        make().load_published(make(False, "all").state_dict())
     keys = json.loads((GOLDEN / "arflow" / "keys.json").read_text())
     with pytest.raises(RetakeError, match="looks like a checkpoint of ARFlow"):
         make().load_published({key: torch.zeros(shape) for key, shape in keys.items()})
@@ -408,7 +408,7 @@ def test_checkpoint_of_another_network(filled: network.DMVFN) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"predict": {"routing": False, "weights": "last"}}, 'write "off"'),
+        ({"predict": {"routing": False, "weights": "last"}}, "all blocks: all"),
         ({"predict": {"routing": [1, 0, 1], "weights": "last"}}, "list of 9 zeros and ones"),
         ({"predict": {"routing": [2] * 9, "weights": "last"}}, "list of 9 zeros and ones"),
         ({"network": {"routing": False}}, "needs a router"),

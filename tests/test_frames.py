@@ -26,7 +26,7 @@ from PIL import Image
 from pipeline import frames, params
 from pipeline.datasets import demo, kitti
 from pipeline.errors import RetakeError
-from pipeline.store.archives import Member
+from pipeline.store.archives import Clip, Member
 from pipeline.store.frames import Store
 from tests.conftest import ROOT
 from tests.layouts import demo_params, drive_zip, encoded, kitti_params, manifest, picture, project
@@ -234,6 +234,12 @@ def test_the_size_of_a_clip_is_that_of_most_frames() -> None:
     text = message([drive_zip(RAW, A, [encoded(picture(0, 25, 40)), *[encoded(picture(0))] * 3])])
     assert "faults in 4 frames (1)" in text
     assert "0000000000.png is 40x25, its clip is 40x24" in text
+
+
+def test_clip_without_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, empty = Clip("a", [(0, Member(drive_zip(RAW, A, [encoded(picture(0))]), "0"))]), Clip("b", [])
+    monkeypatch.setattr(kitti, "clips", lambda *_: [whole, empty])
+    assert "clip b has no frames" in message([RAW / f"{A}.zip"])
 
 
 def test_clips_may_differ_in_size() -> None:

@@ -10,13 +10,15 @@ here.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
+import parity_arflow
+import parity_tecogan
 import pytest
 import torch
 from conftest import ROOT, SHARED
@@ -33,13 +35,9 @@ Arrays = dict[str, np.ndarray]
 
 # Code that comes with later work: each takes its own cases off this list and adds checks to CASES.
 NOT_YET = {
-    "arflow", "arflow_dense", "arflow_mv", "arflow_ops",
     "cinn_ae", "cinn_ae_128", "cinn_augment", "cinn_disc", "cinn_flow", "cinn_flow_control", "cinn_lpips",
     "cinn_stage1", "diversity", "dti3d", "fvd", "i3d",
     "dtvnet_data", "dtvnet_discriminator", "dtvnet_flow_encoder", "dtvnet_generator", "dtvnet_generator_small",
-    "tecogan_degradation", "tecogan_discriminator", "tecogan_fnet", "tecogan_frvsr_losses", "tecogan_generator10",
-    "tecogan_generator16", "tecogan_inference", "tecogan_losses", "tecogan_losses_nopp", "tecogan_metrics",
-    "tecogan_ops",
 }  # fmt: skip
 
 
@@ -190,7 +188,7 @@ def dmvfn_losses(case: Path, arrays: Arrays, seed: int) -> None:
     assert error <= 2e-2, f"vgg_grad: relative error {error:.3g}"
 
     recipe = dmvfn.Train.model_construct(vgg_weight=0.5, vgg_channels="bgr")
-    prediction_settings = dmvfn.Predict(routing="off", weights="last")
+    prediction_settings = dmvfn.Predict(routing="all", weights="last")
     net = dmvfn.build(
         dmvfn.Params.model_construct(network=dmvfn.Network(routing=False), train=recipe, predict=prediction_settings)
     )
@@ -223,9 +221,11 @@ def dmvfn_metrics(case: Path, arrays: Arrays, seed: int) -> None:
         close(cumulative, arrays[f"cumulative_{kind}_float"], tolerance, f"cumulative_{kind}_float")
 
 
-CASES: dict[str, Callable[[Path, Arrays, int], None]] = {
+CASES: dict[str, Any] = {
     "dmvfn": dmvfn_case,
     "dmvfn_warp": dmvfn_warp,
     "dmvfn_losses": dmvfn_losses,
     "dmvfn_metrics": dmvfn_metrics,
+    **{name: lambda case, arrays, seed, check=check: check(case, seed) for name, check in parity_arflow.CASES.items()},
+    **{name: lambda case, arrays, seed, check=check: check(case, seed) for name, check in parity_tecogan.CASES.items()},
 }

@@ -1,4 +1,4 @@
-"""Videos: every frame once and in order, whatever the container says; cut, turned and odd ones; files that are no videos."""
+"""Videos: every frame once and in order, whatever the container says; cut, turned and odd ones; what is no video."""
 
 from __future__ import annotations
 

@@ -49,6 +49,7 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Stream]:
     is read.
     """
     found = []
+    episode = functools.lru_cache(maxsize=2)(_episode)  # its frames and positions are asked for one after the other
     for archive in archives:
         files = [(m, span) for name, span in tars.members(archive).items() if (m := FILE.fullmatch(name))]
         if not files:
@@ -61,7 +62,7 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Stream]:
                 source = Member(archive, match[0])
                 for number, record in enumerate(tfrecord.records(span), 1):
                     name = f"{match[2]}/{number}"
-                    read = functools.partial(_episode, record, f"{archive}: {match[0]}, episode {number}")
+                    read = functools.partial(episode, record, f"{archive}: {match[0]}, episode {number}")
                     found.append(
                         Stream(name, source, functools.partial(_frames, read), functools.partial(_positions, read))
                     )
@@ -91,7 +92,6 @@ def _positions(read: Episode) -> np.ndarray:
     return np.stack([np.asarray(features[f"{i}/endeffector_pos"], np.float32) for i in range(FRAMES)])
 
 
-@functools.lru_cache(maxsize=2)  # frames and positions of one episode are asked for one after the other
 def _episode(record: Span, where: str) -> dict[str, list[bytes] | np.ndarray]:
     """Return the features of one episode, all of them there. Raises RetakeError that names it."""
     try:

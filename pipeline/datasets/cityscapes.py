@@ -1,9 +1,9 @@
-"""Cityscapes' video snippets (Cordts et al., CVPR 2016): leftImg8bit_sequence, 2,975 clips for training, 500 for testing.
+"""Cityscapes' video snippets, leftImg8bit_sequence (Cordts et al., CVPR 2016): 2,975 clips to train, 500 to test on.
 
-Testing takes the official val split, as DMVFN does. Files are named <city>_<sequence>_<running frame>: in most cities a
-sequence is one snippet of 30 frames, numbered from 0; in some, Frankfurt among them, a sequence holds many snippets and frames
-are counted through. So a snippet is 30 frames whose numbers follow one another, and neither the sequence nor the position
-in a folder. The frame with the annotations is a snippet's 20th.
+Testing takes the official val split, as DMVFN does. Files are named <city>_<sequence>_<running frame>: in most cities
+a sequence is one snippet of 30 frames, numbered from 0; in some, Frankfurt among them, a sequence holds many snippets
+and frames are counted through. So a snippet is 30 frames whose numbers follow one another, whatever the sequence and
+the place in a folder. The frame with the annotations is a snippet's 20th.
 """
 
 from __future__ import annotations
@@ -57,9 +57,8 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
         for run in _runs(frames):
             if len(run) % LENGTH:
                 (first, member), last = run[0], run[-1][0]
-                problems.append(
-                    f"{member.archive}: {sequence}: the {len(run)} frames from {first} to {last} are no snippets of {LENGTH}"
-                )
+                what = f"the {len(run)} frames from {first} to {last} are no snippets of {LENGTH}"
+                problems.append(f"{member.archive}: {sequence}: {what}")
             for i in range(0, len(run), LENGTH):
                 part = run[i : i + LENGTH]
                 snippets.append(Clip(f"{sequence}_{part[0][0]:06d}", part))

@@ -1,8 +1,9 @@
 """Drives rendered by code: landscapes that a panning camera crosses, balloons before them, and the exact flow.
 
-A network can learn them in minutes: the camera always pans 3 px a frame to the right, and balloons move by one of a few
-steps of whole pixels. (With pans to both sides it takes ten times as long.) Each split has landscapes of its own. The drives are zips in KITTI raw's own layout and
-names, numbered from 9001 on, so that they walk the same path as KITTI.
+A network can learn them in minutes because the motions are few: in all drives the camera turns to the right by 3 px a
+frame (with turns to both sides it takes ten times as long), and balloons drift by whole pixels. Each split has
+landscapes of its own. The drives are zips in KITTI raw's own layout and names, numbered from 9001 on, so that they walk
+the same path as KITTI.
 
 Every machine writes the same bytes: all arithmetic is on integers, all chance is SHAKE-256 of a name, nothing is
 compressed. Frames are rendered at the size that is stored, so nothing is resized and the flow stays exact; the zips of
@@ -35,7 +36,8 @@ LICENCE = "rendered by Retake (MIT)"
 CAMERA = "image_02"
 DRIVES = {"train": range(9001, 9017), "val": range(9017, 9019), "test": range(9021, 9025)}
 FRAMES = 16  # of a drive
-PAN = 3  # px a frame
+PAN = 3  # px a frame that the landscape moves to the left
+DRIFTS = [(3, 0), (-3, -1), (-1, -1)]  # px a frame (x, y) of the balloons, the far and small ones first
 SCALE = 2  # all is drawn larger by this factor, then averaged: smooth edges
 
 
@@ -117,13 +119,11 @@ def render(split: str, place: int, height: int, width: int) -> tuple[list[np.nda
     Flows are in KITTI's coding, (height, width, 3) uint16: 64 u + 2^15, 64 v + 2^15, 1.
     """
     name, landscapes = str(DRIVES[split][place]), LANDSCAPES[split]
-    landscape = landscapes[place % len(landscapes)]
-    whole = panorama(name, landscape, height, width + PAN * (FRAMES - 1))
-    balloons = flying(name, -PAN, height, width)
+    whole = panorama(name, landscapes[place % len(landscapes)], height, width + PAN * (FRAMES - 1))
+    balloons = flying(name, height, width)
     pictures, flows = [], []
     for t in range(FRAMES):
-        left = PAN * t
-        picture = whole[:, left : left + width].copy()
+        picture = whole[:, PAN * t : PAN * t + width].copy()
         flow = np.full((height, width, 2), (-PAN, 0), np.int64)
         for balloon in balloons:
             balloon.paint(t, picture, flow)
@@ -286,13 +286,13 @@ class Balloon:
         flow[part][2 * self.cover[seen] >= SCALE**2] = self.motion
 
 
-def flying(name: str, pan: int, height: int, width: int) -> list[Balloon]:
-    """Return a drive's balloons, the far and small ones first, so close together that some pass behind others."""
+def flying(name: str, height: int, width: int) -> list[Balloon]:
+    """Return a drive's balloons, the far ones first, so close together that some pass behind others."""
     draws = chance(f"{name} balloons", 3, 3).tolist()
     (u, v, hue), *offsets = draws
     x, y = width * (64 + u // 2) // 256, height * (80 + v // 4) // 256
     balloons = []
-    for i, motion in enumerate([(-pan, 0), (pan, -1), (pan // 3, -1)]):
+    for i, motion in enumerate(DRIFTS):
         at = (x, y) if i == 2 else (x + width * (offsets[i][0] - 128) // 800, y + height * (offsets[i][1] - 128) // 600)
         text = BALLOONS[(hue + i) % len(BALLOONS)]
         balloons.append(Balloon(*draw_balloon(f"{name} {i}", max(height * (11 + 5 * i) // 256, 2), text), at, motion))

@@ -1,7 +1,7 @@
 """Three scenes of Tears of Steel, to test super-resolution by 4, as TecoGAN's authors hand them out.
 
-Split `test` is the high resolution (1280x536), `test_lr` the low one (320x134: Gaussian blur of sigma 1.5, every 4th pixel).
-Frames pair by position, as in the published scripts.
+Split `test` is the high resolution (1280x536), `test_lr` the low one (320x134: Gaussian blur of sigma 1.5, every 4th
+pixel). Frames pair by position, as in the published scripts.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """UCF101 (Soomro et al., arXiv 1212.0402): split 1, 9,537 videos for training, 3,783 for testing.
 
-DMVFN trains on the JPEG frames of the two-stream-fusion release, 256 pixels high, which have not been downloadable since 2025.
-The videos are; decoded and resized to 256 pixels they are the same frames, but for that release's JPEG compression.
-The lists are those of the official archive. They and the releases spell HandstandPushups in two ways.
+DMVFN trains on the JPEG frames of the two-stream-fusion release, 256 pixels high, which have not been downloadable
+since 2025. The videos are; decoded and resized to 256 pixels they are the same frames, but for how that release
+resized and compressed them. The lists are those of the official archive. They and the releases spell
+HandstandPushups in two ways.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Vid4 (Liu and Sun, CVPR 2011): four scenes to test super-resolution by 4, as TecoGAN's authors hand them out.
 
-Split `test` is the high resolution, `test_lr` the low one (Gaussian blur of sigma 1.5, every 4th pixel). Of the low one the
-scene calendar lies in TecoGAN's repository, the others in an archive. Frames pair by position, as in the published scripts.
+Split `test` is the high resolution, `test_lr` the low one (Gaussian blur of sigma 1.5, every 4th pixel). Of the low one
+the scene calendar lies in TecoGAN's repository, the others in an archive. Frames pair by position, as in the published
+scripts.
 """
 
 from __future__ import annotations

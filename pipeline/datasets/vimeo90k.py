@@ -34,7 +34,8 @@ class Params(params.Dataset):
     """Vimeo-90K; frames are 448x256."""
 
     part: Literal["interp_test", "triplet", "septuplet"] = Field(
-        description="interp_test: the 3,782 test triplets alone, 1.7 GB; triplet, septuplet: training and test clips of 3 or 7 frames"
+        description="interp_test: the 3,782 test triplets alone, 1.7 GB; triplet, septuplet: training and test clips of "
+        "3 or 7 frames"
     )
 
 

@@ -4,8 +4,8 @@
     read(Member(archive, "2011_09_26/…/0000000000.png"))        # bytes, checked against the member's CRC-32
 
 Members are only ever read into memory, never unpacked; a zip inside a zip is a file like any other. A zip in parts
-(`.zip.001`, `.zip.002`, …) is read as it lies; its first part's path stands for all. A folder that holds what an archive
-unpacks to may stand in for it (`place`).
+(`.zip.001`, `.zip.002`, …) is read as it lies; its first part's path stands for all. A folder that holds what an
+archive unpacks to may stand in for it (`place`).
 """
 
 from __future__ import annotations

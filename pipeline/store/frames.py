@@ -47,9 +47,12 @@ VALUES = pa.field("values", pa.list_(pa.float32()))  # of those stores alone who
 
 def _png(image: np.ndarray) -> bytes:
     """RLE with the UP filter: as fast to write as OpenCV's default and 10 % faster to read; a bare level is 4x slower."""
-    return _opencv(
-        ".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-    )
+    options = {
+        cv2.IMWRITE_PNG_COMPRESSION: 1,
+        cv2.IMWRITE_PNG_STRATEGY: cv2.IMWRITE_PNG_STRATEGY_RLE,
+        cv2.IMWRITE_PNG_FILTER: cv2.IMWRITE_PNG_FILTER_UP,
+    }
+    return _opencv(".png", image, [number for option in options.items() for number in option])
 
 
 def _opencv(suffix: str, image: np.ndarray, options: list[int]) -> bytes:

@@ -184,7 +184,7 @@ def in_order(found: Found) -> Found:
 
 
 def check_pairs(low: Found, high: Found, scale: int) -> None:
-    """Raise RetakeError unless each clip in both has as many frames in both, and in `high` frames `scale` times as large.
+    """Raise RetakeError unless clips in both have as many frames in both, and in `high` frames `scale` times as large.
 
     Sizes are those of the first frames; that a clip's frames have one size is seen when they are stored.
     """

@@ -21,7 +21,7 @@ import av
 import numpy as np
 
 from pipeline.errors import RetakeError
-from pipeline.store.archives import CutOff, Member, Stream, read
+from pipeline.store.archives import CutOff, Member, Stream, bad_name, read
 
 # Without this list FFmpeg takes a text file for a playlist and opens the files and addresses in it.
 FORMATS = "avi,mov,mp4,matroska,webm,mpegts,mpeg,mpegvideo,asf,flv,ogg"
@@ -39,8 +39,8 @@ def clip(name: str, member: Member, *, first: int = 0) -> Stream:
 def frames(member: Member, *, first: int = 0) -> Iterator[tuple[int, Image]]:
     """Yield (number, image) of each frame; `image()` converts it to (height, width, 3) uint8 RGB, in any thread.
 
-    The conversion is FFmpeg's own, as OpenCV and `ffmpeg -pix_fmt rgb24` do it. Raises RetakeError for a file that is no
-    video; CutOff behind the last good frame of a video that is cut off or damaged.
+    The conversion is FFmpeg's own, as OpenCV and `ffmpeg -pix_fmt rgb24` do it. Raises RetakeError for a file that is
+    no video; CutOff behind the last good frame of a video that is cut off or damaged.
     """
     where = f"{member.archive}: {member.name!r}"
     with _file(member) as file:
@@ -107,9 +107,9 @@ def _lost(where: str, count: int, reason: str) -> str:
 
 def _file(member: Member) -> BinaryIO:
     """Return the member as a file that can be sought in: one in a folder is read as it is asked for."""
-    if member.archive.is_dir():
-        read(member, limit=0) if not (member.archive / member.name).is_file() else None
-        return (member.archive / member.name).open("rb")
+    path = member.archive / member.name
+    if member.archive.is_dir() and path.is_file() and not bad_name(member.name):
+        return path.open("rb")
     return io.BytesIO(read(member))
 
 

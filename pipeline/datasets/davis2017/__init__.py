@@ -1,8 +1,8 @@
 """DAVIS 2017 (Pont-Tuset et al., arXiv 1704.00675): the official train and val lists, 60 and 30 clips.
 
-DMVFN tests on val, by the first 9 frames of each clip. Most frames of the 480p release are 854x480, some wider; DMVFN needs
-sides that are multiples of 16, and how its authors came to such is not known. So `fit` says what is done, and the store and
-the table say it again.
+DMVFN tests on val, by the first 9 frames of each clip. Most frames of the 480p release are 854x480, some are wider;
+DMVFN needs sides that are multiples of 16, and how its authors came to such is not known. So `fit` says what is done,
+and the store says it again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """MPI Sintel (Butler et al., ECCV 2012), and the frames of the film itself (Durian project) by shot.
 
-The official training scenes are 23 and have true flow; ARFlow trains on all of them and scores all of them, or keeps apart
-the 12 and 11 of an unofficial split (`scenes.csv`). Split `benchmark` is the official test, 12 scenes without truth. The
-film's own frames are what ARFlow is pre-trained on.
+The official training scenes are 23 and have true flow; ARFlow trains on all of them and scores all of them, or keeps
+apart the 12 and 11 of an unofficial split (`scenes.csv`). Split `benchmark` is the official test, 12 scenes without
+truth. The film's own frames are what ARFlow is pre-trained on.
 """
 
 from __future__ import annotations

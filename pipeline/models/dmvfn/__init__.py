@@ -25,12 +25,12 @@ MULTIPLE = 16
 
 
 def _routing(value: Any) -> Any:
-    if value in ("sampled", "off") or (
+    if value in ("sampled", "all") or (
         isinstance(value, list) and len(value) == BLOCKS and all(gate in (0, 1) for gate in value)
     ):
         return value
-    hint = ' (YAML reads a bare off as false: write "off")' if value is False else ""
-    raise ValueError(f'must be "sampled", "off" or a list of {BLOCKS} zeros and ones, not {value!r}{hint}')
+    hint = " (all blocks: all)" if value is False else ""
+    raise ValueError(f'must be "sampled", "all" or a list of {BLOCKS} zeros and ones, not {value!r}{hint}')
 
 
 class Network(params.Strict):
@@ -73,7 +73,7 @@ class Predict(params.Strict):
     """Settings of prediction alone."""
 
     routing: Annotated[
-        Literal["sampled", "off"] | Annotated[list[Literal[0, 1]], Field(min_length=BLOCKS, max_length=BLOCKS)],
+        Literal["sampled", "all"] | Annotated[list[Literal[0, 1]], Field(min_length=BLOCKS, max_length=BLOCKS)],
         BeforeValidator(_routing),
     ] = Field(
         description="sampled: the router draws each frame's blocks, as published; off: all nine; nine 0 and 1: those"
@@ -94,7 +94,7 @@ class Params(params.Model):
     @model_validator(mode="after")
     def _router_exists(self) -> Params:
         if self.predict.routing == "sampled" and not self.network.routing:
-            raise ValueError('predict.routing "sampled" needs a router: set network.routing true, or routing "off"')
+            raise ValueError('predict.routing "sampled" needs a router: set network.routing true, or routing all')
         return self
 
     def check(self, height: int, width: int) -> None:

@@ -295,7 +295,7 @@ class DMVFN(nn.Module):
     def choose(self, pair: Tensor, draws: np.ndarray) -> np.ndarray:
         """Return which blocks run for each sample, (N, 9) bool; `draws`: (N, 9), uniform in [0,1)."""
         routing = self.p.predict.routing
-        if routing == "off":
+        if routing == "all":
             return np.ones((len(pair), BLOCKS), bool)
         if isinstance(routing, list):
             return np.tile(np.array(routing, bool), (len(pair), 1))
@@ -367,7 +367,7 @@ def _guess(missing: list[str], unknown: list[str]) -> str:
     """Return whose checkpoint it looks like, as a sentence with what to do; empty when nothing is known."""
     router = ("routing.", "l1.")
     if unknown and not missing and all(key.startswith(router) for key in unknown):
-        return ' It has a router: set network.routing true (predict.routing "off" runs all blocks all the same)'
+        return " It has a router: set network.routing true (predict.routing all runs all blocks all the same)"
     if missing and not unknown and all(key.startswith(router) for key in missing):
         return " It has no router: set network.routing false"
     strangers = [STRANGERS[first] for first in (re.split(r"[./]", key)[0] for key in unknown) if first in STRANGERS]
