@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from bench.common import Row, interleave
 
 
@@ -13,7 +15,7 @@ def run() -> list[Row]:
     from pipeline import params
 
     torch.set_num_threads(2)
-    p = params.load(yaml.safe_load(open("params.yaml")))
+    p = params.load(yaml.safe_load(Path("params.yaml").read_text()))
     model = p.models["dmvfn"]
     network = params.registry("models")[model.kind].build(model).eval()
     rows = []

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import shutil
 import signal
 import sys
@@ -79,7 +78,7 @@ def explain(error: OSError) -> str:
     if number is None and "No space left" in str(error):  # pyarrow's errors carry no errno
         number = errno.ENOSPC
     if number == errno.ENOSPC:
-        free = shutil.disk_usage(Path(where).parent if where and Path(where).parent.exists() else os.getcwd()).free
+        free = shutil.disk_usage(Path(where).parent if where and Path(where).parent.exists() else Path.cwd()).free
         return (
             f"disk full while writing {where or 'output'} ({free / 2**20:.0f} MiB free): {error}. Free space, run again"
         )

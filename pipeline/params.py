@@ -12,10 +12,11 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import operator
 import os
 import pkgutil
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 import yaml
@@ -271,10 +272,15 @@ def params_class() -> type[Params]:
                     )
             kind: Any = (Literal[name], Field(description=module.Params.model_fields["kind"].description))
             kinds.append(create_model(title, __base__=module.Params, __doc__=module.Params.__doc__, kind=kind))
-        return Annotated[tuple(kinds), Field(discriminator="kind")]  # type: ignore[misc]
+        return Annotated[functools.reduce(operator.or_, kinds), Field(discriminator="kind")]
 
     def section(base: type[BaseModel], key: str, package: str) -> Any:
-        return (dict[Name, union(package)], Field(description=base.model_fields[key].description, min_length=1))
+        return (
+            dict[Name, union(package)],
+            Field(  # type: ignore[misc]
+                description=base.model_fields[key].description, min_length=1
+            ),
+        )
 
     experiment: Any = create_model("Experiment", __base__=Experiment, metrics=section(Experiment, "metrics", "metrics"))
     return create_model(
@@ -343,7 +349,7 @@ def _explain(error: Any) -> str:
 def _members(kind: Any) -> list[Any]:
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
-    if get_origin(kind) is Union or str(type(kind)) == "<class 'types.UnionType'>":
+    if get_origin(kind) in (Union, UnionType):
         return [k for k in get_args(kind) if k is not type(None)]
     return [] if kind is None else [kind]
 

@@ -161,7 +161,7 @@ def plan(p: Params, experiments: list[str]) -> Plan:
                 raw=raw,
                 code=code,
                 dataset_code=dataset_code,
-            )  # fmt: skip
+            )
         )
 
     for name in experiments:

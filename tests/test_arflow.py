@@ -118,6 +118,7 @@ def render(seed: int, height: int, width: int, largest: float = 3.0) -> tuple[np
         for _ in range(2)
     )
     moves = rng.uniform(-largest, largest, (2, 2))
+    moves[1] = moves[0] + moves[1] / 3
     centre, radius = rng.uniform(0.35, 0.65, 2) * (width, height), 0.3 * height
     x, y = np.meshgrid(np.arange(width), np.arange(height))
 

@@ -36,7 +36,7 @@ def project(folder: Path, shared: Path) -> Project:
     sources = made.folder / "workflow/sources.csv"
     table = list(csv.reader(sources.open()))
     length = table[0].index("bytes")
-    rows = [row[:length] + [""] + row[length + 1 :] for row in table[1:]]
+    rows = [[*row[:length], "", *row[length + 1 :]] for row in table[1:]]
     with sources.open("w", newline="") as file:
         csv.writer(file).writerows([table[0], *rows])
     raw = made.folder / "data/raw/kitti"
