@@ -219,7 +219,9 @@ def _get(
     if hosts.knows(url):
         return _get_from_host(url, part, moved, stop, patient)
     have, began = _length(part), _began(part)
-    trusted = source.sha256 or began.get("url") == url  # else two servers' halves could be joined unnoticed
+    # else halves of two servers, or of two versions of the file, could be joined unnoticed
+    same = began.get("url") == url and (began.get("etag") or began.get("modified"))
+    trusted = bool(source.sha256 or same)
     if not trusted or have > (source.bytes or have):
         have = 0  # the part is overwritten when an answer comes
     if have and have == source.bytes:

@@ -275,12 +275,8 @@ def params_class() -> type[Params]:
         return Annotated[functools.reduce(operator.or_, kinds), Field(discriminator="kind")]
 
     def section(base: type[BaseModel], key: str, package: str) -> Any:
-        return (
-            dict[Name, union(package)],
-            Field(  # type: ignore[misc]
-                description=base.model_fields[key].description, min_length=1
-            ),
-        )
+        entries: Any = dict.__class_getitem__((Name, union(package)))
+        return (entries, Field(description=base.model_fields[key].description, min_length=1))
 
     experiment: Any = create_model("Experiment", __base__=Experiment, metrics=section(Experiment, "metrics", "metrics"))
     return create_model(

@@ -705,20 +705,20 @@ def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
     assert weights.digest(training.network.state_dict()) == before
 
 
-def test_training_halves_the_error_of_zero_flow() -> None:
-    """Measured: error of zero flow 2.1 px, of the trained network 0.5 px; the test asks for half."""
+def test_training_brings_the_error_to_a_third_of_zero_flow() -> None:
+    """Measured: error of zero flow 2.12 px, after these 60 steps (10 s of one core) 0.25 px."""
     training = Training({}, 64, 64, 2)
-    losses = [training.step()["loss"] for _ in range(70)]
-    assert training.epe() < 0.5 * training.still()
-    assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
+    losses = [training.step()["loss"] for _ in range(60)]
+    assert training.epe() < training.still() / 3
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
 
 
 @pytest.mark.slow
 def test_training_quarters_the_error_of_zero_flow() -> None:
-    """Measured: error of zero flow 2.2 px, of the trained network RESULT px, in SECONDS."""
+    """Measured, with augmentation: error of zero flow 2.17 px, after these 300 steps (80 s of one core) 0.27 px."""
     training = Training({}, 64, 128, 4)
     before = training.network.validate(_frames(training))["val_loss"]
-    for _ in range(400):
+    for _ in range(300):
         training.step(augment=True)
     assert training.epe() < 0.25 * training.still()
     assert training.network.validate(_frames(training))["val_loss"] < 0.5 * before

@@ -210,7 +210,7 @@ def test_416_of_a_part_that_is_whole(server: Server) -> None:
     body = packed()
     url = server.put("x", body)
     Path("x.zip.part").write_bytes(body)
-    Path("x.zip.part.json").write_text(json.dumps({"url": url}))
+    Path("x.zip.part.json").write_text(json.dumps({"url": url, "etag": f'"{sha256(body)[:16]}"'}))
     assert get(source(url)) == body
     assert [(r.status, r.sent) for r in server.asked("x")] == [(416, 0)]
 
@@ -219,7 +219,7 @@ def test_416_of_a_part_that_is_too_long_starts_anew(server: Server) -> None:
     body = packed()
     url = server.put("x", body)
     Path("x.zip.part").write_bytes(body + b"too long")
-    Path("x.zip.part.json").write_text(json.dumps({"url": url}))
+    Path("x.zip.part.json").write_text(json.dumps({"url": url, "etag": f'"{sha256(body)[:16]}"'}))
     assert get(source(url)) == body
     assert [r.status for r in server.asked("x")] == [416, 200]
 
@@ -318,7 +318,7 @@ def test_corrupt_start_of_an_earlier_run_is_not_built_on_for_ever(server: Server
     body = packed()
     url = server.put("x", body)
     Path("x.zip.part").write_bytes(flipped(body)[:200_000])
-    Path("x.zip.part.json").write_text(json.dumps({"url": url}))
+    Path("x.zip.part.json").write_text(json.dumps({"url": url, "etag": f'"{sha256(body)[:16]}"'}))
     assert get(source(url, size=len(body), sha256=sha256(body) if known == "sha256" else "")) == body
     assert [r.range for r in server.asked("x")] == ["bytes=200000-", None]
 
