@@ -12,7 +12,10 @@ DVC's templates have no optional dependencies.
 from __future__ import annotations
 
 import argparse
+import functools
+import hashlib
 import os
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,7 +77,7 @@ USES: dict[str, list[str]] = {
 CODE: dict[str, list[str]] = {
     "download": ["pipeline/download.py", "pipeline/fetch.py", "pipeline/store", "{code}"],
     "frames": ["pipeline/frames.py", "pipeline/store", "{code}"],
-    "flow": ["pipeline/flow.py", "pipeline/store", "{code}", "{dataset_code}"],
+    "flow": ["pipeline/flow.py", "pipeline/store", "pipeline/losses", "{code}", "{dataset_code}"],
     "train": [
         "pipeline/train.py",
         "pipeline/weights.py",
@@ -196,8 +199,6 @@ def plan(p: Params, experiments: list[str]) -> Plan:
 
 def _keys(stage: str) -> list[str]:
     """Return the fields that name an instance: those in its first output, in order."""
-    import string
-
     return [field for _, field, _, _ in string.Formatter().parse(OUTPUTS[stage][0]) if field]
 
 
@@ -227,12 +228,29 @@ def inputs(p: Params, stage: str, fields: Fields) -> list[str]:
 
 
 def code(stage: str, fields: Fields) -> list[str]:
-    """Return the source files of one instance, folders expanded to their `*.py` and `*.csv`."""
+    """Return the source files of one instance, folders expanded to their `*.py`, `*.csv` and `*.txt`."""
+    return _expand(tuple(entry.format(**fields) for entry in CODE[stage]))
+
+
+@functools.cache
+def _expand(entries: tuple[str, ...]) -> list[str]:
     files: list[str] = []
-    for entry in CODE[stage]:
-        at = Path(entry.format(**fields))
+    for at in map(Path, entries):
         files += sorted(str(f) for s in ("*.py", "*.csv", "*.txt") for f in at.rglob(s)) if at.is_dir() else [str(at)]
     return list(dict.fromkeys(f for f in files if not f.endswith("__init__.py") or Path(f).stat().st_size))
+
+
+@functools.cache
+def _contents(file: str) -> bytes:
+    return hashlib.sha256(Path(file).read_bytes()).digest()
+
+
+def digest(stage: str, fields: Fields) -> str:
+    """Return a hash of the source files of one instance, names and contents."""
+    joined = hashlib.sha256()
+    for file in code(stage, fields):
+        joined.update(file.encode() + _contents(file))
+    return joined.hexdigest()[:16]
 
 
 def uses(p: Params, stage: str, fields: Fields) -> dict[str, Any]:

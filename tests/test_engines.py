@@ -269,7 +269,7 @@ def test_killed_ten_times_at_random(
     project.folder = tmp_path / "copy"
     draw = random.Random(f"{engine}{stage}")
     for _ in range(10):
-        kill_and_repeat(project, engine, stage, draw.uniform(1.0, 7.0), table(made))
+        kill_and_repeat(project, engine, stage, draw.uniform(1.0, 5.0), table(made))
 
 
 def test_report(made: Project) -> None:

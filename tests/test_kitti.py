@@ -32,13 +32,7 @@ SMALL = {
 def project(folder: Path, shared: Path) -> Project:
     made = Project(folder, SMALL)
     frames = sorted((shared / "data/kitti_sample/2011_09_26").rglob("image_02/data/*.png"))
-    # zips with fewer frames than the official ones have other lengths: the user of such a set says so in sources.csv
-    sources = made.folder / "workflow/sources.csv"
-    table = list(csv.reader(sources.open()))
-    length = table[0].index("bytes")
-    rows = [[*row[:length], "", *row[length + 1 :]] for row in table[1:]]
-    with sources.open("w", newline="") as file:
-        csv.writer(file).writerows([table[0], *rows])
+    made.forget_lengths()
     raw = made.folder / "data/raw/kitti"
     raw.mkdir(parents=True)
     # 11 frames under the name of a training drive, 9 under a test drive's: no frame is in both

@@ -2,8 +2,6 @@
 
 
 rule download:
-    input:
-        code=code("download"),
     output:
         manifest="data/raw/{dataset}/{split}.json",
     log:
@@ -15,6 +13,7 @@ rule download:
         mem_mb=500,
     params:
         uses=uses("download"),
+        code=code("download"),
     shell:
         "python -m pipeline.download --dataset {wildcards.dataset} --split {wildcards.split}"
 
@@ -22,7 +21,6 @@ rule download:
 rule frames:
     input:
         data=data("frames"),
-        code=code("frames"),
     output:
         store="data/frames/{dataset}/{split}.arrow",
     log:
@@ -34,5 +32,6 @@ rule frames:
         mem_mb=1000,
     params:
         uses=uses("frames"),
+        code=code("frames"),
     shell:
         "python -m pipeline.frames --dataset {wildcards.dataset} --split {wildcards.split}"

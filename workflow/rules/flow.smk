@@ -4,7 +4,6 @@
 rule flow:
     input:
         data=data("flow"),
-        code=code("flow"),
     output:
         store="data/flow/{estimator}/{dataset}/{split}.arrow",
     log:
@@ -16,5 +15,6 @@ rule flow:
         mem_mb=2000,
     params:
         uses=uses("flow"),
+        code=code("flow"),
     shell:
         "python -m pipeline.flow --estimator {wildcards.estimator} --dataset {wildcards.dataset} --split {wildcards.split}"

@@ -4,7 +4,6 @@
 rule predict:
     input:
         data=data("predict"),
-        code=code("predict"),
     output:
         store="data/predictions/{experiment}/{model}.arrow",
         speed="data/predictions/{experiment}/{model}.speed.json",
@@ -19,6 +18,7 @@ rule predict:
         mem_mb=4000,
     params:
         uses=uses("predict"),
+        code=code("predict"),
     shell:
         "python -m pipeline.predict --experiment {wildcards.experiment} --model {wildcards.model}"
 
@@ -26,18 +26,18 @@ rule predict:
 rule bring:
     input:
         data=data("bring"),
-        code=code("bring"),
     output:
         store="data/predictions/{experiment}/{model}.arrow",
-    wildcard_constraints:
-        model=one_of(BROUGHT),
     log:
         "logs/bring-{experiment}-{model}.log",
     benchmark:
         "logs/benchmarks/bring-{experiment}-{model}.tsv"
+    wildcard_constraints:
+        model=one_of(BROUGHT),
     resources:
         mem_mb=1000,
     params:
         uses=uses("bring"),
+        code=code("bring"),
     shell:
         "python -m pipeline.bring --experiment {wildcards.experiment} --model {wildcards.model}"

@@ -4,20 +4,20 @@
 rule score:
     input:
         data=data("score"),
-        code=code("score"),
     output:
         scores="data/scores/{experiment}/{model}.parquet",
-    wildcard_constraints:
-        model=ROWS,
     log:
         "logs/score-{experiment}-{model}.log",
     benchmark:
         "logs/benchmarks/score-{experiment}-{model}.tsv"
+    wildcard_constraints:
+        model=ROWS,
     threads: P.compute.threads
     resources:
         gpu=1,
         mem_mb=4000,
     params:
         uses=uses("score"),
+        code=code("score"),
     shell:
         "python -m pipeline.score --experiment {wildcards.experiment} --model {wildcards.model}"

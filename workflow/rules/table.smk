@@ -8,21 +8,38 @@ def scored(wildcards):
     with results in git). `forcefiles` is private: tests/test_engines.py fails a training and must see the next run rebuild.
     """
     experiment = wildcards.experiment
-    workflow.dag.forcefiles.update(f for f in plan.files(P, [experiment]) if not os.path.exists(f))
+    workflow.dag.forcefiles.update(
+        f for f in plan.files(P, [experiment]) if not os.path.exists(f)
+    )
     return plan.inputs(P, "table", plan.fields_of(P, "table", experiment=experiment))
 
 
 rule table:
     input:
         data=scored,
-        code=code("table"),
     output:
-        csv=report("results/{experiment}_metrics.csv", caption="../report/metrics.rst", category="{experiment}"),
+        csv=report(
+            "results/{experiment}_metrics.csv",
+            caption="../report/metrics.rst",
+            category="{experiment}",
+        ),
         markdown="results/{experiment}_metrics.md",
         latex="results/{experiment}_metrics.tex",
-        steps=report("results/{experiment}_steps.csv", caption="../report/steps.rst", category="{experiment}"),
-        speed=report("results/{experiment}_speed.csv", caption="../report/speed.rst", category="{experiment}"),
-        picture=report("results/{experiment}.png", caption="../report/picture.rst", category="{experiment}"),
+        steps=report(
+            "results/{experiment}_steps.csv",
+            caption="../report/steps.rst",
+            category="{experiment}",
+        ),
+        speed=report(
+            "results/{experiment}_speed.csv",
+            caption="../report/speed.rst",
+            category="{experiment}",
+        ),
+        picture=report(
+            "results/{experiment}.png",
+            caption="../report/picture.rst",
+            category="{experiment}",
+        ),
     log:
         "logs/table-{experiment}.log",
     benchmark:
@@ -31,5 +48,6 @@ rule table:
         mem_mb=1000,
     params:
         uses=uses("table"),
+        code=code("table"),
     shell:
         "python -m pipeline.table --experiment {wildcards.experiment}"

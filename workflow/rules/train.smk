@@ -4,7 +4,6 @@
 rule train:
     input:
         data=data("train"),
-        code=code("train"),
     output:
         checkpoint="data/checkpoints/{model}/{dataset}.pt",
     log:
@@ -18,5 +17,6 @@ rule train:
         mem_mb=8000,
     params:
         uses=uses("train"),
+        code=code("train"),
     shell:
         "python -m pipeline.train --model {wildcards.model} --dataset {wildcards.dataset}"

@@ -204,8 +204,8 @@ class PWCLite(nn.Module):
         """Set Kaiming-normal weights and zero biases, as published code means to but never does.
 
         The published numbers come from the framework's default start; this one learns many times faster. The two layers
-        that put out flow start at a hundredth: at full strength flow would start at hundreds of pixels, where every pixel
-        leaves the image, nothing counts as visible, and the photometric loss says nothing.
+        that put out flow start at a tenth of that: at full strength flow would start at hundreds of pixels, where every
+        pixel leaves the image, nothing counts as visible, and the photometric loss says nothing.
         """
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
