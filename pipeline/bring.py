@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline import params, plan
 from pipeline.errors import RetakeError, log, progress, run
-from pipeline.params import Params
+from pipeline.params import Params, Prediction
 from pipeline.store.frames import Store, Writer
 from pipeline.store.images import read_image
 from pipeline.tasks import prediction
@@ -43,6 +43,7 @@ def bring(p: Params, experiment: str, name: str) -> Path:
     """
     fields = plan.fields_of(p, "bring", experiment=experiment, model=name)
     protocol = p.protocols[fields["protocol"]]
+    assert isinstance(protocol, Prediction), "params.py lets only predicted frames be brought"
     frames, folder = Store(fields["frames"]), Path(fields["source"])
     windows = prediction.windows(frames, protocol)
     images = [f"pred_{step}.png" for step in range(1, protocol.horizon + 1)]

@@ -2,24 +2,28 @@
 
     python -m pipeline.flow --estimator dis --dataset kitti --split test
     python -m pipeline.flow A.png B.png --output flow.flo --picture flow.png
+    python -m pipeline.flow A.png B.png --estimator arflow_sky --checkpoint arflow.pth.tar --output flow.flo
 
 The store (`data/flow/<estimator>/<dataset>/<split>.arrow`) has a row for each frame whose successor by number is in the
 clip: the flow frame -> frame + 1, (height, width, 2) px, off by at most 0.0111 px (`store/flow.py`). The estimator
 `truth` takes exact flow from the dataset's archives; there pixels without flow are NaN. The second form takes two
 images; `.flo` or `.png` (KITTI's 16 bits), and a picture in the colours of Baker et al. Pairs run in parallel on all
-cores; order and bytes do not depend on their number.
+cores; order and bytes do not depend on their number. A trained estimator takes one pair after the other, on the device
+and the threads of `compute`; its checkpoint is the one that the experiment's `trained_on` makes.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import inspect
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -45,6 +49,9 @@ def main() -> None:
     parser.add_argument("--estimator", default="dis", help="entry of `models` in params.yaml (default: dis)")
     parser.add_argument("--dataset", help="entry of `datasets`")
     parser.add_argument("--split", help="its split")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="with images: a checkpoint of data/checkpoints, or a published file"
+    )
     parser.add_argument("--output", type=Path, help="with images: flow.flo, or flow.png (KITTI, 16 bits)")
     parser.add_argument("--picture", type=Path, help="with images: a picture of the flow")
     args = parser.parse_args()
@@ -52,7 +59,10 @@ def main() -> None:
     if args.images:
         if args.dataset or args.split or not (args.output or args.picture):
             parser.error("with images give --output, --picture or both, and neither --dataset nor --split")
-        make_pair(_estimator(p, args.estimator), args.images, args.output, args.picture)
+        model = _estimator(p, args.estimator)
+        make_pair(model, args.images, args.output, args.picture, checkpoint=args.checkpoint, device=_device(p, model))
+    elif args.checkpoint:
+        parser.error("--checkpoint is for two images: in an experiment the plan names it")
     elif args.dataset and args.split:
         make(p, args.estimator, args.dataset, args.split)
     else:
@@ -72,8 +82,16 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
     count = sum(len(rows) for rows in clips.values())
     if not count:
         raise RetakeError(f"{frames.path}: no two consecutive frames in any of {len(frames.clips)} clips, so no flow")
+    estimator, digest = None, ""
+    if model.kind not in plan.TRUTH:
+        checkpoint = None
+        if model.has_weights:
+            fields = plan.fields_of(p, "flow", estimator=name, dataset=dataset, split=split)
+            checkpoint = Path(fields["checkpoint"])
+        estimator, digest = _build(model, checkpoint, _device(p, model))
     meta = {
         "estimator": name,
+        "checkpoint": digest,
         "settings": model.model_dump(mode="json"),
         "unit": "px",
         "error": round(files.ERROR, 6),
@@ -92,10 +110,10 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
         Writer(output, codec="flow64", dtype="float32", channels=2, meta=meta) as out,
         ThreadPoolExecutor(workers) as pool,
     ):
-        if model.kind == "truth":
-            jobs = _exact(p, dataset, split, frames, clips)
+        if estimator is None:
+            jobs = _exact(p, model.kind, dataset, split, frames, clips)
         else:
-            jobs = _estimated(model, frames, clips, pool)
+            jobs = _estimated(model, estimator, frames, clips, pool)
         bar = progress(_encoded(jobs, pool, 2 * workers), total=count, unit="pair", desc=f"flow {name}")
         for clip, frame, (encoded, size) in bar:
             out.add(clip, frame, encoded=encoded, size=size)
@@ -115,21 +133,36 @@ def pairs(frames: Store) -> dict[str, list[int]]:
     }
 
 
-def make_pair(model: Model, images: list[Path], output: Path | None, picture: Path | None) -> None:
-    """Estimate the flow between two image files; write it to `output`, its colours to `picture`."""
+def make_pair(
+    model: Model,
+    images: list[Path],
+    output: Path | None,
+    picture: Path | None,
+    *,
+    checkpoint: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """Estimate the flow between two image files; write it to `output`, its colours to `picture`.
+
+    `checkpoint`: ours or a published file, for estimators that have weights; `device`: where those run.
+    """
     if len(images) != 2:
         raise RetakeError(f"flow is estimated between two images, {len(images)} given: {' '.join(map(str, images))}")
-    if model.kind == "truth":
+    if model.kind in plan.TRUTH:
         raise RetakeError("truth is read from a dataset's archives: name an estimator for two images")
     if output is not None and output.suffix not in WRITE:
         raise RetakeError(f"{output}: flow is written as {' or '.join(WRITE)} (KITTI, 16 bits), by the name's suffix")
+    if model.has_weights and checkpoint is None:
+        raise RetakeError(f"{model.kind} needs --checkpoint: a file of data/checkpoints, or a published one")
+    if checkpoint is not None and not model.has_weights:
+        raise RetakeError(f"{model.kind} has no weights: leave --checkpoint out, or name the estimator that it is of")
     first, second = (read_image(path) for path in images)
     if first.shape != second.shape:
         sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (first, second)]
         raise RetakeError(f"{images[0]} is {sizes[0]}, {images[1]} is {sizes[1]}: flow needs two images of one size")
     _check(model, first.shape[:2], str(images[0]))
     cv2.setNumThreads(1)
-    flow = _estimate(model)(first, second)
+    flow = _estimate(model, _build(model, checkpoint, device)[0])(first, first, second)
     if output is not None:
         WRITE[output.suffix](output, flow)
         log.info("wrote %s", output)
@@ -154,12 +187,28 @@ def _check(model: Model, size: tuple[int, ...], where: str) -> None:
         raise RetakeError(f"{where}: {error}") from None
 
 
-def _estimate(model: Model) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Return the estimator as a function that refuses to give NaN."""
-    estimator = params.registry("models")[model.kind].build(model)
+def _device(p: Params, model: Model) -> str:
+    """Return where an estimator runs: networks as `compute` says, the others on the CPU."""
+    from pipeline import compute
 
-    def estimate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        flow: np.ndarray = estimator.estimate(first, second)
+    return compute.device(p) if model.has_weights else "cpu"
+
+
+def _build(model: Model, checkpoint: Path | None, device: str) -> tuple[Any, str]:
+    """Return the estimator and the digest of its weights, "" where it has none."""
+    if not model.has_weights:
+        return params.registry("models")[model.kind].build(model), ""
+    from pipeline import weights
+
+    return weights.load_model(model, checkpoint, device)
+
+
+def _estimate(model: Model, estimator: Any) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    """Return the estimator as a function of the frame before, the first and the second, that refuses to give NaN."""
+    three = getattr(estimator, "context", 2) == 3
+
+    def estimate(before: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        flow: np.ndarray = estimator.estimate(first, second, *([before] if three else []))
         bad = ~np.isfinite(flow).all(axis=-1)
         if bad.any():
             raise RetakeError(
@@ -170,12 +219,20 @@ def _estimate(model: Model) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     return estimate
 
 
-def _estimated(model: Model, frames: Store, clips: dict[str, list[int]], pool: ThreadPoolExecutor) -> Iterator[Job]:
-    """Yield the pairs of a store; every frame is decoded once, in the pool."""
-    estimate = _estimate(model)
+def _estimated(
+    model: Model, estimator: Any, frames: Store, clips: dict[str, list[int]], pool: ThreadPoolExecutor
+) -> Iterator[Job]:
+    """Yield the pairs of a store; every frame is decoded once, in the pool.
 
-    def job(first: Future[np.ndarray], second: Future[np.ndarray]) -> Callable[[], np.ndarray]:
-        return lambda: estimate(first.result(), second.result())
+    A network estimates here, not in the pool: it has threads, or a GPU, of its own.
+    """
+    estimate = _estimate(model, estimator)
+
+    def job(*images: Future[np.ndarray]) -> Callable[[], np.ndarray]:
+        return lambda: estimate(*(image.result() for image in images))
+
+    def known(flow: np.ndarray) -> Callable[[], np.ndarray]:
+        return lambda: flow
 
     for clip, rows in clips.items():
         decoded: dict[int, Future[np.ndarray]] = {}
@@ -185,11 +242,15 @@ def _estimated(model: Model, frames: Store, clips: dict[str, list[int]], pool: T
             if (frames.size[row] != frames.size[row + 1]).any():
                 raise RetakeError(f"{where}: the next frame has another size")
             # Submitted before the job that waits for them: a pool that serves in order cannot lock up.
-            decoded = {r: decoded.get(r) or pool.submit(frames.image, r) for r in (row, row + 1)}
-            yield clip, int(frames.frame[row]), job(decoded[row], decoded[row + 1])
+            three = {r: decoded[r] for r in (row - 1,) if r in decoded and r + 1 in decoded}
+            decoded = three | {r: decoded.get(r) or pool.submit(frames.image, r) for r in (row, row + 1)}
+            ready = job(decoded.get(row - 1, decoded[row]), decoded[row], decoded[row + 1])
+            yield clip, int(frames.frame[row]), known(ready()) if model.has_weights else ready
 
 
-def _exact(p: Params, dataset: str, split: str, frames: Store, clips: dict[str, list[int]]) -> Iterator[Job]:
+def _exact(
+    p: Params, estimator: str, dataset: str, split: str, frames: Store, clips: dict[str, list[int]]
+) -> Iterator[Job]:
     """Yield the exact flow that the dataset's archives hold, NaN where it is not valid."""
     kind = p.datasets[dataset].kind
     module = params.registry("datasets")[kind]
@@ -197,6 +258,13 @@ def _exact(p: Params, dataset: str, split: str, frames: Store, clips: dict[str, 
         raise RetakeError(
             f"dataset {dataset} ({kind}) has no exact flow: estimate it, or drop the metrics that need it"
         )
+    more = {}
+    if estimator == "truth_noc":
+        if "which" not in inspect.signature(module.truth).parameters:
+            raise RetakeError(
+                f"dataset {dataset} ({kind}) does not tell occluded pixels: drop the metrics that need it"
+            )
+        more = {"which": "noc"}
     path = plan.path("download", dataset=dataset, split=split)
     if not path.exists():
         raise RetakeError(f"no manifest {path}: make it with `snakemake {path}`")
@@ -206,7 +274,7 @@ def _exact(p: Params, dataset: str, split: str, frames: Store, clips: dict[str, 
     def job(flow: np.ndarray, valid: np.ndarray) -> Callable[[], np.ndarray]:
         return lambda: np.where(valid[..., None], flow, np.float32(np.nan))
 
-    for clip, frame, flow, valid in module.truth(p.datasets[dataset], split, archives):
+    for clip, frame, flow, valid in module.truth(p.datasets[dataset], split, archives, **more):
         stored = size.get((clip, frame))
         if stored != flow.shape[:2]:
             raise RetakeError(

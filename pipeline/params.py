@@ -15,6 +15,7 @@ import json
 import operator
 import os
 import pkgutil
+import re
 from pathlib import Path
 from types import ModuleType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
@@ -105,7 +106,7 @@ class Train(Strict):
 class Model(Strict):
     """One system with its settings; a table has a row for each of its experiment's models."""
 
-    task: ClassVar[str]  # "prediction" or "flow"; says which stage runs the model
+    task: ClassVar[str]  # a module of pipeline/tasks; says what the model is given and gives
     kind: str = Field(description="module of pipeline/models")
     network: Any = Field(description="what the weights depend on")
     train: Train | None = Field(description="null: nothing is trained (a baseline, or imported weights)")
@@ -123,6 +124,12 @@ class Model(Strict):
         return getattr(self.predict, "flow", None)
 
     @property
+    def start(self) -> tuple[str, str] | None:
+        """The (model, dataset) whose checkpoint training starts from; None for new weights and for published files."""
+        named = re.fullmatch(r"data/checkpoints/([^/]+)/([^/]+)\.pt", getattr(self.train, "start", None) or "")
+        return (named[1], named[2]) if named else None
+
+    @property
     def has_weights(self) -> bool:
         """Whether a train job makes (or imports) a checkpoint of this model."""
         return self.train is not None or self.checkpoint is not None
@@ -134,8 +141,8 @@ class Model(Strict):
         return self
 
 
-class Protocol(Strict):
-    """Which frames are given, which are predicted, and how steps are averaged."""
+class Prediction(Strict):
+    """Video prediction: which frames are given, which are predicted, and how steps are averaged."""
 
     task: Literal["prediction"] = Field(description="how a clip becomes inputs and targets")
     window: int = Field(ge=2, description="consecutive frames of one test window")
@@ -148,12 +155,24 @@ class Protocol(Strict):
     )
 
     @model_validator(mode="after")
-    def _fits(self) -> Protocol:
+    def _fits(self) -> Prediction:
         if self.first + self.context + self.horizon > self.window:
             raise ValueError(
                 f"first {self.first} + context {self.context} + horizon {self.horizon} is more than window {self.window}"
             )
         return self
+
+
+class Flow(Strict):
+    """Optical flow: every pair of the test split that has ground truth is estimated."""
+
+    task: Literal["flow"] = Field(description="how a clip becomes inputs and targets")
+
+
+Protocol = Annotated[Prediction | Flow, Field(discriminator="task")]
+
+# What a metric of a task may compare: images, the flow that a predictor reads, estimated flow (a metric's NEEDS).
+NEEDS = {"prediction": ("frames", "flow"), "flow": ("fields",)}
 
 
 class Metric(Strict):
@@ -173,8 +192,7 @@ class Experiment(Strict):
     )
     metrics: dict[Name, Metric] = Field(min_length=1, description="column groups; the key names the columns")
     report: list[int] = Field(
-        min_length=1,
-        description="steps k of the table's t+k columns, each the mean over the first k steps as published",
+        description="steps k of the table's t+k columns, each the mean over the first k steps as published; [] for other tasks"
     )
     predictions: dict[Name, str] = Field(
         description="label -> folder of predicted PNGs in the published layout, scored as a further row"
@@ -182,8 +200,8 @@ class Experiment(Strict):
     missing_weights: Literal["error", "skip"] = Field(
         description="error: stop when a metric's weights cannot be had; skip: leave its cells empty and say why"
     )
-    published: str | None = Field(
-        description="dataset name in results/published/*.csv whose rows stand beside ours; null: none"
+    published: str | dict[Name, str] | None = Field(
+        description="dataset name in results/published/*.csv whose rows stand beside ours, or a name for each metric; null: none"
     )
 
 
@@ -214,9 +232,7 @@ class Params(Strict):
             _known(f"{where}.dataset", experiment.dataset, self.datasets, "dataset")
             _known(f"{where}.trained_on", experiment.trained_on, self.datasets, "dataset")
             _known(f"{where}.protocol", experiment.protocol, self.protocols, "protocol")
-            horizon = self.protocols[experiment.protocol].horizon
-            if not all(1 <= k <= horizon for k in experiment.report):
-                raise ValueError(f"{where}.report {experiment.report} must name steps from 1 to horizon {horizon}")
+            self._fits(where, experiment)
             data = self.datasets[experiment.dataset]
             for model in experiment.models:
                 _known(f"{where}.models", model, self.models, "model")
@@ -235,11 +251,36 @@ class Params(Strict):
             if clash:
                 raise ValueError(f"{where}.predictions: {sorted(clash)} are names of models too")
         for name, entry in self.models.items():
+            if entry.start is not None:
+                model, dataset = entry.start
+                _known(f"models.{name}.train.start", model, self.models, "model")
+                _known(f"models.{name}.train.start", dataset, self.datasets, "dataset")
             if entry.flow is not None:
                 _known(f"models.{name}.predict.flow", entry.flow, self.models, "flow estimator")
                 if self.models[entry.flow].task != "flow":
                     raise ValueError(f"models.{name}.predict.flow: {entry.flow} does not estimate flow")
         return self
+
+    def _fits(self, where: str, experiment: Experiment) -> None:
+        """Raise ValueError for steps, metrics or predictions that the experiment's task does not have."""
+        protocol = self.protocols[experiment.protocol]
+        if isinstance(protocol, Prediction):
+            if not experiment.report or not all(1 <= k <= protocol.horizon for k in experiment.report):
+                raise ValueError(
+                    f"{where}.report {experiment.report} must name steps from 1 to horizon {protocol.horizon}"
+                )
+        else:
+            if experiment.report:
+                raise ValueError(f"{where}.report must be []: the task {protocol.task} has no steps")
+            if experiment.predictions:
+                raise ValueError(f"{where}.predictions must be {{}}: only frames that were predicted can be brought")
+        modules = registry("metrics")
+        for key, metric in experiment.metrics.items():
+            if modules[metric.kind].NEEDS not in NEEDS[protocol.task]:
+                raise ValueError(f"{where}.metrics.{key}: {metric.kind} is no metric of the task {protocol.task}")
+        if isinstance(experiment.published, dict):
+            for key in experiment.published:
+                _known(f"{where}.published", key, experiment.metrics, "metric")
 
 
 def _known(where: str, name: str, names: dict[str, Any], what: str) -> None:
@@ -325,7 +366,10 @@ def _explain(error: Any) -> str:
     for part in error["loc"]:
         options = _members(kind)
         if len(options) > 1:  # the tag of a discriminated union: not a key of the file
-            kind = next((o for o in options if o.model_fields["kind"].annotation == Literal[part]), None)
+            tags = [
+                o.model_fields[tag].annotation for o in options for tag in ("kind", "task") if tag in o.model_fields
+            ]
+            kind = next((o for o, tag in zip(options, tags, strict=True) if tag == Literal[part]), None)
             continue
         keys.append(str(part))
         kind = options[0] if options else None
@@ -337,7 +381,8 @@ def _explain(error: Any) -> str:
         return f"  {where}: unknown key{near(keys[-1], kind.model_fields)}"
     if error["type"] == "union_tag_invalid":
         known = error["ctx"]["expected_tags"].replace("'", "").split(", ")
-        return f"  {where}.kind: unknown {error['ctx']['tag']!r}{near(error['ctx']['tag'], known)}"
+        key = error["ctx"]["discriminator"].strip("'")
+        return f"  {where}.{key}: unknown {error['ctx']['tag']!r}{near(error['ctx']['tag'], known)}"
     message = error["msg"].removeprefix("Value error, ")
     return f"  {message}" if error["type"] == "value_error" and where == "params" else f"  {where}: {message}"
 

@@ -77,7 +77,15 @@ USES: dict[str, list[str]] = {
 CODE: dict[str, list[str]] = {
     "download": ["pipeline/download.py", "pipeline/fetch.py", "pipeline/store", "{code}"],
     "frames": ["pipeline/frames.py", "pipeline/store", "{code}"],
-    "flow": ["pipeline/flow.py", "pipeline/store", "pipeline/losses", "{code}", "{dataset_code}"],
+    "flow": [
+        "pipeline/flow.py",
+        "pipeline/weights.py",
+        "pipeline/fetch.py",
+        "pipeline/store",
+        "pipeline/losses",
+        "{code}",
+        "{dataset_code}",
+    ],
     "train": [
         "pipeline/train.py",
         "pipeline/weights.py",
@@ -117,6 +125,8 @@ SCAFFOLD = [
     "pipeline/tracking.py",
 ]
 
+TRUTH = ("truth", "truth_noc")  # kinds of model whose flow is read from a dataset's archives
+
 Fields = dict[str, str]
 Plan = dict[str, dict[str, Fields]]
 
@@ -149,11 +159,34 @@ def plan(p: Params, experiments: list[str]) -> Plan:
         add("download", dataset=dataset, split=split, code=code)
         return str(add("frames", dataset=dataset, split=split, code=code))
 
-    def flow(estimator: str, dataset: str, split: str) -> str:
+    def checkpoint(name: str, dataset: str) -> str:
+        """Return the checkpoint of a model: the one that is trained on the dataset, or imported."""
+        model = p.models[name]
+        images = validation = truth = start = frames(dataset, "train")
+        if model.train is not None and model.train.validation is not None:
+            validation = frames(dataset, model.train.validation)
+            if model.task == "flow" and hasattr(params.registry("datasets")[p.datasets[dataset].kind], "truth"):
+                truth = flow("truth", dataset, model.train.validation, dataset)
+        if model.start is not None:
+            start = checkpoint(*model.start)
+        return str(
+            add(
+                "train", model=name, dataset=dataset, frames=images, validation=validation, truth=truth, start=start,
+                code=module("models", model.kind),
+            )
+        )  # fmt: skip
+
+    def flow(estimator: str, dataset: str, split: str, trained_on: str) -> str:
         images = frames(dataset, split)
         kind = p.models[estimator].kind
-        raw = str(path("download", dataset=dataset, split=split)) if kind == "truth" else images
-        code, dataset_code = module("models", kind), module("datasets", p.datasets[dataset].kind)
+        raw = str(path("download", dataset=dataset, split=split)) if kind in TRUTH else images
+        weights = checkpoint(estimator, trained_on) if p.models[estimator].has_weights else images
+        before = stages["flow"].get(f"{estimator}-{dataset}-{split}", {}).get("checkpoint", weights)
+        if before != weights:
+            raise RetakeError(
+                f"the flow of {dataset} by {estimator} is asked for with {before} and with {weights}: make `trained_on` "
+                "of those experiments the same, or give one of them an estimator entry of its own"
+            )
         return str(
             add(
                 "flow",
@@ -162,38 +195,38 @@ def plan(p: Params, experiments: list[str]) -> Plan:
                 split=split,
                 frames=images,
                 raw=raw,
-                code=code,
-                dataset_code=dataset_code,
+                checkpoint=weights,
+                code=module("models", kind),
+                dataset_code=module("datasets", p.datasets[dataset].kind),
             )
         )
 
     for name in experiments:
         e = p.experiments[name]
         test = frames(e.dataset, "test")
+        # The exact flow: of all pixels, and of those that both frames show; what the models of task flow are scored by.
+        exact = exact_noc = test
+        if p.protocols[e.protocol].task == "flow":
+            exact = flow("truth", e.dataset, "test", e.trained_on)
+            if any(getattr(m, "pixels", "all") != "all" for m in e.metrics.values()):
+                exact_noc = flow("truth_noc", e.dataset, "test", e.trained_on)
         for row in e.models:
             model = p.models[row]
-            checkpoint = estimated = truth = test
-            code = module("models", model.kind)
-            if model.has_weights:
-                train = frames(e.trained_on, "train")
-                split = model.train.validation if model.train else None
-                validation = frames(e.trained_on, split) if split else train
-                checkpoint = str(
-                    add("train", model=row, dataset=e.trained_on, frames=train, validation=validation, code=code)
-                )
+            estimated, truth = exact_noc, exact
+            weights = checkpoint(row, e.trained_on) if model.has_weights else test
             if model.flow is not None:
-                estimated = flow(model.flow, e.dataset, "test")
+                estimated = flow(model.flow, e.dataset, "test", e.trained_on)
                 if any(m.kind == "epe" for m in e.metrics.values()):
-                    truth = flow("truth", e.dataset, "test")
+                    truth = flow("truth", e.dataset, "test", e.trained_on)
             add(
-                "predict", experiment=name, model=row, protocol=e.protocol,
-                frames=test, checkpoint=checkpoint, flow=estimated, code=code,
+                "predict", experiment=name, model=row, protocol=e.protocol, frames=test, checkpoint=weights,
+                flow=exact if model.task == "flow" else estimated, code=module("models", model.kind),
             )  # fmt: skip
             add("score", experiment=name, model=row, frames=test, flow=estimated, truth=truth)
         for row, folder in e.predictions.items():
             add("bring", experiment=name, model=row, protocol=e.protocol, frames=test, source=folder)
             add("score", experiment=name, model=row, frames=test, flow=test, truth=test)
-        add("table", experiment=name, protocol=e.protocol, frames=test)
+        add("table", experiment=name, protocol=e.protocol, frames=test, truth=exact)
     return stages
 
 
@@ -214,11 +247,11 @@ def inputs(p: Params, stage: str, fields: Fields) -> list[str]:
             (s, m) for m in e.predictions for s in ("score", "bring")
         ]
         return [o.format(experiment=fields["experiment"], model=m) for s, m in made for o in OUTPUTS[s]] + [
-            fields["frames"]
+            *dict.fromkeys([fields["frames"], fields["truth"]])
         ]
     keys = {
-        "flow": ["frames", "raw"],
-        "train": ["frames", "validation"],
+        "flow": ["frames", "raw", "checkpoint"],
+        "train": ["frames", "validation", "truth", "start"],
         "predict": ["frames", "checkpoint", "flow"],
         "bring": ["frames", "source"],
         "score": ["frames", "flow", "truth"],

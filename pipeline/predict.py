@@ -1,11 +1,11 @@
-"""Predict every test window of an experiment with one model, in batches, recursively: a prediction store out.
+"""Predict all that an experiment tests with one model: a prediction store out.
 
     python -m pipeline.predict --experiment kitti --model dmvfn
     python -m pipeline.predict A.png B.png --model dmvfn --checkpoint dmvfn_kitti.pkl --output next.png
 
 The store (`data/predictions/<experiment>/<model>.arrow`) holds what the protocol scores: 16-bit fixed point, error below
-1e-5 of the range; clip = window ("<clip>:<start>"), frame = step from 1, sample = draw. Beside it `<model>.speed.json`.
-The second form is the paper's single test: two consecutive images in, the next frame out.
+1e-5 of the range; clip = window ("<clip>:<start>"), frame = step from 1, sample = draw. For the task flow it is a flow
+store: (clip, frame) -> flow to the next frame, off by at most 0.0111 px. Beside it `<model>.speed.json`. The second form is the paper's single test: two consecutive images in, the next frame out.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import compute, params, plan
+from pipeline import compute, params, plan, weights
 from pipeline.errors import RetakeError, log, near, progress, run
-from pipeline.params import Model, Params
+from pipeline.params import Flow, Params, Prediction
 from pipeline.store.atomic import write_text
 from pipeline.store.frames import Store, Writer
 from pipeline.store.images import read_image, write_image
+from pipeline.tasks import flow as pairs_of_frames
 from pipeline.tasks import prediction
 
 COUNTED_WINDOWS = 4  # GMACs are the mean over so many: with sampled routing they differ
@@ -55,67 +56,33 @@ def main() -> None:
         parser.error("give --experiment, or images")
 
 
-def load_model(model: Model, checkpoint: Path | None, device: str) -> tuple[Any, str]:
-    """Return the model in evaluation mode with its weights, and the weights' digest ("" for a model without).
-
-    `checkpoint`: ours or a published file. Raises RetakeError for a checkpoint of another network.
-    """
-    from pipeline import weights
-
-    network = params.registry("models")[model.kind].build(model)
-    digest = ""
-    if checkpoint is not None:
-        tree: Any = weights.load_tree(checkpoint)
-        if "kind" not in tree or "weights" not in tree:
-            network.load_published(weights.load_file(checkpoint))
-        else:
-            if tree["kind"] != model.kind:
-                raise RetakeError(f"{checkpoint} is a checkpoint of {tree['kind']}, not of {model.kind}")
-            chosen = (
-                tree["best"]
-                if getattr(model.predict, "weights", "last") == "best" and tree["best"]
-                else tree["weights"]
-            )
-            network.load_published(chosen)
-        digest = weights.digest(network.state_dict())
-    return network.to(device).eval(), digest
-
-
 def predict(p: Params, experiment: str, name: str) -> None:
     """Write the prediction store and the speed of one (experiment, model)."""
+    fields = plan.fields_of(p, "predict", experiment=experiment, model=name)
+    protocol = p.protocols[fields["protocol"]]
+    if isinstance(protocol, Flow):
+        _estimate(p, fields)
+    else:
+        _predict(p, fields, protocol)
+
+
+def _predict(p: Params, fields: plan.Fields, protocol: Prediction) -> None:
+    """Predict the frames of every window."""
     import torch
 
-    fields = plan.fields_of(p, "predict", experiment=experiment, model=name)
-    protocol, model = p.protocols[fields["protocol"]], p.models[name]
+    name = fields["model"]
+    model = p.models[name]
     store = Store(fields["frames"])
     windows = prediction.windows(store, protocol)
     flow = Store(fields["flow"]) if model.flow is not None else None
-    device = compute.device(p)
-    network, digest = load_model(model, Path(fields["checkpoint"]) if model.has_weights else None, device)
-    if p.compute.channels_last:
-        network = network.to(memory_format=torch.channels_last)
+    network, digest, device = _load(p, fields)
     samples = protocol.samples if getattr(network, "stochastic", False) else 1
-    uses = plan.uses(p, "predict", fields)
-    meta = {
-        "kind": "predictions",
-        "experiment": experiment,
-        "model": name,
-        "task": protocol.task,
-        "dataset": fields["frames"],
-        "frames": fields["frames"],
-        "data": store.identity,
-        "licence": store.meta.get("licence"),
-        "partial": store.meta.get("partial"),
-        "checkpoint": digest,
+    meta = _meta(p, fields, store, network, digest) | {
         "flow": flow.identity if flow else "",
-        "params": hashlib.sha256(json.dumps(uses, sort_keys=True).encode()).hexdigest(),
         "protocol": {k: getattr(protocol, k) for k in ("window", "windows", "first", "context", "horizon")},
         "samples": samples,
-        "parameters": sum(t.numel() for t in network.parameters()),
         "gmacs": _gmacs(network, store, windows, protocol, flow, device),
     }
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     clock = Clock(device)
     output = plan.path("predict", **fields)
     with Writer(output, codec="raw", dtype="uint16", meta=meta) as out, torch.no_grad(), _autocast(p, device):
@@ -138,30 +105,102 @@ def predict(p: Params, experiment: str, name: str) -> None:
                     for step in range(protocol.horizon):
                         image = np.ascontiguousarray(images[i, step].transpose(1, 2, 0))
                         out.add(prediction.key(window), step + 1, image, sample=sample)
-    frames_made = len(windows) * samples * protocol.horizon
-    peak = (
-        torch.cuda.max_memory_allocated()
-        if device == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
-    speed = {
-        "ms_per_frame": 1000 * clock.seconds / frames_made,
-        "frames_per_s": frames_made / clock.seconds,
-        "peak_memory_mib": peak / 2**20,
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "threads": p.compute.threads,
-        "batch": p.compute.batch,
-    }
-    write_text(plan.OUTPUTS["predict"][1].format(**fields), json.dumps(speed, indent=2) + "\n")
+    made = len(windows) * samples * protocol.horizon
+    _write_speed(p, fields, clock, made, p.compute.batch)
     empty = getattr(network, "empty_selections", 0)
     if empty:
         log.info(
             "%s: no block was selected in %d of %d frames; the older input frame stands there, as published",
             name,
             empty,
-            frames_made,
+            made,
         )
     log.info("predicted %d windows x %d steps x %d samples: %s", len(windows), protocol.horizon, samples, output)
+
+
+def _estimate(p: Params, fields: plan.Fields) -> None:
+    """Estimate the flow of every pair that has ground truth, one after the other: sizes may differ."""
+    import cv2
+    import torch
+
+    name = fields["model"]
+    store, truth = Store(fields["frames"]), Store(fields["flow"])
+    found = pairs_of_frames.pairs(truth)
+    network, digest, device = _load(p, fields)
+    cv2.setNumThreads(1)  # an estimator that splits an image by threads would give other flow on another machine
+    three = getattr(network, "context", 2) == 3
+    meta = _meta(p, fields, store, network, digest) | {
+        "flow": "",
+        "protocol": {"truth": truth.identity},
+        "samples": 1,
+        "gmacs": None,
+        "unit": "px",
+    }
+    clock = Clock(device)
+    output = plan.path("predict", **fields)
+    with (
+        Writer(output, codec="flow64", dtype="float32", channels=2, meta=meta) as out,
+        torch.no_grad(),
+        _autocast(p, device),
+    ):
+        for clip, frame in progress(found, unit="pair", desc=f"predict {name}"):
+            before, first, second = pairs_of_frames.images(store, (clip, frame))
+            with clock:
+                field = network.estimate(first, second, *([before] if three else []))
+            if not np.isfinite(field).all():
+                raise RetakeError(f"{name} estimates NaN for {clip} frame {frame}")
+            out.add(clip, frame, field)
+    _write_speed(p, fields, clock, len(found), 1)
+    log.info("estimated the flow of %d pairs: %s", len(found), output)
+
+
+def _load(p: Params, fields: plan.Fields) -> tuple[Any, str, str]:
+    """Return the model with its weights, their digest, and the device."""
+    import torch
+
+    model, device = p.models[fields["model"]], compute.device(p)
+    network, digest = weights.load_model(model, Path(fields["checkpoint"]) if model.has_weights else None, device)
+    if p.compute.channels_last and isinstance(network, torch.nn.Module):
+        network = network.to(memory_format=torch.channels_last)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    return network, digest, device
+
+
+def _meta(p: Params, fields: plan.Fields, store: Store, network: Any, digest: str) -> dict[str, Any]:
+    """Return what every prediction store says of itself."""
+    uses = plan.uses(p, "predict", fields)
+    return {
+        "kind": "predictions",
+        "experiment": fields["experiment"],
+        "model": fields["model"],
+        "task": p.protocols[fields["protocol"]].task,
+        "dataset": fields["frames"],
+        "frames": fields["frames"],
+        "data": store.identity,
+        "licence": store.meta.get("licence"),
+        "partial": store.meta.get("partial"),
+        "checkpoint": digest,
+        "params": hashlib.sha256(json.dumps(uses, sort_keys=True).encode()).hexdigest(),
+        "parameters": sum(t.numel() for t in network.parameters()) if hasattr(network, "parameters") else 0,
+    }
+
+
+def _write_speed(p: Params, fields: plan.Fields, clock: Clock, made: int, batch: int) -> None:
+    """Write how long `made` frames or fields took."""
+    import torch
+
+    cuda = clock.device == "cuda"
+    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    speed = {
+        "ms_per_frame": 1000 * clock.seconds / made,
+        "frames_per_s": made / clock.seconds,
+        "peak_memory_mib": peak / 2**20,
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "threads": p.compute.threads,
+        "batch": batch,
+    }
+    write_text(plan.OUTPUTS["predict"][1].format(**fields), json.dumps(speed, indent=2) + "\n")
 
 
 class Clock:
@@ -261,7 +300,7 @@ def next_frame(p: Params, name: str, images: list[Path], checkpoint: Path | None
     if len(set(sizes.values())) > 1:
         raise RetakeError(f"images of different sizes: {', '.join(f'{n} {w}x{h}' for n, (h, w) in sizes.items())}")
     device = compute.device(p)
-    network, _ = load_model(model, checkpoint, device)
+    network, _ = weights.load_model(model, checkpoint, device)
     if len(read) != network.context:
         raise RetakeError(f"{name} predicts from {network.context} frames, {len(read)} were given")
     height, width = read[0].shape[:2]

@@ -3,7 +3,8 @@
     python -m pipeline.score --experiment demo --model dmvfn_demo
 
 `data/scores/<experiment>/<model>.parquet` has the columns window ("<clip>:<start>"), horizon (step from 1; 0 for a
-metric of the whole window, as EPE), sample, metric, value (float64). Its schema's metadata, key `retake`, is JSON: each
+metric of the whole window, as EPE), sample, metric, value (float64), weight (what the value counts in the mean: 1, or
+for pooled metrics its number of pixels; 0 where a metric leaves the window out). Its schema's metadata, key `retake`, is JSON: each
 metric's label, direction, scale and settings; the metrics without values and why; the prediction store's identity and
 metadata.
 Averages are made in the table. Windows are read one by one, so memory stays flat.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +27,26 @@ import pyarrow.parquet as pq
 from pipeline import compute, params, plan
 from pipeline.errors import RetakeError, log, progress, run
 from pipeline.metrics import Undefined
-from pipeline.params import Params, Protocol
+from pipeline.params import Flow, Params, Prediction
 from pipeline.store.atomic import atomic
 from pipeline.store.frames import Store
+from pipeline.tasks import flow as pairs_of_frames
 from pipeline.tasks import prediction
 from pipeline.tasks.prediction import Window
 
 SLACK = 1e-3  # what a float prediction may lie outside [0,1]
-Function = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Function = Callable[..., Any]
+Row = tuple[str, int, int, str, float, float]  # window, step, sample, metric, value, weight
 
 
 @dataclass
 class Metrics:
-    """An experiment's metrics: functions by key, of frames and of flow, and why the others have no values."""
+    """An experiment's metrics: functions by key, by what they NEED, and why the others have no values."""
 
-    frames: dict[str, Function]
-    flow: dict[str, Function]
-    skipped: dict[str, str]
+    frames: dict[str, Function] = field(default_factory=dict)
+    flow: dict[str, Function] = field(default_factory=dict)
+    fields: dict[str, Function] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def skip(self, key: str, reason: str) -> None:
         """Go on without a metric."""
@@ -66,15 +70,37 @@ def score(p: Params, experiment: str, name: str) -> Path:
     fields = plan.fields_of(p, "score", experiment=experiment, model=name)
     protocol = p.protocols[p.experiments[experiment].protocol]
     frames, predicted = Store(fields["frames"]), Store(plan.path("predict", **fields))
-    windows = prediction.windows(frames, protocol)
-    samples = check(predicted, frames, windows, protocol)
     cv2.setNumThreads(p.compute.threads)
     metrics = _build(p, experiment, name)
-    reads_flow = _reads_flow(p, name)
-    flow = Store(fields["flow"]) if metrics.flow and reads_flow else None
-    truth = Store(fields["truth"]) if flow else None
+    if isinstance(protocol, Flow):
+        rows, facts = _score_fields(fields, frames, predicted, metrics)
+    else:
+        rows, facts = _score_windows(p, fields, protocol, frames, predicted, metrics)
+    meta = {
+        "experiment": experiment,
+        "model": name,
+        "metrics": _describe(p, experiment),
+        "skipped": metrics.skipped,
+        "identity": predicted.identity,
+        "predictions": predicted.meta,
+        **facts,
+    }
+    output = plan.path("score", **fields)
+    _write(output, rows, meta)
+    log.info("scored %d windows x %d samples, %d values: %s", facts["windows"], facts["samples"], len(rows), output)
+    return output
 
-    rows: list[tuple[str, int, int, str, float]] = []
+
+def _score_windows(
+    p: Params, fields: plan.Fields, protocol: Prediction, frames: Store, predicted: Store, metrics: Metrics
+) -> tuple[list[Row], dict[str, Any]]:
+    """Return the values of predicted frames, and what the metadata says of them."""
+    name = fields["model"]
+    windows = prediction.windows(frames, protocol)
+    samples = check(predicted, frames, windows, protocol)
+    flow = Store(fields["flow"]) if metrics.flow and _reads_flow(p, name) else None
+    truth = Store(fields["truth"]) if flow else None
+    rows: list[Row] = []
     for window in progress(windows, unit="window", desc=f"score {name}"):
         key = prediction.key(window)
         target = _unit(prediction.targets(frames, window, protocol), f"{frames.path}, window {key}")
@@ -88,35 +114,61 @@ def score(p: Params, experiment: str, name: str) -> Path:
                 except RetakeError as error:
                     raise RetakeError(f"{predicted.path}, window {key}, sample {sample}: {error}") from None
                 _numbers(values, f"{metric} of {predicted.path}, window {key}, sample {sample}")
-                rows += [(key, step + 1, sample, metric, float(v)) for step, v in enumerate(values)]
+                rows += [(key, step + 1, sample, metric, float(v), 1.0) for step, v in enumerate(values)]
         if flow is not None and truth is not None:
-            pair = [field[None] for field in (_flow(s, frames, window, protocol) for s in (flow, truth))]
+            pair = [x[None] for x in (_flow(s, frames, window, protocol) for s in (flow, truth))]
             for metric, function in metrics.flow.items():
                 try:
                     values = function(*pair)
                 except RetakeError as error:
                     raise RetakeError(f"{truth.path}, window {key}: {error}") from None
                 _numbers(values, f"{metric} of {flow.path}, window {key}")
-                rows.append((key, 0, 0, metric, float(values[0])))
-
-    meta = {
-        "experiment": experiment,
-        "model": name,
-        "windows": len(windows),
-        "samples": samples,
-        "metrics": _describe(p, experiment),
-        "skipped": metrics.skipped,
-        "identity": predicted.identity,
-        "predictions": predicted.meta,
-        "flow": [s.identity for s in (flow, truth) if s is not None],
-    }
-    output = plan.path("score", **fields)
-    _write(output, rows, meta)
-    log.info("scored %d windows x %d samples, %d values: %s", len(windows), samples, len(rows), output)
-    return output
+                rows.append((key, 0, 0, metric, float(values[0]), 1.0))
+    stores = [s.identity for s in (flow, truth) if s is not None]
+    return rows, {"windows": len(windows), "samples": samples, "flow": stores}
 
 
-def check(predicted: Store, frames: Store, windows: list[Window], protocol: Protocol) -> int:
+def _score_fields(
+    fields: plan.Fields, frames: Store, predicted: Store, metrics: Metrics
+) -> tuple[list[Row], dict[str, Any]]:
+    """Return the values of estimated flow, and what the metadata says of them; a window is a pair.
+
+    Raises RetakeError unless the store has the flow of every pair with ground truth, of today's frames.
+    """
+    truth = Store(fields["truth"])
+    noc = Store(fields["flow"]) if fields["flow"] != fields["frames"] else None
+    again = f"make it again with `snakemake {predicted.path}`"
+    if predicted.meta.get("data") != frames.identity:
+        raise RetakeError(f"{predicted.path} was not made from today's {frames.path}: {again}")
+    pairs = pairs_of_frames.pairs(truth)
+    extra = set(pairs_of_frames.pairs(predicted)) - set(pairs)
+    if extra or len(predicted) != len(pairs):
+        raise RetakeError(
+            f"{predicted.path} has {len(predicted)} fields, {truth.path} has {len(pairs)}"
+            + (f"; unknown: {', '.join(map(pairs_of_frames.key, sorted(extra)[:5]))}" if extra else "")
+            + f": {again}"
+        )
+    rows: list[Row] = []
+    for pair in progress(pairs, unit="pair", desc=f"score {fields['model']}"):
+        key = pairs_of_frames.key(pair)
+        flow, exact = (s.image(pairs_of_frames.row(s, pair)) for s in (predicted, truth))
+        seen = noc.image(pairs_of_frames.row(noc, pair)) if noc is not None else None
+        if flow.shape != exact.shape:
+            sizes = [f"{x.shape[1]}x{x.shape[0]}" for x in (flow, exact)]
+            raise RetakeError(f"{predicted.path}, {key}: the flow is {sizes[0]}, the truth {sizes[1]}: {again}")
+        if not np.isfinite(flow).all():
+            raise RetakeError(f"{predicted.path}, {key}: flow is NaN: look at the model that estimated this")
+        for metric, function in metrics.fields.items():
+            try:
+                value, weight = function(pair[0], flow, exact, seen)
+            except Undefined as reason:
+                raise RetakeError(f"{truth.path}, {key}: {reason}") from None
+            rows.append((key, 0, 0, metric, value, weight))
+    stores = [s.identity for s in (truth, noc) if s is not None]
+    return rows, {"windows": len(pairs), "samples": 1, "flow": stores}
+
+
+def check(predicted: Store, frames: Store, windows: list[Window], protocol: Prediction) -> int:
     """Return the samples of each window; raise RetakeError unless the store has every window, step and sample once."""
     again = f"make it again with `snakemake {predicted.path}`"
     made = predicted.meta.get("protocol", {})
@@ -157,7 +209,7 @@ def _build(p: Params, experiment: str, name: str) -> Metrics:
     from pipeline import weights
 
     e, registry = p.experiments[experiment], params.registry("metrics")
-    metrics = Metrics({}, {}, {})
+    metrics = Metrics()
     device = compute.device(p) if any(registry[m.kind].NEEDS == "frames" for m in e.metrics.values()) else "cpu"
     for key, metric in e.metrics.items():
         module = registry[metric.kind]
@@ -175,7 +227,7 @@ def _build(p: Params, experiment: str, name: str) -> Metrics:
             log.warning("%s", error)  # its words differ with the network's mood: the scores hold only the fact
             metrics.skip(key, f"no weights {file}")
             continue
-        (metrics.flow if module.NEEDS == "flow" else metrics.frames)[key] = module.build(metric, device)
+        getattr(metrics, module.NEEDS)[key] = module.build(metric, device)
     return metrics
 
 
@@ -184,7 +236,7 @@ def _describe(p: Params, experiment: str) -> dict[str, Any]:
     registry = params.registry("metrics")
     return {
         key: {
-            "label": registry[metric.kind].LABEL,
+            "label": _label(registry[metric.kind], metric),
             "better": registry[metric.kind].BETTER,
             "scale": registry[metric.kind].SCALE,
             "needs": registry[metric.kind].NEEDS,
@@ -192,6 +244,11 @@ def _describe(p: Params, experiment: str) -> dict[str, Any]:
         }
         for key, metric in p.experiments[experiment].metrics.items()
     }
+
+
+def _label(module: Any, metric: Any) -> str:
+    """Return the name of a metric's column: its own for these settings where it has one."""
+    return str(module.label(metric)) if hasattr(module, "label") else str(module.LABEL)
 
 
 def _predictions(
@@ -234,7 +291,7 @@ def _numbers(values: np.ndarray, where: str) -> None:
         raise RetakeError(f"{where}: NaN at step {int(np.flatnonzero(np.isnan(values))[0]) + 1}")
 
 
-def _flow(store: Store, frames: Store, window: Window, protocol: Protocol) -> np.ndarray:
+def _flow(store: Store, frames: Store, window: Window, protocol: Prediction) -> np.ndarray:
     """Return the flow between the last two context frames of a window, (H, W, 2) px."""
     clip, start = window
     frame = int(frames.frame[frames.clips[clip][start + protocol.first + protocol.context - 2]])
@@ -247,7 +304,7 @@ def _flow(store: Store, frames: Store, window: Window, protocol: Protocol) -> np
     return store.image(row)
 
 
-def _write(output: Path, rows: list[tuple[str, int, int, str, float]], meta: dict[str, Any]) -> None:
+def _write(output: Path, rows: list[Row], meta: dict[str, Any]) -> None:
     schema = pa.schema(
         [
             ("window", pa.string()),
@@ -255,6 +312,7 @@ def _write(output: Path, rows: list[tuple[str, int, int, str, float]], meta: dic
             ("sample", pa.int32()),
             ("metric", pa.string()),
             ("value", pa.float64()),
+            ("weight", pa.float64()),
         ],
         metadata={"retake": json.dumps(meta, sort_keys=True)},
     )

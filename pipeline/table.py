@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from pipeline import params, plan, tracking
 from pipeline.errors import RetakeError, log, run
-from pipeline.params import Experiment, Params
+from pipeline.params import Experiment, Flow, Params
 from pipeline.store.atomic import write_text
 from pipeline.store.frames import Store
 
@@ -106,7 +106,7 @@ def make(p: Params, experiment: str) -> None:
     rows = [measured(p, experiment, name) for name in (*e.models, *e.predictions)]
     columns = columns_of(e, rows[0].meta)
     for row in rows:
-        fill(row, columns, protocol.horizon)
+        fill(row, columns)
     rows += published(e, columns)
 
     outputs = [Path(o.format(**fields)) for o in plan.OUTPUTS["table"]]
@@ -118,7 +118,10 @@ def make(p: Params, experiment: str) -> None:
     write_text(speed, speed_csv(experiment, e))
     ours = {row.label: row.name for row in rows if row.measured}
     stores = {label: Store(plan.path("predict", experiment=experiment, model=name)) for label, name in ours.items()}
-    view.picture(Store(fields["frames"]), stores, protocol, picture)
+    if isinstance(protocol, Flow):
+        view.flow_picture(Store(fields["frames"]), Store(fields["truth"]), stores, picture)
+    else:
+        view.picture(Store(fields["frames"]), stores, protocol, picture)
     _mirror(p, fields, rows, columns, [table, markdown, picture])
     log.info("wrote %s", ", ".join(map(str, outputs)))
 
@@ -126,7 +129,7 @@ def make(p: Params, experiment: str) -> None:
 def measured(p: Params, experiment: str, name: str) -> Row:
     """Return the row of one model or of brought predictions, with its scores in `meta["values"]`.
 
-    `values`: metric -> (windows, samples, steps) float64. Raises RetakeError for scores that are not whole or that were
+    `values`: metric -> (windows, samples, steps) float64; `weights`: metric -> (windows,), what they count. Raises RetakeError for scores that are not whole or that were
     made from other predictions or metrics than today's.
     """
     e = p.experiments[experiment]
@@ -144,7 +147,7 @@ def measured(p: Params, experiment: str, name: str) -> Row:
     if store.identity != meta["identity"]:
         raise RetakeError(f"{path} was made from other predictions than today's {store.path}: {again}")
     made = meta["predictions"]
-    meta["values"] = _pivot(table.to_pydict(), meta, path)
+    meta["values"], meta["weights"] = _pivot(table.to_pydict(), meta, path)
     notes = [f"{metric}: {reason}" for metric, reason in sorted(meta["skipped"].items())]
     if made.get("brought"):
         notes.insert(0, f"brought as {made['brought']}")
@@ -160,21 +163,35 @@ def measured(p: Params, experiment: str, name: str) -> Row:
     return Row(name, e.models.get(name, name), "measured", facts=facts, meta=meta)
 
 
-def _pivot(columns: dict[str, list[Any]], meta: dict[str, Any], path: Path) -> dict[str, np.ndarray]:
-    """Return metric -> (windows, samples, steps) of long-form scores; (windows, 1, 1) for metrics of whole windows."""
+def _pivot(
+    columns: dict[str, list[Any]], meta: dict[str, Any], path: Path
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return metric -> (windows, samples, steps) of long-form scores, and metric -> (windows,), their weights.
+
+    Metrics of whole windows have one sample and one step.
+    """
     windows = {window: i for i, window in enumerate(dict.fromkeys(columns["window"]))}
-    horizon = meta["predictions"]["protocol"]["horizon"]
-    values = {}
+    values, weights = {}, {}
     for metric, about in meta["metrics"].items():
         if metric not in meta["skipped"]:
-            shape = (1, 1) if about["needs"] == "flow" else (meta["samples"], horizon)
+            shape = (meta["samples"], meta["predictions"]["protocol"]["horizon"]) if _stepped(about) else (1, 1)
             values[metric] = np.full((meta["windows"], *shape), np.nan)
-    for window, step, sample, metric, value in zip(*columns.values(), strict=True):
+            weights[metric] = np.ones(meta["windows"])
+    for window, step, sample, metric, value, weight in zip(*columns.values(), strict=True):
         values[metric][windows[window], sample, max(step - 1, 0)] = value
+        weights[metric][windows[window]] = weight
     missing = [metric for metric, array in values.items() if np.isnan(array).any()]
     if missing:
         raise RetakeError(f"{path} lacks values of {', '.join(missing)}: make it again with `snakemake {path}`")
-    return values
+    empty = [metric for metric, array in weights.items() if not array.any()]
+    if empty:
+        raise RetakeError(f"{path}: no clip counts for {', '.join(empty)}: look at `clips` of those metrics")
+    return values, weights
+
+
+def _stepped(about: dict[str, Any]) -> bool:
+    """Whether a metric has a value for each predicted step."""
+    return bool(about["needs"] == "frames")
 
 
 def columns_of(e: Experiment, meta: dict[str, Any]) -> list[Column]:
@@ -182,44 +199,49 @@ def columns_of(e: Experiment, meta: dict[str, Any]) -> list[Column]:
     columns = []
     for metric in e.metrics:
         about = meta["metrics"][metric]
-        for k in [0] if about["needs"] == "flow" else e.report:
+        for k in e.report if _stepped(about) else [0]:
             columns.append(Column(f"{metric}_t{k}" if k else metric, metric, k, about))
     return columns
 
 
-def fill(row: Row, columns: list[Column], horizon: int) -> None:
+def fill(row: Row, columns: list[Column]) -> None:
     """Compute the cells of a measured row, and its values at each single step."""
     values = row.meta["values"]
-    wanted: list[tuple[Any, np.ndarray]] = []  # where to put it, (windows, samples) scaled
+    wanted: list[tuple[Any, str, np.ndarray]] = []  # where to put it, its metric, (windows, samples) scaled
     for column in columns:
         if column.metric in values:
             steps = values[column.metric][:, :, : column.k or None]
-            wanted.append((column.name, steps.mean(axis=2) * column.about["scale"]))
+            wanted.append((column.name, column.metric, steps.mean(axis=2) * column.about["scale"]))
     for metric, scale in {c.metric: c.about["scale"] for c in columns if c.k and c.metric in values}.items():
-        wanted += [((metric, step), values[metric][:, :, step - 1] * scale) for step in range(1, horizon + 1)]
+        for step in range(values[metric].shape[2]):
+            wanted.append(((metric, step + 1), metric, values[metric][:, :, step] * scale))
     if not wanted:
         return
-    lows, highs = bootstrap(np.stack([v.mean(axis=1) for _, v in wanted], axis=1))
-    for (where, v), low, high in zip(wanted, lows, highs, strict=True):
-        samples = v.mean(axis=0)
+    weights = np.stack([row.meta["weights"][metric] for _, metric, _ in wanted], axis=1)
+    lows, highs = bootstrap(np.stack([v.mean(axis=1) for _, _, v in wanted], axis=1), weights)
+    for (where, _, v), weight, low, high in zip(wanted, weights.T, lows, highs, strict=True):
+        samples = (v * weight[:, None]).mean(axis=0) / weight.mean()
         spread = samples.std(ddof=1) if len(samples) > 1 and np.isfinite(samples).all() else math.nan
-        cell = Cell(float(v.mean()), float(low), float(high), float(spread))
+        cell = Cell(float((v * weight[:, None]).mean() / weight.mean()), float(low), float(high), float(spread))
         if isinstance(where, tuple):
             row.steps[where] = cell
         else:
             row.cells[where] = cell
 
 
-def bootstrap(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 95 % percentile bootstrap intervals of the means of the columns of (n, columns), over its rows.
+def bootstrap(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the 95 % percentile bootstrap intervals of the weighted means of columns (n, columns), over the rows.
 
     The same draws for the same n: rows of a table are compared on the same windows. Limits are means that were drawn,
-    not interpolated, so infinite values do no harm.
+    not interpolated, so infinite values do no harm; draws in which nothing counts are left out.
     """
     rng = np.random.default_rng(SEED)
     n = len(values)
-    means = np.stack([values[rng.integers(0, n, n)].mean(axis=0) for _ in range(RESAMPLES)])
-    low, high = np.percentile(means, INTERVAL, axis=0, method="inverted_cdf")
+    total, counted = values * weights, weights
+    draws = [rng.integers(0, n, n) for _ in range(RESAMPLES)]
+    with np.errstate(invalid="ignore"):
+        means = np.stack([total[draw].mean(axis=0) / counted[draw].mean(axis=0) for draw in draws])
+    low, high = np.nanpercentile(means, INTERVAL, axis=0, method="inverted_cdf")
     return low, high
 
 
@@ -227,16 +249,21 @@ def published(e: Experiment, columns: list[Column]) -> list[Row]:
     """Return the rows of results/published/*.csv for the experiment's `published` dataset, methods in their order.
 
     A published metric stands under the experiment's metric of that name (MS-SSIM under `ms_ssim`), values as printed;
+    where `published` names a dataset for a metric, under that one, whose name begins with it (EPE under `epe_clean`);
     what is no number ("N/A", "not established") leaves its cell empty and is said in the row's note.
     """
     if e.published is None:
         return []
     files = sorted(PUBLISHED.glob("*.csv"))
     lines = [line for file in files for line in csv.DictReader(file.read_text().splitlines())]
-    entries = [line for line in lines if line["dataset"] == e.published]
-    if not entries:
-        known = ", ".join(dict.fromkeys(line["dataset"] for line in lines)) or "no rows"
-        raise RetakeError(f"no published row of dataset {e.published!r} in {PUBLISHED}/*.csv (known: {known})")
+    wanted = e.published if isinstance(e.published, dict) else {"": e.published}
+    entries = []
+    for key, dataset in wanted.items():
+        found = [line | {"column": key} for line in lines if line["dataset"] == dataset]
+        if not found:
+            known = ", ".join(dict.fromkeys(line["dataset"] for line in lines)) or "no rows"
+            raise RetakeError(f"no published row of dataset {dataset!r} in {PUBLISHED}/*.csv (known: {known})")
+        entries += found
     scales = {c.name: c.about["scale"] for c in columns}
     rows: list[Row] = []
     for paper, method in dict.fromkeys((x["paper"], x["method"]) for x in entries):
@@ -245,7 +272,12 @@ def published(e: Experiment, columns: list[Column]) -> list[Row]:
         empty: dict[str, list[str]] = {}
         for x in (x for x in entries if (x["paper"], x["method"]) == (paper, method)):
             step = re.fullmatch(r"t\+([0-9]+)", x["horizon"])
-            name = re.sub(r"\W", "_", x["metric"].lower()) + (f"_t{step[1]}" if step else "")
+            name = re.sub(r"\W", "_", x["metric"].lower())
+            if x["column"].startswith(name):
+                name = x["column"]
+            elif x["column"]:
+                continue
+            name += f"_t{step[1]}" if step else ""
             if name not in scales and name != "parameters":
                 continue
             if not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", x["value"]):
@@ -380,18 +412,24 @@ def as_markdown(experiment: str, e: Experiment, rows: list[Row], columns: list[C
 
 def _explain(e: Experiment, rows: list[Row], columns: list[Column]) -> list[str]:
     """Return the lines below the tables: protocol, metrics, notes, lineage, licence."""
-    protocol = rows[0].meta["predictions"]["protocol"]
-    lines = [
-        f"* Test set: `{e.dataset}`, {rows[0].facts['n']} windows of {protocol['window']} frames; the models see "
-        f"{protocol['context']} frames from index {protocol['first']} and predict {protocol['horizon']}. "
-        "t+k is the mean over the first k steps, as published. Bold: best measured row."
-    ]
+    made, n = rows[0].meta["predictions"], rows[0].facts["n"]
+    protocol = made["protocol"]
+    if made.get("task") == "flow":
+        about = f"* Test set: `{e.dataset}`, {n} pairs with ground truth. Bold: best measured row."
+    else:
+        about = (
+            f"* Test set: `{e.dataset}`, {n} windows of {protocol['window']} frames; the models see "
+            f"{protocol['context']} frames from index {protocol['first']} and predict {protocol['horizon']}. "
+            "t+k is the mean over the first k steps, as published. Bold: best measured row."
+        )
+    lines = [about]
     for metric in e.metrics:
         about = rows[0].meta["metrics"][metric]
         told = ", ".join(f"{k} {_plain(v)}" for k, v in about["settings"].items() if k != "name")
         scale = f", times {about['scale']:g}" if about["scale"] != 1 else ""
         lines.append(f"* {about['label']} (`{metric}`): {about['better']} is better{scale}; {told}.")
-    lines.append("* GMACs: multiply-adds of one predicted frame at the table's size, 10^9.")
+    if any(row.facts["gmacs"] for row in rows):
+        lines.append("* GMACs: multiply-adds of one predicted frame at the table's size, 10^9.")
     for row in rows:
         if row.facts["note"]:
             lines.append(f"* {row.label}: {row.facts['note']}.")
@@ -436,7 +474,8 @@ def as_latex(experiment: str, rows: list[Row], columns: list[Column]) -> str:
         for _, g in groups
     )
     lines = [
-        f"% {experiment}: t+k is the mean over the first k steps. Bold: best measured row.",
+        f"% {experiment}: {'t+k is the mean over the first k steps. ' if any(c.k for c in columns) else ''}"
+        "Bold: best measured row.",
         *(f"% [{i}] {source}" for i, source in enumerate(notes, start=1)),
         rf"\begin{{tabular}}{{l{'r' * len(columns)}r}}",
         r"\hline",

@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 4 -m pipeline.train --model dmvfn --dataset kitti      # DDP
 
 The checkpoint (`data/checkpoints/<model>/<dataset>.pt`, loads with weights_only) holds `weights` (last), `best` (by
-validation PSNR at t+1), the params that made them and the data's identity. Beside it: `<dataset>.metrics.jsonl`, one line a step, and,
-until the end, `<dataset>.resume/<key>.pt`, from which a killed training goes on to the same weights. The key is a hash of
+validation as the task defines it: PSNR at t+1, endpoint error), the params that made them and the data's identity.
+Beside it: `<dataset>.metrics.jsonl`, one line a step, and, until the end, `<dataset>.resume/<key>.pt`, from which a killed training goes on to the same weights. The key is a hash of
 params, data and code, so a changed training never goes on with the old state. SIGTERM saves and exits with code 75, which
 schedulers requeue.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
 import math
 import os
@@ -25,14 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline import compute, params, plan, tracking
 from pipeline.errors import Interrupted, RetakeError, log, progress, run
 from pipeline.params import Params
 from pipeline.store.atomic import write_text
 from pipeline.store.frames import Store
-from pipeline.tasks.prediction import TrainingClips
 
 
 @dataclass
@@ -134,23 +132,24 @@ def train(p: Params, fields: plan.Fields) -> None:
         network = network.to(memory_format=torch.channels_last)
     named = network.configure()
     module, *optimisers = fabric.setup(network, *named.values())
-    clips = TrainingClips(store, recipe, network.augment)
+    task = importlib.import_module(f"pipeline.tasks.{model.task}")
+    clips = task.TrainingClips(store, recipe, network.augment)
     per_epoch = clips.steps_per_epoch(fabric.world_size)
     steps = recipe.max_steps or recipe.epochs * per_epoch
     state = State(fabric, module, dict(zip(named, optimisers, strict=True)), 0, steps)
 
     output = plan.path("train", **fields)
-    resume = output.with_suffix(".resume") / f"{_key(p, fields, store.identity, fabric.world_size)}.pt"
+    resume = output.with_suffix(".resume") / f"{_key(p, fields, _data(fields, store), fabric.world_size)}.pt"
     best: tuple[float, dict[str, Any] | None] = (-math.inf, None)
     if resume.exists():
         best = _restore(resume, network, state)
         if fabric.global_rank == 0:
             log.info("going on from step %d of %d", state.step, steps)
-    validation = (
-        Validation(Store(fields["validation"]), network, recipe.validate_windows, p.compute.batch)
-        if recipe.validation
-        else None
-    )
+    validation = None
+    if recipe.validation:
+        truth = Store(fields["truth"]) if fields["truth"] != fields["frames"] else None
+        images = Store(fields["validation"])
+        validation = task.Validation(images, truth, network, recipe.validate_windows, p.compute.batch)
     lines = Lines(output.with_suffix(".metrics.jsonl"), state.step) if fabric.global_rank == 0 else None
     stop = _Stop()
 
@@ -172,12 +171,11 @@ def train(p: Params, fields: plan.Fields) -> None:
             due = state.step % recipe.validate_every == 0 or state.step == steps
             if validation is not None and due:
                 if fabric.global_rank == 0:
-                    values["val_psnr"] = validation.psnr(fabric.device)
-                    if values["val_psnr"] > best[0]:
-                        best = (
-                            values["val_psnr"],
-                            {k: v.detach().cpu().clone() for k, v in network.state_dict().items()},
-                        )
+                    name, value = validation.score(fabric.device)
+                    values[name] = value
+                    rank = value if task.BETTER == "higher" else -value
+                    if rank > best[0]:
+                        best = (rank, {k: v.detach().cpu().clone() for k, v in network.state_dict().items()})
                 fabric.barrier()
             if lines is not None:
                 lines.add(state.step, values)
@@ -215,14 +213,13 @@ def _step(network: Any, batch: Any, state: State, resume: Path) -> dict[str, flo
     return losses
 
 
-def _batches(clips: TrainingClips, state: State, fabric: Any, workers: int) -> Iterator[Any]:
+def _batches(clips: Any, state: State, fabric: Any, workers: int) -> Iterator[Any]:
     """Yield this process's share of every batch from `state.step` on, (b, n, 3, h, w) uint8 on its device."""
     from torch.utils.data import DataLoader
 
     order = [clips.indices(step, fabric.global_rank, fabric.world_size) for step in range(state.step, state.steps)]
-    data: Any = clips
     loader: Any = DataLoader(
-        data,
+        clips,
         batch_sampler=order,
         num_workers=workers,
         persistent_workers=workers > 0,
@@ -231,31 +228,6 @@ def _batches(clips: TrainingClips, state: State, fabric: Any, workers: int) -> I
     )
     for batch in loader:
         yield batch.to(fabric.device, non_blocking=True)
-
-
-class Validation:
-    """Mean PSNR (dB) of the next frame over evenly spaced windows of the validation split."""
-
-    def __init__(self, store: Store, network: Any, count: int, batch: int) -> None:
-        self.store, self.network, self.batch = store, network, batch
-        starts = [(clip, s) for clip, rows in store.clips.items() for s in range(len(rows) - network.context)]
-        chosen = np.linspace(0, len(starts) - 1, min(count, len(starts))).round().astype(int)
-        self.windows = [starts[i] for i in chosen]
-
-    def psnr(self, device: Any) -> float:
-        """Return the mean over windows of the next frame's PSNR."""
-        import torch
-
-        values: list[float] = []
-        with torch.no_grad():
-            for i in range(0, len(self.windows), self.batch):
-                some = self.windows[i : i + self.batch]
-                images = np.stack([self.store.read(c, range(s, s + self.network.context + 1)) for c, s in some])
-                frames = torch.from_numpy(images).permute(0, 1, 4, 2, 3).to(device).float() / 255
-                predicted = self.network.predict(frames[:, :-1], 1, seeds=list(range(i, i + len(some))), flow=None)
-                error = (predicted[:, 0] - frames[:, -1]).square().flatten(1).mean(1)
-                values += (-10 * error.clamp_min(1e-10).log10()).tolist()
-        return float(np.mean(values))
 
 
 class Lines:
@@ -293,6 +265,13 @@ def _seed(seed: int, step: int, rank: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{step}:{rank}".encode()).digest()[:8], "little") >> 1
 
 
+def _data(fields: plan.Fields, store: Store) -> str:
+    """Return the identity of the frames and, where there is one, of the checkpoint that training starts from."""
+    if fields["start"] == fields["frames"]:
+        return store.identity
+    return f"{store.identity}:{hashlib.sha256(Path(fields['start']).read_bytes()).hexdigest()}"
+
+
 def _key(p: Params, fields: plan.Fields, data: str, processes: int) -> str:
     """Return the hash of all that a saved state may be continued with: params, data, code, processes."""
     digest = hashlib.sha256(
@@ -312,7 +291,7 @@ def _save_state(path: Path, network: Any, state: State, best: tuple[float, dict[
         "network": network.state_dict(),
         "optimisers": optimisers,
         "best": best[1],
-        "best_psnr": best[0],
+        "rank": best[0],
     }
     weights.save(path, tree)
 
@@ -325,7 +304,7 @@ def _restore(path: Path, network: Any, state: State) -> tuple[float, dict[str, A
     for name, optimiser in state.optimisers.items():
         optimiser.load_state_dict(tree["optimisers"][name])
     state.step = tree["step"]
-    return tree["best_psnr"], tree["best"]
+    return tree["rank"], tree["best"]
 
 
 if __name__ == "__main__":

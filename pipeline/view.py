@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import RetakeError, log, progress, run
-from pipeline.params import Protocol
+from pipeline.params import Prediction
 from pipeline.store import flow as files
 from pipeline.store.atomic import atomic
 from pipeline.store.frames import Store
@@ -173,7 +173,7 @@ def export(store: Store, clip: str, kind: str, folder: Path) -> None:
             write_image(folder / f"{name}.png", files.colours(flow, scale))
 
 
-def picture(frames: Store, predictions: dict[str, Store], protocol: Protocol, path: str | Path) -> None:
+def picture(frames: Store, predictions: dict[str, Store], protocol: Prediction, path: str | Path) -> None:
     """Write one PNG, at most `WIDTH` px wide, that shows what the rows of a table look like.
 
     The top row has the last context frames and the true frames at t+1 and t+horizon; each further row one entry of
@@ -211,6 +211,33 @@ def picture(frames: Store, predictions: dict[str, Store], protocol: Protocol, pa
         rows.append(errors + images)
     title = f"{window.clip}, t = frame {window.number(0)}: the window of median motion"
     write_image(path, sheet(rows, title, error_legend()))
+
+
+def flow_picture(frames: Store, truth: Store, estimates: dict[str, Store], path: str | Path) -> None:
+    """Write one PNG, at most `WIDTH` px wide, that shows what the rows of a table of flow look like.
+
+    The top row has the two frames and the true flow; each further row one entry of `estimates` (label -> store): its
+    flow, and the map of its endpoint error. The pair is the one, of up to `CANDIDATES` evenly spread over the test
+    set, whose true motion is the median.
+    """
+    found = [(clip, int(truth.frame[row])) for clip, rows in truth.clips.items() for row in rows]
+    pairs = _spread(found, CANDIDATES)
+    motion = [float(np.nanmean(np.hypot(*np.moveaxis(truth.image(_row(truth, *pair)), -1, 0)))) for pair in pairs]
+    clip, frame = pairs[int(np.argsort(motion, kind="stable")[len(motion) // 2])]
+    true = truth.image(_row(truth, clip, frame))
+    scale = files.scale_of(true)
+    given: list[Cell] = [(f"frame {n}", frames.image(_row(frames, clip, n))) for n in (frame, frame + 1)]
+    rows: list[list[Cell]] = [[*given, ("true flow", files.colours(true, scale))]]
+    for label, store in estimates.items():
+        flow = store.image(_row(store, clip, frame))
+        if flow.shape != true.shape:
+            raise RetakeError(f"{store.path}: {clip} frame {frame} is {flow.shape}, not the size of {truth.path}")
+        error = np.hypot(*np.moveaxis(flow - true, -1, 0))
+        caption = f"{label}: error, mean {np.nanmean(error):.2f} px"
+        wrong = error_map(np.nan_to_num(error) / (scale / ERROR_SCALE))
+        rows.append([("", None), (caption, wrong), (label, files.colours(flow, scale))])
+    title = f"{clip}, frame {frame}: the pair of median motion; errors are brightest from {scale:.1f} px on"
+    write_image(path, sheet(rows, title, legend(scale)))
 
 
 class _Window:

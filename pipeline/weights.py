@@ -19,8 +19,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import fetch
+from pipeline import fetch, params
 from pipeline.errors import RetakeError, near, progress
+from pipeline.params import Model
 from pipeline.store import archives
 from pipeline.store.atomic import write_bytes
 from pipeline.store.verified import known
@@ -134,6 +135,32 @@ def _calls(file: Path) -> str:
     except ValueError:  # no pickle, or not to its end
         pass
     return ""
+
+
+def load_model(model: Model, checkpoint: Path | None, device: str) -> tuple[Any, str]:
+    """Return the model in evaluation mode with its weights, and the weights' digest ("" for a model without).
+
+    `checkpoint`: ours or a published file. Raises RetakeError for a checkpoint of another network.
+    """
+    network = params.registry("models")[model.kind].build(model)
+    found = ""
+    if checkpoint is not None:
+        tree: Any = load_tree(checkpoint)
+        if "kind" not in tree or "weights" not in tree:
+            network.load_published(load_file(checkpoint))
+        else:
+            if tree["kind"] != model.kind:
+                raise RetakeError(f"{checkpoint} is a checkpoint of {tree['kind']}, not of {model.kind}")
+            chosen = (
+                tree["best"]
+                if getattr(model.predict, "weights", "last") == "best" and tree["best"]
+                else tree["weights"]
+            )
+            network.load_published(chosen)
+        found = digest(network.state_dict())
+    if hasattr(network, "eval"):  # else it has no tensors: OpenCV's flow, a baseline
+        network = network.to(device).eval()
+    return network, found
 
 
 def save(file: str | Path, tree: dict[str, Any]) -> None:

@@ -497,7 +497,7 @@ def test_two_images_bad_input(tmp_path: Path, two_images: list[Path]) -> None:
 def test_command_line(tmp_path: Path, two_images: list[Path]) -> None:
     """With the project's own entry `dis`, in another folder."""
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
-    tree |= {"reproduce": [], "datasets": {}, "protocols": {}, "experiments": {}}
+    tree |= {"reproduce": [], "protocols": {}, "experiments": {}, "datasets": {"demo": tree["datasets"]["demo"]}}
     tree["models"] = {"dis": tree["models"]["dis"]}
     env = {**os.environ, params.VARIABLE: json.dumps(tree), "PYTHONPATH": str(ROOT)}
 

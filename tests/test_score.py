@@ -142,7 +142,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
 def read(path: Path) -> tuple[dict[tuple[str, str, int, int], float], dict[str, Any]]:
     """Return {(window, metric, horizon, sample): value} and the metadata."""
     table = pq.read_table(path)
-    assert table.column_names == ["window", "horizon", "sample", "metric", "value"]
+    assert table.column_names == ["window", "horizon", "sample", "metric", "value", "weight"]
     rows = {(r["window"], r["metric"], r["horizon"], r["sample"]): r["value"] for r in table.to_pylist()}
     assert len(rows) == table.num_rows
     return rows, json.loads(table.schema.metadata[b"retake"])

@@ -132,8 +132,8 @@ def test_the_same_scores_give_the_same_bytes_and_no_speed(project: Params) -> No
 def test_bootstrap_is_deterministic_and_covers() -> None:
     """Of 400 independent samples of 60 from a skewed distribution, about 95 % of the intervals hold its mean."""
     sample = np.random.default_rng(1).gamma(4, size=(60, 400))
-    low, high = table.bootstrap(sample)
-    again = table.bootstrap(sample)
+    low, high = table.bootstrap(sample, np.ones_like(sample))
+    again = table.bootstrap(sample, np.ones_like(sample))
     assert (low == again[0]).all()
     assert (high == again[1]).all()
     covered = ((low <= 4) & (high >= 4)).mean()
@@ -143,9 +143,9 @@ def test_bootstrap_is_deterministic_and_covers() -> None:
 
 
 def test_bootstrap_bears_one_window_and_infinite_values() -> None:
-    low, high = table.bootstrap(np.array([[3.0, np.inf]]))
+    low, high = table.bootstrap(np.array([[3.0, np.inf]]), np.ones((1, 2)))
     assert low.tolist() == high.tolist() == [3.0, np.inf]
-    low, high = table.bootstrap(np.array([[30.0], [31.0], [32.0], [np.inf]]))
+    low, high = table.bootstrap(np.array([[30.0], [31.0], [32.0], [np.inf]]), np.ones((4, 1)))
     assert 30 <= low[0] < 32
     assert high[0] == np.inf
 

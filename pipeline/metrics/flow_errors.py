@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 
@@ -32,10 +34,27 @@ def kitti(prediction: np.ndarray, truth: np.ndarray, occ: np.ndarray, noc: np.nd
         raise Undefined("no pixel has ground truth")
     error = endpoint_error(prediction, truth)
     hidden = occ & ~noc
-    bad = (error > 3) & (error > 0.05 * np.hypot(truth[..., 0], truth[..., 1]))
+    bad = (error > 3) & (error > 0.05 * np.hypot(truth[..., 0], truth[..., 1]))  # NaN, where no truth is, is not bad
     return {
         "epe": float(error[occ].mean()),
         "epe_noc": float(error[noc].mean()),
         "epe_occ": float(error[hidden].sum() / max(int(hidden.sum()), 1)),
         "f1": float(100 * bad[occ].mean()),
     }
+
+
+def masks(truth: np.ndarray, noc: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels (H, W) bool with ground truth, and those that both frames show (all, where `noc` is None)."""
+    occ = np.isfinite(truth).all(axis=-1)
+    return occ, occ if noc is None else occ & np.isfinite(noc).all(axis=-1)
+
+
+def label(name: str, pixels: str, average: str, clips: str) -> str:
+    """Return the name of a metric's column for people: "EPE noc pooled (clean)"."""
+    parts = [name, *([pixels] if pixels != "all" else []), *(["pooled"] if average == "pooled" else [])]
+    return " ".join([*parts, *([f"({clips.strip('/')})"] if clips else [])])
+
+
+def settings(pixels: str, average: str, clips: str) -> dict[str, Any]:
+    """Return the settings that all metrics of estimated flow have."""
+    return {"pixels": pixels, "average": average, "clips": clips or "all", "stored": "rounded to 1/64 px"}

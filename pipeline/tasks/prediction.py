@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import RetakeError
-from pipeline.params import Protocol, Train
+from pipeline.params import Prediction, Train
 from pipeline.store.frames import Store
+
+BETTER = "higher"  # validation
 
 Window = tuple[str, int]
 
 
-def windows(store: Store, protocol: Protocol) -> list[Window]:
+def windows(store: Store, protocol: Prediction) -> list[Window]:
     """Return the test windows of a store, in its order of clips.
 
     Raises RetakeError when a clip is shorter than the window.
@@ -43,13 +45,13 @@ def key(window: Window) -> str:
     return f"{window[0]}:{window[1]}"
 
 
-def inputs(store: Store, window: Window, protocol: Protocol) -> np.ndarray:
+def inputs(store: Store, window: Window, protocol: Prediction) -> np.ndarray:
     """Return the context frames of a window, (context, height, width, 3) uint8."""
     at = window[1] + protocol.first
     return store.read(window[0], range(at, at + protocol.context))
 
 
-def targets(store: Store, window: Window, protocol: Protocol) -> np.ndarray:
+def targets(store: Store, window: Window, protocol: Prediction) -> np.ndarray:
     """Return the frames to predict, (horizon, height, width, 3) uint8."""
     at = window[1] + protocol.first + protocol.context
     return store.read(window[0], range(at, at + protocol.horizon))
@@ -115,3 +117,33 @@ class TrainingClips:
         images = self.store.read(clip, range(start, start + n * stride, stride), crop)
         images = self.augment(images, rng)
         return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+class Validation:
+    """Mean PSNR (dB) of the next frame over evenly spaced windows of the validation split."""
+
+    def __init__(self, store: Store, truth: Store | None, network: Any, count: int, batch: int) -> None:
+        self.store, self.network, self.batch = store, network, batch
+        starts = [(clip, s) for clip, rows in store.clips.items() for s in range(len(rows) - network.context)]
+        self.windows = chosen(starts, count)
+
+    def score(self, device: Any) -> tuple[str, float]:
+        """Return "val_psnr" and the mean over windows of the next frame's PSNR."""
+        import torch
+
+        values: list[float] = []
+        with torch.no_grad():
+            for i in range(0, len(self.windows), self.batch):
+                some = self.windows[i : i + self.batch]
+                images = np.stack([self.store.read(c, range(s, s + self.network.context + 1)) for c, s in some])
+                frames = torch.from_numpy(images).permute(0, 1, 4, 2, 3).to(device).float() / 255
+                predicted = self.network.predict(frames[:, :-1], 1, seeds=list(range(i, i + len(some))), flow=None)
+                error = (predicted[:, 0] - frames[:, -1]).square().flatten(1).mean(1)
+                values += (-10 * error.clamp_min(1e-10).log10()).tolist()
+        return "val_psnr", float(np.mean(values))
+
+
+def chosen(windows: list[Window], count: int) -> list[Window]:
+    """Return so many windows, evenly spread; all where there are fewer."""
+    at = np.linspace(0, len(windows) - 1, min(count, len(windows))).round().astype(int)
+    return [windows[i] for i in at]

@@ -12,6 +12,7 @@ rule flow:
         "logs/benchmarks/flow-{estimator}-{dataset}-{split}.tsv"
     threads: 2
     resources:
+        gpu=lambda wildcards: int(P.models[wildcards.estimator].has_weights),
         mem_mb=2000,
     params:
         uses=uses("flow"),
