@@ -66,7 +66,7 @@ def test_zero_symmetric_and_blind_to_order(route: Route, n: int, m: int, dims: i
     whole = frechet.distance(a, b, route)
     scale = np.trace(np.atleast_2d(np.cov(a, rowvar=False))) + np.trace(np.atleast_2d(np.cov(b, rowvar=False)))
     # Rounding errors of zero eigenvalues are rooted: 1e-16 gives 1e-8 a feature
-    slack = 1e-9 * scale if route in ("svd", "auto") else 1e-6 * scale
+    slack = 1e-7 * scale if route in ("svd", "auto") else 1e-6 * scale
     assert whole >= -slack
     assert frechet.distance(a, a, route) == pytest.approx(0, abs=slack)
     assert frechet.distance(b, a, route) == pytest.approx(whole, abs=10 * slack, rel=1e-6)
