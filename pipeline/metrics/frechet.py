@@ -1,0 +1,174 @@
+"""Fréchet distance of two sets of features, as FID, FVD and DTFVD use it; no registry entry of its own.
+
+    |m1 - m2|^2 + tr C1 + tr C2 - 2 tr (C1 C2)^(1/2),   C with divisor N - 1, everything in float64
+
+in: (N, D) features, one row a sample. Three routes to the last term:
+
+* `svd`: with centred features X and Y, C1 = X'X and C2 = Y'Y; the term is the sum of the singular values of X Y', a
+  matrix of the samples' numbers. Taken where a set has no more samples than features: there is no covariance to root,
+  and none of its zero eigenvalues, whose rounding errors a square root makes large (about 1e-4 of the distance).
+* `eigen`: the roots of the eigenvalues of C1^(1/2) C2 C1^(1/2). Taken otherwise.
+* `tensorflow`: the formula of tensorflow-gan, in which i2v-cINN's FVD was computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from pipeline.errors import RetakeError, log
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Route = Literal["auto", "svd", "eigen", "tensorflow"]
+TINY = 1e-10  # singular values below it are not rooted by tensorflow-gan
+DRAWS = 200
+
+
+@dataclass
+class Moments:
+    """Mean (D,) and covariance (D, D) of a set, float64: all that the routes `eigen` and `tensorflow` read."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+
+def moments(features: np.ndarray) -> Moments:
+    """Return the moments of (N, D) features; divisor N - 1."""
+    centred = features.astype(np.float64)
+    mean = centred.mean(axis=0)
+    centred -= mean
+    return Moments(mean, centred.T @ centred / (len(centred) - 1))
+
+
+def distance(a: np.ndarray, b: np.ndarray, route: Route = "auto") -> float:
+    """Return the Fréchet distance of two sets of features, (N, D) and (M, D); N and M at least 2.
+
+    Raises RetakeError for a single sample, another number of features, NaN and infinity. It warns where a set has no
+    more samples than features: its covariance is then singular and the distance too large.
+    """
+    check(a, b)
+    if min(len(a), len(b)) <= a.shape[1]:
+        log.warning(
+            "Fréchet distance of %d and %d samples with %d features: with so few the distance is too large, compare it "
+            "only with distances of as many samples",
+            len(a), len(b), a.shape[1],
+        )  # fmt: skip
+    return _distance(a, b, route)
+
+
+def check(a: np.ndarray, b: np.ndarray) -> None:
+    """Raise RetakeError unless two sets of features have a Fréchet distance."""
+    for which, rows in (("first", a), ("second", b)):
+        if rows.ndim != 2 or len(rows) < 2:
+            raise RetakeError(
+                f"Fréchet distance: the {which} set has {len(rows)} sample(s) in an array of shape {rows.shape}; at "
+                "least 2 rows of features are needed: give more frames or clips"
+            )
+        if not np.isfinite(rows).all():
+            bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+            raise RetakeError(f"Fréchet distance: NaN or infinity in sample {bad} of the {which} set")
+    if a.shape[1] != b.shape[1]:
+        raise RetakeError(
+            f"Fréchet distance: {a.shape[1]} features in the first set, {b.shape[1]} in the second: "
+            "they are of different networks"
+        )
+
+
+def _distance(a: np.ndarray, b: np.ndarray, route: Route) -> float:
+    if route == "auto":
+        route = "svd" if min(len(a), len(b)) <= a.shape[1] else "eigen"
+    return _of_rows(a, b) if route == "svd" else of_moments(moments(a), moments(b), route)
+
+
+def _of_rows(a: np.ndarray, b: np.ndarray) -> float:
+    import torch  # its linear algebra keeps to torch's number of threads
+
+    means, squares, factors = [], 0.0, []
+    for features in (a, b):
+        rows = torch.from_numpy(features.astype(np.float64))
+        means.append(rows.mean(0))
+        rows -= means[-1]
+        rows /= np.sqrt(len(rows) - 1)
+        squares += float(rows.square().sum())
+        # A reflection that takes the mean, which is zero, to the first row: one zero singular value less
+        rows = rows[1:] + rows[:1] / (np.sqrt(len(rows)) - 1)
+        # More samples than features: a triangle has the same covariance
+        factors.append(torch.linalg.qr(rows, mode="r").R if len(rows) > rows.shape[1] else rows)
+    root = _sum_of_singular_values(factors[0] @ factors[1].T)
+    return float((means[0] - means[1]).square().sum()) + squares - 2 * root
+
+
+def _sum_of_singular_values(matrix: Tensor) -> float:
+    """Return it within 1e-8: by the eigenvalues of the square, a third of the time, where none is too near zero."""
+    import torch
+
+    matrix = matrix if len(matrix) <= matrix.shape[1] else matrix.T
+    squares = torch.linalg.eigvalsh(matrix @ matrix.T)
+    noise = 10 * torch.finfo(squares.dtype).eps * squares[-1]
+    roots = squares.clamp(min=0).sqrt()
+    error = torch.minimum(noise.sqrt(), noise / (2 * roots)).sum()
+    return float(roots.sum() if error <= 1e-8 * roots.sum() else torch.linalg.svdvals(matrix).sum())
+
+
+def of_moments(a: Moments, b: Moments, route: Literal["eigen", "tensorflow"] = "eigen") -> float:
+    """Return the Fréchet distance of two Gaussians, (D,) and (D, D) each."""
+    root = _eigen_root if route == "eigen" else _tensorflow_root
+    difference = a.mean - b.mean
+    traces = np.trace(a.covariance) + np.trace(b.covariance)
+    return float(difference @ difference + traces - 2 * root(a.covariance, b.covariance))
+
+
+def _eigen_root(a: np.ndarray, b: np.ndarray) -> float:
+    import torch
+
+    values, vectors = torch.linalg.eigh(torch.from_numpy(a))
+    half = vectors * values.clamp(min=0).sqrt()  # half half' = a
+    return float(torch.linalg.eigvalsh(half.T @ torch.from_numpy(b) @ half).clamp(min=0).sqrt().sum())
+
+
+def _tensorflow_root(a: np.ndarray, b: np.ndarray) -> float:
+    """Return tr R(S b S) with S = R(a): R takes the roots of singular values, but of those below 1e-10."""
+    import torch
+
+    def root(matrix: Tensor) -> Tensor:
+        left, values, right = torch.linalg.svd(matrix)
+        return (left * torch.where(values < TINY, values, values.sqrt())) @ right
+
+    half = root(torch.from_numpy(a))
+    return float(root(half @ (torch.from_numpy(b) @ half)).trace())
+
+
+def interval(
+    a: np.ndarray, b: np.ndarray, *, route: Route = "auto", draws: int = DRAWS, level: float = 0.95, seed: int = 0
+) -> tuple[float, float] | None:
+    """Return the basic bootstrap interval of the distance over samples of both sets; None where it makes no sense.
+
+    Sets drawn with replacement hold fewer different samples, so that the distance of drawn sets is too large; the basic
+    interval (twice the distance less the quantiles) takes that out to first order. With no more than twice as many
+    samples as features it does not, and there is no interval.
+    """
+    check(a, b)
+    if min(len(a), len(b)) <= 2 * a.shape[1]:
+        return None
+    rng = np.random.default_rng(seed)
+    whole = _distance(a, b, route)
+
+    def again(rows: np.ndarray) -> np.ndarray:
+        return rows[rng.integers(len(rows), size=len(rows))]
+
+    drawn = [_distance(again(a), again(b), route) for _ in range(draws)]
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return max(2 * whole - float(high), 0.0), max(2 * whole - float(low), 0.0)
+
+
+def kept(rows: int, batch: int, *, short: bool = True) -> int:
+    """Return how many of `rows` samples a score sees that drops what does not fill a batch.
+
+    `short`: fewer than a batch are one batch of all (i2v-cINN's FID, PFVD and DTFVD, pytorch-fid of old); False: they
+    are dropped too (its TensorFlow FVD).
+    """
+    return rows if short and rows < batch else rows // batch * batch

@@ -1,0 +1,1 @@
+"""Feature networks of metrics; no registry: metrics import what they need."""
