@@ -10,7 +10,7 @@ demo: $(LOCK_STAMP)
 	@$(BIN)/python -m pipeline.table --experiment demo --show
 
 test: $(LOCK_STAMP) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(LOCK_STAMP)
 	$(BIN)/ruff check .
