@@ -19,7 +19,7 @@ import numpy as np
 from bench.common import Row, interleave
 from tests.engines import Project
 
-FRAMES, WINDOW = 160, 9
+FRAMES, WINDOW = 383, 9  # the length of the drive whose name it takes
 
 
 def drive(folder: Path) -> list[Path]:
