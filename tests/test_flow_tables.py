@@ -114,7 +114,7 @@ def test_training_starts_from_the_named_checkpoint_and_validates_by_endpoint_err
     folder = made.folder / "data/checkpoints"
     for model in ("arflow_kitti15_ft", "arflow_kitti15_ft_ar"):
         assert '"val_epe"' in (folder / model / "kitti2015.metrics.jsonl").read_text()
-    jobs = made.jobs("--forcerun", "train", "--", *TABLES)
+    jobs = made.jobs("--forceall", *TABLES)
     starts = [job["input"] for job in jobs if job["output"][0].endswith("ft_ar/kitti2015.pt")]
     assert "data/checkpoints/arflow_kitti15_ft/kitti2015.pt" in starts[0]
 
@@ -122,7 +122,7 @@ def test_training_starts_from_the_named_checkpoint_and_validates_by_endpoint_err
 def test_sintel_has_a_column_for_each_rendering(made: Project) -> None:
     found = rows(made, TABLES[1])
     assert found["DIS", True]["n"] == "4"
-    assert float(found["DIS", True]["epe_clean"]) < 0.02  # its own estimate was the truth; stored to 1/64 px
+    assert float(found["DIS", True]["epe_clean"]) < 0.05  # its own estimate, of a grey a little different
     assert found["Zero flow", True]["epe_clean"] == found["Zero flow", True]["epe_final"] != "0"
     paper = [row for (_, measured), row in found.items() if not measured]
     assert ("2.73", "3.69") in [(row["epe_clean"], row["epe_final"]) for row in paper]
