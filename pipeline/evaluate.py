@@ -26,7 +26,7 @@ import numpy as np
 
 from pipeline import params
 from pipeline.errors import RetakeError, near, progress, run
-from pipeline.metrics import Undefined, sets
+from pipeline.metrics import Undefined, sets, variants
 
 SLACK = 1e-3  # what a float may lie outside [0,1]
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
@@ -42,6 +42,17 @@ FRAMES: dict[str, tuple[str, dict[str, str]]] = {
     "lpips_squeeze": ("lpips", {"net": "squeeze", "colour": "rgb"}),
     "lpips_bgr": ("lpips", {"net": "alex", "colour": "bgr"}),
 }
+# Those of 8-bit images; floats are rounded
+EIGHT: dict[str, tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], str]] = {
+    "psnr_y": (variants.psnr_y, "PSNR of luma, range 255, TecoGAN's border crop, no frames left out"),
+    "ssim_y": (variants.ssim_y, "SSIM of luma, 7x7 uniform, range that of the output, TecoGAN's border crop"),
+    "psnr_ffmpeg": (
+        functools.partial(variants.ffmpeg, measure="psnr"),
+        "FFmpeg's psnr_avg, planes of yuv444p (DTVNet)",
+    ),
+    "ssim_ffmpeg": (functools.partial(variants.ffmpeg, measure="ssim"), "FFmpeg's SSIM, planes of yuv444p (DTVNet)"),
+}
+KNOWN = (*FRAMES, *EIGHT, *sets.SETS)
 
 
 @dataclass
@@ -58,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("predictions", type=Path)
     parser.add_argument("truth", type=Path)
-    parser.add_argument("--metrics", default="psnr,ssim", help=f"of {', '.join((*FRAMES, *sets.SETS))}")
+    parser.add_argument("--metrics", default="psnr,ssim", help=f"of {', '.join(KNOWN)}")
     args = parser.parse_args()
     print(evaluate(args.predictions, args.truth, [name.strip() for name in args.metrics.split(",")]))
 
@@ -66,8 +77,8 @@ def main() -> None:
 def evaluate(predictions: Path, truth: Path, metrics: list[str]) -> str:
     """Return the table as text. Raises RetakeError for what cannot be scored, before anything is scored."""
     for name in metrics:
-        if name not in FRAMES and name not in sets.SETS:
-            raise RetakeError(f"no metric {name!r}{near(name, (*FRAMES, *sets.SETS))}")
+        if name not in KNOWN:
+            raise RetakeError(f"no metric {name!r}{near(name, KNOWN)}")
     found = _paired(clips(predictions), clips(truth), predictions, truth)
     import torch
 
@@ -81,6 +92,9 @@ def evaluate(predictions: Path, truth: Path, metrics: list[str]) -> str:
             settings = modules[kind].Params(kind=kind, **keys)
             built[name] = modules[kind].build(settings, device)
             notes[name] = json.dumps(modules[kind].settings(settings), ensure_ascii=False)
+        elif name in EIGHT:
+            built[name] = functools.partial(_eight, EIGHT[name][0])
+            notes[name] = EIGHT[name][1]
     networks = {name: sets.build(name, device) for name in metrics if name in sets.SETS}
 
     values: dict[str, dict[str, np.ndarray]] = {name: {} for name in built}
@@ -250,6 +264,10 @@ def _unit(images: np.ndarray) -> np.ndarray:
     unit = images.astype(np.float32) / scale
     unit.flags.writeable = False  # SSIM and MS-SSIM share what they find of these very arrays
     return unit
+
+
+def _eight(function: Callable[..., np.ndarray], *images: np.ndarray) -> np.ndarray:
+    return function(*(np.rint(np.clip(i, 0, 1) * 255).astype(np.uint8) for i in images))
 
 
 def _size(images: np.ndarray) -> str:
