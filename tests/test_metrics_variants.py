@@ -1,0 +1,95 @@
+"""PSNR and SSIM as others compute them, on real frames where they are at hand: equal, or apart by a stated cause."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pipeline.metrics import psnr, ssim, variants
+from pipeline.metrics.variants import ffmpeg
+
+
+def pair(shared: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Two neighbouring pairs of KITTI frames, (2, 256, 832, 3) uint8 each."""
+    files = sorted((shared / "data" / "kitti_sample").rglob("*.png"))[:3]
+    frames = np.stack([cv2.resize(cv2.imread(str(f))[..., ::-1], (832, 256)) for f in files])
+    return frames[:-1], frames[1:]
+
+
+def unit(images: np.ndarray) -> np.ndarray:
+    return images.astype(np.float32) / np.float32(255)
+
+
+def test_agreement_of_packages_on_kitti(shared: Path) -> None:
+    """scikit-image's Wang settings, and torchmetrics' PSNR, are ours; its SSIM and skimage's default are others."""
+    import torchmetrics.functional.image as theirs
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    a, b = (unit(images) for images in pair(shared))
+    values = ssim.build(ssim.Params(kind="ssim"), "cpu")(a, b)
+    decibel = psnr.build(psnr.Params(kind="psnr"), "cpu")(a, b)
+    x, y = (torch.from_numpy(images).permute(0, 3, 1, 2) for images in (a, b))
+    for i in range(len(a)):
+        wang = structural_similarity(
+            b[i].astype(np.float64), a[i].astype(np.float64), channel_axis=2, data_range=1.0, gaussian_weights=True,
+            sigma=1.5, use_sample_covariance=False,
+        )  # fmt: skip
+        assert values[i] == pytest.approx(wang, abs=1e-4)
+        assert decibel[i] == pytest.approx(peak_signal_noise_ratio(b[i], a[i], data_range=1.0), abs=1e-3)
+        # Its mean is over all pixels, the borders mirrored
+        mirrored = float(theirs.structural_similarity_index_measure(x[i : i + 1], y[i : i + 1], data_range=1.0))
+        assert 1e-5 < abs(values[i] - mirrored) < 0.02
+        # Windows of 7x7, uniform
+        uniform = structural_similarity(b[i], a[i], channel_axis=2, data_range=1.0)
+        assert 1e-4 < abs(values[i] - uniform) < 0.05
+    # torchmetrics takes the mean of the errors first
+    assert variants.psnr_of_mean(a, b) == pytest.approx(
+        float(theirs.peak_signal_noise_ratio(x, y, data_range=1.0)), abs=1e-3
+    )
+    assert variants.psnr_of_mean(a, b) <= decibel.mean()
+
+
+def clip(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    a = np.stack([cv2.GaussianBlur(rng.integers(0, 256, (64, 80, 3), np.uint8), (0, 0), 2) for _ in range(3)])
+    return np.clip(a + rng.integers(-9, 10, a.shape), 0, 255).astype(np.uint8), a
+
+
+def test_psnr_of_mean() -> None:
+    a, b = np.zeros((2, 4, 4, 3)), np.zeros((2, 4, 4, 3))
+    a[0] = 0.2
+    assert variants.psnr_of_mean(a, b) == pytest.approx(-10 * np.log10(0.02))
+    assert variants.psnr_of_mean(b, b) == np.inf
+
+
+def test_ffmpegs_psnr_is_that_of_the_planes() -> None:
+    a, b = clip()
+
+    def planes(images: np.ndarray) -> np.ndarray:
+        frames = [av.VideoFrame.from_ndarray(i, format="rgb24").reformat(format="yuv444p").to_ndarray() for i in images]
+        return np.stack(frames).astype(np.float64)
+
+    mse = ((planes(a) - planes(b)) ** 2).mean(axis=(1, 2, 3))
+    assert ffmpeg(a, b, "psnr") == pytest.approx(10 * np.log10(255**2 / mse), abs=1e-4)
+    assert ffmpeg(a, a, "psnr").tolist() == [np.inf] * 3
+    assert ffmpeg(a, a, "ssim") == pytest.approx([1, 1, 1])
+    assert (ffmpeg(a, b, "ssim") < 1).all()
+    assert ffmpeg(b, a, "ssim") == pytest.approx(ffmpeg(a, b, "ssim"), abs=1e-6)
+
+
+def test_luma_is_skimages_default_with_the_outputs_range() -> None:
+    from skimage.metrics import structural_similarity
+
+    from pipeline.metrics.temporal import border_crop, luma
+
+    a, b = clip()
+    top, left, height, width = border_crop(64, 80)
+    for i, found in enumerate(variants.ssim_y(a, b)):
+        x, y = (luma(k[i, top : top + height, left : left + width]) for k in (b, a))
+        assert found == pytest.approx(structural_similarity(x, y, data_range=y.max() - y.min()), abs=1e-9)
+        assert variants.psnr_y(a, b)[i] == pytest.approx(10 * np.log10(255**2 / ((x - y) ** 2).mean()))
