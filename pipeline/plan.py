@@ -307,7 +307,8 @@ def dump(p: Params) -> str:
 def fields_of(p: Params, stage: str, **wildcards: str) -> Fields:
     """Return the fields of the instance that `wildcards` name, in any experiment of params.yaml.
 
-    Raises RetakeError when nothing in params.yaml leads there, or when DVC runs the stages of an older plan.
+    Frames, and flow by an estimator without weights, are made of every dataset, needed by an experiment or not. Raises
+    RetakeError when nothing in params.yaml leads there, or when DVC runs the stages of an older plan.
     """
     if "DVC_STAGE" in os.environ and params.VARIABLE not in os.environ and FILE.read_text() != dump(p):
         raise RetakeError(f"{FILE} is behind params.yaml: run `python -m pipeline.plan`, then the same command again")
@@ -316,6 +317,22 @@ def fields_of(p: Params, stage: str, **wildcards: str) -> Fields:
     everything = _WHOLE[id(p)][1][stage]
     name = "-".join(wildcards[k] for k in _keys(stage))
     if name not in everything:
+        dataset = p.datasets.get(wildcards.get("dataset", ""))
+        estimator = p.models.get(wildcards.get("estimator", ""))
+        if dataset is not None and stage in ("download", "frames"):
+            return {**wildcards, "code": module("datasets", dataset.kind)}
+        if dataset is not None and stage == "flow" and estimator is not None and not estimator.has_weights:
+            images = str(path("frames", **wildcards))
+            raw = str(path("download", **wildcards)) if estimator.kind in TRUTH else images
+            code, dataset_code = module("models", estimator.kind), module("datasets", dataset.kind)
+            return {
+                **wildcards,
+                "frames": images,
+                "raw": raw,
+                "checkpoint": images,
+                "code": code,
+                "dataset_code": dataset_code,
+            }
         raise RetakeError(f"no experiment in params.yaml needs {stage} of {name}{near(name, everything)}")
     return everything[name]
 

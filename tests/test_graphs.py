@@ -242,3 +242,8 @@ def test_unknown_experiment_is_named(project: Project) -> None:
     done: subprocess.CompletedProcess[str] = project.snakemake("-n", "results/kity_metrics.csv")
     assert done.returncode != 0
     assert "kity" in done.stdout + done.stderr
+
+
+def test_frames_and_flow_of_a_dataset_that_no_experiment_needs(project: Project) -> None:
+    assert project.rules("data/frames/bair/test.arrow", "--forceall") == ["download", "frames"]
+    assert project.rules("data/flow/farneback/dtdb_fire/test.arrow", "--forceall") == ["download", "flow", "frames"]
