@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def evaluate(predictions: Path, truth: Path, metrics: list[str]) -> str:
-    """Return the table as text. Raises RetakeError for what cannot be scored, before anything is scored."""
+    """Return the table as text. Raises RetakeError for what cannot be scored, when its clip is reached."""
     for name in metrics:
         if name not in KNOWN:
             raise RetakeError(f"no metric {name!r}{near(name, KNOWN)}")
