@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -244,13 +243,9 @@ def kill_and_repeat(project: Project, engine: str, stage: str, after: float, who
         done = project.snakemake("--rerun-incomplete", TABLE)
     else:
         done = project.dvc("repro")
-        if "dvc.lock' validation failed" in done.stdout + done.stderr:
-            # DVC writes this file in place; the README says what to do when it was killed in that moment
-            (project.folder / "dvc.lock").unlink()
-            done = project.dvc("repro")
     assert done.returncode == 0, done.stdout + done.stderr
     assert table(project) == whole, f"{engine}: killed {after:.1f} s into {stage}"
-    left = [p for p in (project.folder / "data").rglob(".*.tmp*") if re.search(r"\.\d+\.tmp", p.name)]  # not DVC's own
+    left = list((project.folder / "data").rglob(".*.tmp*"))
     assert not left, left
 
 
@@ -274,7 +269,7 @@ def test_killed_ten_times_at_random(
     project.folder = tmp_path / "copy"
     draw = random.Random(f"{engine}{stage}")
     for _ in range(10):
-        kill_and_repeat(project, engine, stage, draw.uniform(1.0, 5.0), table(made))
+        kill_and_repeat(project, engine, stage, draw.uniform(1.0, 7.0), table(made))
 
 
 def test_report(made: Project) -> None:
