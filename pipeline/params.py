@@ -172,7 +172,7 @@ class Flow(Strict):
 Protocol = Annotated[Prediction | Flow, Field(discriminator="task")]
 
 # What a metric of a task may compare: images, the flow that a predictor reads, estimated flow (a metric's NEEDS).
-NEEDS = {"prediction": ("frames", "flow"), "flow": ("fields",)}
+NEEDS = {"prediction": ("frames", "pairs", "flow", "features", "samples"), "flow": ("fields",)}
 
 
 class Metric(Strict):
@@ -216,6 +216,10 @@ class Params(Strict):
     datasets: dict[Name, Dataset] = Field(description="datasets, each prepared one way")
     models: dict[Name, Model] = Field(description="systems and baselines with their settings")
     protocols: dict[Name, Protocol] = Field(description="which frames are given and which are predicted")
+    profiles: dict[Name, dict[Name, Metric]] = Field(
+        description="groups of metrics as a paper computed them: what `python -m pipeline.evaluate` knows by name, and what "
+        "experiments take by a YAML alias (`metrics: *dmvfn`)"
+    )
     experiments: dict[Name, Experiment] = Field(description="one table each")
 
     @functools.cached_property
@@ -301,6 +305,7 @@ def registry(package: str) -> dict[str, ModuleType]:
 def params_class() -> type[Params]:
     """Return `Params` with the union of all registered datasets, models and metrics as its types."""
 
+    @functools.cache
     def union(package: str) -> Any:
         """Return the type of an entry: the classes of all modules, told apart by `kind`."""
         kinds: list[Any] = []
@@ -320,11 +325,13 @@ def params_class() -> type[Params]:
         return (entries, Field(description=base.model_fields[key].description, min_length=1))
 
     experiment: Any = create_model("Experiment", __base__=Experiment, metrics=section(Experiment, "metrics", "metrics"))
+    profiles: Any = dict.__class_getitem__((Name, dict.__class_getitem__((Name, union("metrics")))))
     return create_model(
         "Params",
         __base__=Params,
         datasets=section(Params, "datasets", "datasets"),
         models=section(Params, "models", "models"),
+        profiles=(profiles, Field(description=Params.model_fields["profiles"].description)),
         experiments=(dict[Name, experiment], Field(description=Params.model_fields["experiments"].description)),
     )
 

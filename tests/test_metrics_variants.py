@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.metrics import psnr, ssim, variants
-from pipeline.metrics.variants import ffmpeg
+from pipeline.metrics import ffmpeg, psnr, psnr_of_mean, ssim, variants
 
 
 def pair(shared: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -48,23 +47,15 @@ def test_agreement_of_packages_on_kitti(shared: Path) -> None:
         uniform = structural_similarity(b[i], a[i], channel_axis=2, data_range=1.0)
         assert 1e-4 < abs(values[i] - uniform) < 0.05
     # torchmetrics takes the mean of the errors first
-    assert variants.psnr_of_mean(a, b) == pytest.approx(
-        float(theirs.peak_signal_noise_ratio(x, y, data_range=1.0)), abs=1e-3
-    )
-    assert variants.psnr_of_mean(a, b) <= decibel.mean()
+    whole = psnr.decibel(psnr_of_mean.build(psnr_of_mean.Params(kind="psnr_of_mean"), "cpu")(a, b).mean())
+    assert whole == pytest.approx(float(theirs.peak_signal_noise_ratio(x, y, data_range=1.0)), abs=1e-3)
+    assert whole <= decibel.mean()
 
 
 def clip(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     a = np.stack([cv2.GaussianBlur(rng.integers(0, 256, (64, 80, 3), np.uint8), (0, 0), 2) for _ in range(3)])
     return np.clip(a + rng.integers(-9, 10, a.shape), 0, 255).astype(np.uint8), a
-
-
-def test_psnr_of_mean() -> None:
-    a, b = np.zeros((2, 4, 4, 3)), np.zeros((2, 4, 4, 3))
-    a[0] = 0.2
-    assert variants.psnr_of_mean(a, b) == pytest.approx(-10 * np.log10(0.02))
-    assert variants.psnr_of_mean(b, b) == np.inf
 
 
 def test_ffmpegs_psnr_is_that_of_the_planes() -> None:
@@ -75,11 +66,15 @@ def test_ffmpegs_psnr_is_that_of_the_planes() -> None:
         return np.stack(frames).astype(np.float64)
 
     mse = ((planes(a) - planes(b)) ** 2).mean(axis=(1, 2, 3))
-    assert ffmpeg(a, b, "psnr") == pytest.approx(10 * np.log10(255**2 / mse), abs=1e-4)
-    assert ffmpeg(a, a, "psnr").tolist() == [np.inf] * 3
-    assert ffmpeg(a, a, "ssim") == pytest.approx([1, 1, 1])
-    assert (ffmpeg(a, b, "ssim") < 1).all()
-    assert ffmpeg(b, a, "ssim") == pytest.approx(ffmpeg(a, b, "ssim"), abs=1e-6)
+    expected = 10 * np.log10(255**2 / mse)
+    assert ffmpeg.compare(a, b, "psnr") == pytest.approx(expected, abs=1e-4)
+    assert ffmpeg.compare(a, a, "psnr").tolist() == [np.inf] * 3
+    assert ffmpeg.compare(a, a, "ssim") == pytest.approx([1, 1, 1])
+    assert (ffmpeg.compare(a, b, "ssim") < 1).all()
+    assert ffmpeg.compare(b, a, "ssim") == pytest.approx(ffmpeg.compare(a, b, "ssim"), abs=1e-6)
+    # as a metric: of floats, rounded to 8 bits; DTVNet's log files keep two decimals
+    logged = ffmpeg.build(ffmpeg.Params(kind="ffmpeg", measure="psnr", decimals=2), "cpu")(unit(a), unit(b))
+    assert logged.tolist() == expected.round(2).tolist()
 
 
 def test_luma_is_skimages_default_with_the_outputs_range() -> None:
