@@ -309,19 +309,19 @@ def test_every_fvd_resizes_and_scales_in_its_own_way(monkeypatch: pytest.MonkeyP
     state = i3d.tensorflow().state_dict()
     script = scripted(state, tmp_path / "script.pt")
     networks = {"tfhub": i3d.tensorflow(), "kinetics": i3d.kinetics(), "videogpt": i3d.videogpt()}
-    for name in ("tfhub", "kinetics", "videogpt"):
+    for name in networks:
         monkeypatch.setitem(fvd.NETWORKS, name, lambda row, name=name: networks[name])
     monkeypatch.setattr(weights, "path", lambda name, **_: script)
-    for name in ("tfhub", "kinetics"):
-        networks[name].load(state, "i3d")
-    for a, b in zip(networks["videogpt"].parameters(), networks["tfhub"].parameters(), strict=True):
-        a.copy_(b)
     clip = natural(1, 9, 0)[0].astype(np.float32) / 255
     metrics = {name: built(fvd, variant=name, drop=None) for name in fvd.VARIANTS}
-    features = {name: metric.features(clip) for name, metric in metrics.items()}
-    np.testing.assert_allclose(features["styleganv"], features["videogpt"], atol=1e-5)  # input and padding are the same
+    monkeypatch.setattr(i3d.I3D, "scores", lambda self, video: video.flatten(1))
+    fed = {name: metric.features(clip) for name, metric in metrics.items()}
+    assert {tuple(x.shape) for x in fed.values()} == {(1, 3 * 9 * 224 * 224)}
+    assert (fed["styleganv"] == fed["videogpt"]).all()
     for a, b in (("tfhub", "kinetics"), ("tfhub", "styleganv"), ("kinetics", "styleganv")):
-        assert np.abs(features[a] - features[b]).max() > 1e-6, (a, b)
+        assert np.abs(fed[a] - fed[b]).max() > 0.1, (a, b)
+    for name, x in fed.items():
+        assert (x.min() < -0.5) == (name != "kinetics")
     assert {m.route for m in metrics.values()} == {"auto", "tensorflow"}
     assert len({str(m.identity) for m in metrics.values()}) == 4
 
@@ -332,9 +332,7 @@ def test_diversity_of_the_samples_of_a_window(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(weights, "load", lambda name, **_: vgg16)
     samples = natural(2, 1, 0).astype(np.float32) / 255
     metric = built(diversity, network="vgg", drop=None)
-    assert metric(samples) > 0
-    assert metric(samples[[0, 0]]) == 0
-    assert metric(samples[::-1]) == pytest.approx(metric(samples), rel=1e-6)
+    assert metric(samples) == pytest.approx(metric(samples[::-1]), rel=1e-6) > 0
     with pytest.raises(Undefined, match="diversity needs two samples"):
         metric(samples[:1])
     textures = i3d.textures(16).state_dict()
