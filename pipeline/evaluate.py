@@ -26,7 +26,7 @@ import numpy as np
 
 from pipeline import params
 from pipeline.errors import RetakeError, near, progress, run
-from pipeline.metrics import Undefined, cache, psnr, sets
+from pipeline.metrics import Undefined, cache, sets, squared
 from pipeline.store.clips import Clip, clips, size, unit
 
 SHOWN = 8
@@ -98,7 +98,7 @@ def evaluate(predictions: Path, truth: Path, metrics: list[str], profile: str = 
         if found.interval:
             notes[name] += "; 95 % bootstrap interval {:.4f} to {:.4f}".format(*found.interval)
     shown: dict[str, Callable[[float], float]] = {
-        name: psnr.decibel if hasattr(modules[m.kind], "MEAN") else float for name, m in chosen.items()
+        name: squared.decibel if hasattr(modules[m.kind], "MEAN") else float for name, m in chosen.items()
     }
     return _table(list(pairs), values, whole, notes, shown)
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,8 +15,9 @@ import torchvision
 from pipeline import params, weights
 from pipeline.errors import RetakeError
 from pipeline.evaluate import evaluate
-from pipeline.metrics import Undefined, cache, diversity, dtfvd, fid, fvd
-from pipeline.metrics.networks import i3d, inception, videos
+from pipeline.metrics import Undefined, cache, diversity, dtfvd, fid, fvd, sets
+from pipeline.metrics.networks import i3d, inception, vgg, videos
+from pipeline.store import tensorflow
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,15 @@ def natural(clips: int, frames: int, seed: int) -> np.ndarray:
     return (255 * big.permute(0, 2, 3, 1).numpy()).astype(np.uint8).reshape(clips, frames, 32, 32, 3)
 
 
-def test_fid_is_pytorch_fids(random_inception: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def kitti(shared: Path, frames: int) -> np.ndarray:
+    """KITTI's first frames at a quarter of their size, (frames, 94, 310, 3) uint8."""
+    files = sorted((shared / "data" / "kitti_sample").rglob("*.png"))[:frames]
+    return np.stack([cv2.resize(cv2.imread(str(f))[..., ::-1], (310, 94)) for f in files])
+
+
+def test_fid_is_pytorch_fids(
+    random_inception: Any, shared: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """The package's own features and distance; the distance on four of the features, its square root takes minutes."""
     from PIL import Image
     from pytorch_fid.fid_score import calculate_frechet_distance, get_activations
@@ -52,12 +62,11 @@ def test_fid_is_pytorch_fids(random_inception: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(weights, "load", lambda name: random_inception)
     ours_fid = built(fid, drop=None)
     ours, theirs = [], []
-    for seed in (0, 1):
-        clip = natural(1, 7, seed)[0]
+    for seed, clip in enumerate((kitti(shared, 10)[:5], kitti(shared, 10)[5:])):
         files = [tmp_path / f"{seed}_{i}.png" for i in range(len(clip))]
         for file, image in zip(files, clip, strict=True):
             Image.fromarray(image).save(file)
-        theirs.append(get_activations(files, inception.build(random_inception), 7, 2048, "cpu", num_workers=0))
+        theirs.append(get_activations(files, inception.build(random_inception), 5, 2048, "cpu", num_workers=0))
         ours.append(ours_fid.features(clip.astype(np.float32) / 255))
         np.testing.assert_allclose(ours[-1], theirs[-1], atol=1e-5)
     few = [rows[:, ::512].astype(np.float64) for rows in theirs]
@@ -65,7 +74,7 @@ def test_fid_is_pytorch_fids(random_inception: Any, monkeypatch: pytest.MonkeyPa
     expected = calculate_frechet_distance(*moments[0], *moments[1])
     found = ours_fid.distance(ours[0][:, ::512], ours[1][:, ::512])
     assert found.value == pytest.approx(expected, rel=1e-3, abs=1e-9)
-    assert (found.samples, found.features, found.note) == (7, 4, "7 samples")
+    assert (found.samples, found.features, found.note) == (5, 4, "5 samples")
     few = ours_fid.distance(ours[0][:3], ours[1])
     assert few.note == "3 samples for 2048 features: too few, compare only with distances of as many"
     assert few.interval is None
@@ -308,12 +317,13 @@ def test_every_fvd_resizes_and_scales_in_its_own_way(monkeypatch: pytest.MonkeyP
     """Four variants of the same weights: four numbers, and four names, settings and keys of kept features."""
     state = i3d.tensorflow().state_dict()
     script = scripted(state, tmp_path / "script.pt")
-    networks = {"tfhub": i3d.tensorflow(), "kinetics": i3d.kinetics(), "videogpt": i3d.videogpt()}
-    for name in networks:
-        monkeypatch.setitem(fvd.NETWORKS, name, lambda row, name=name: networks[name])
     monkeypatch.setattr(weights, "path", lambda name, **_: script)
+    files = {"i3d_rgb": state, "i3d_videogpt": i3d.videogpt().state_dict()}
+    monkeypatch.setattr(weights, "load", lambda name, **_: files[name])
+    monkeypatch.setattr(tensorflow, "read", lambda path: {})
+    monkeypatch.setattr(i3d, "from_tensorflow", lambda variables: state)
     clip = natural(1, 9, 0)[0].astype(np.float32) / 255
-    metrics = {name: built(fvd, variant=name, drop=None) for name in fvd.VARIANTS}
+    metrics = {name: built(fvd, variant=name, drop=None) for name in sets.I3D}
     monkeypatch.setattr(i3d.I3D, "scores", lambda self, video: video.flatten(1))
     fed = {name: metric.features(clip) for name, metric in metrics.items()}
     assert {tuple(x.shape) for x in fed.values()} == {(1, 3 * 9 * 224 * 224)}
@@ -327,14 +337,15 @@ def test_every_fvd_resizes_and_scales_in_its_own_way(monkeypatch: pytest.MonkeyP
 
 
 def test_diversity_of_the_samples_of_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    layers = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"])
-    vgg16 = {f"features.{name}": value for name, value in layers.state_dict().items()}
-    monkeypatch.setattr(weights, "load", lambda name, **_: vgg16)
-    samples = natural(2, 1, 0).astype(np.float32) / 255
+    monkeypatch.setattr(weights, "load", lambda name, **_: {})
+    monkeypatch.setattr(
+        vgg, "features", lambda state, images: [images, 2 * images]
+    )  # the taps; parity holds the real ones
+    samples = natural(3, 2, 0).astype(np.float32) / 255
     metric = built(diversity, network="vgg", drop=None)
-    found = metric(samples)
-    assert found > 0
-    assert metric(samples[::-1]) == pytest.approx(found, rel=1e-6)
+    fed = [vgg.diversity_input(torch.from_numpy(2 * s - 1).permute(0, 3, 1, 2)).double() for s in samples]
+    apart = [float((fed[i] - fed[j]).square().mean()) for i in range(3) for j in range(3) if i != j]
+    assert metric(samples) == pytest.approx((1 + 4) / 2 * np.mean(apart), rel=1e-5)
     with pytest.raises(Undefined, match="diversity needs two samples"):
         metric(samples[:1])
     textures = i3d.textures(16).state_dict()

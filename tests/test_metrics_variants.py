@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.metrics import ffmpeg, psnr, psnr_of_mean, ssim, variants
+from pipeline.metrics import ffmpeg, flow_mse, ms_ssim, psnr, psnr_of_mean, squared, ssim, temporal, variants
 
 
 def pair(shared: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -46,8 +46,17 @@ def test_agreement_of_packages_on_kitti(shared: Path) -> None:
         # Windows of 7x7, uniform
         uniform = structural_similarity(b[i], a[i], channel_axis=2, data_range=1.0)
         assert 1e-4 < abs(values[i] - uniform) < 0.05
+    # Ranges that are guessed, or forgotten
+    guessed = float(theirs.structural_similarity_index_measure(x, y))
+    assert abs(values.mean() - guessed) < 0.02
+    forgotten = float(theirs.structural_similarity_index_measure(x, y, data_range=255.0))
+    assert forgotten > 0.995
+    # The same five scales; its windows at the borders are mirrored, and cropped only of the contrast term
+    multi = ms_ssim.build(ms_ssim.Params(kind="ms_ssim"), "cpu")(a, b).mean()
+    their_multi = float(theirs.multiscale_structural_similarity_index_measure(x, y, data_range=1.0))
+    assert 1e-6 < abs(multi - their_multi) < 0.01
     # torchmetrics takes the mean of the errors first
-    whole = psnr.decibel(psnr_of_mean.build(psnr_of_mean.Params(kind="psnr_of_mean"), "cpu")(a, b).mean())
+    whole = squared.decibel(psnr_of_mean.build(psnr_of_mean.Params(kind="psnr_of_mean"), "cpu")(a, b).mean())
     assert whole == pytest.approx(float(theirs.peak_signal_noise_ratio(x, y, data_range=1.0)), abs=1e-3)
     assert whole <= decibel.mean()
 
@@ -88,3 +97,23 @@ def test_luma_is_skimages_default_with_the_outputs_range() -> None:
         x, y = (luma(k[i, top : top + height, left : left + width]) for k in (b, a))
         assert found == pytest.approx(structural_similarity(x, y, data_range=y.max() - y.min()), abs=1e-9)
         assert variants.psnr_y(a, b)[i] == pytest.approx(10 * np.log10(255**2 / ((x - y) ** 2).mean()))
+
+
+def moving(by: int, frames: int = 4) -> np.ndarray:
+    """A texture that moves by so many px a frame to the right, float."""
+    noise = np.random.default_rng(0).normal(size=(96, 160 + 64, 3)).astype(np.float32)
+    wide = cv2.GaussianBlur(noise, (0, 0), 3)
+    wide = np.clip(0.5 + 0.2 * wide / wide.std(), 0, 1)
+    return np.stack([wide[:, 40 - by * t : 40 - by * t + 160] for t in range(frames)])
+
+
+@pytest.mark.parametrize("by", [0, 1, 3])
+def test_motion_of_a_translated_clip(by: int) -> None:
+    """Against a clip that stands still, tOF is the translation and Flow-MSE half its square (two components, one moves)."""
+    inner = (slice(24, 72), slice(24, 136))
+    still, panned = moving(0), moving(by)
+    metric = flow_mse.build(flow_mse.Params(kind="flow_mse"), "cpu")
+    assert metric(panned[:2], panned[:2], inner) == 0
+    assert metric(panned[:2], still[:2], inner) == pytest.approx(by**2 / 2, rel=0.05, abs=1e-3)
+    flows = [temporal.motion(*temporal.eight_bits(c[:2]))[inner] for c in (still, panned)]
+    assert temporal.t_of(*flows) == pytest.approx(by, rel=0.03, abs=1e-3)

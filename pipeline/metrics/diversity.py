@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from pipeline import params
-from pipeline.metrics import Undefined, dtfvd, fvd
+from pipeline.metrics import Undefined, sets
 
 LABEL = "Diversity"
 BETTER = "higher"
@@ -41,7 +41,7 @@ def settings(p: Params) -> dict[str, Any]:
     """Return what a reader must know to compare values."""
     what = {
         "vgg": "VGG16, relu1_2 to relu5_3 of every frame, normalised before the resize to 224",
-        "i3d": f"{fvd.VARIANTS['tfhub'][1]}, 400 scores",
+        "i3d": f"{sets.I3D['tfhub'][1]}, 400 scores",
         "dti3d": "I3D_16, 1024 features of the first 16 frames, times 1000",
     }
     counted = "all" if p.drop is None else f"what does not fill a batch of {p.drop} is left out"
@@ -50,7 +50,7 @@ def settings(p: Params) -> dict[str, Any]:
 
 def needs_weights(p: Params) -> list[str]:
     """Return the rows of workflow/weights.csv that `build` loads."""
-    return {"vgg": ["vgg16"], "i3d": fvd.needs_weights(_tfhub()), "dti3d": dtfvd.needs_weights(_sixteen())}[p.network]
+    return [{"vgg": "vgg16", "i3d": sets.I3D["tfhub"][0], "dti3d": "dtfvd_16"}[p.network]]
 
 
 def build(p: Params, device: str) -> Callable[[np.ndarray], float]:
@@ -58,20 +58,7 @@ def build(p: Params, device: str) -> Callable[[np.ndarray], float]:
 
     It raises Undefined for a single sample, and for clips that the network does not take.
     """
-    from pipeline.metrics.networks import videos
-
-    if p.network == "vgg":
-        measure = _vgg(device)
-    elif p.network == "i3d":
-        scores = fvd.build(_tfhub(), device)
-
-        def measure(samples: np.ndarray) -> float:
-            return videos.i3d_diversity(np.stack([scores.features(s) for s in samples], axis=1))
-    else:
-        features = dtfvd.build(_sixteen(), device)
-
-        def measure(samples: np.ndarray) -> float:
-            return videos.texture_diversity(np.stack([features.features(s[:16]) for s in samples]))
+    measure = {"vgg": _vgg, "i3d": _i3d, "dti3d": _dti3d}[p.network](device)
 
     def diversity(samples: np.ndarray) -> float:
         if len(samples) < 2:
@@ -79,6 +66,20 @@ def build(p: Params, device: str) -> Callable[[np.ndarray], float]:
         return measure(samples)
 
     return diversity
+
+
+def _i3d(device: str) -> Callable[[np.ndarray], float]:
+    from pipeline.metrics.networks import videos
+
+    scores = sets.Distance(*sets.i3d_scores("tfhub", device), device, "clips", shortest=sets.SHORTEST)
+    return lambda samples: videos.i3d_diversity(np.stack([scores.features(s) for s in samples], axis=1))
+
+
+def _dti3d(device: str) -> Callable[[np.ndarray], float]:
+    from pipeline.metrics.networks import videos
+
+    textures = sets.Distance(*sets.i3d_textures(16, device), device, "clips", shortest=3)
+    return lambda samples: videos.texture_diversity(np.stack([textures.features(s[:16]) for s in samples]))
 
 
 def _vgg(device: str) -> Callable[[np.ndarray], float]:
@@ -99,11 +100,3 @@ def _vgg(device: str) -> Callable[[np.ndarray], float]:
         return float(np.mean(found))
 
     return measure
-
-
-def _tfhub() -> fvd.Params:
-    return fvd.Params(kind="fvd", variant="tfhub", drop=None)
-
-
-def _sixteen() -> dtfvd.Params:
-    return dtfvd.Params(kind="dtfvd", length=16, drop=None)

@@ -17,7 +17,6 @@ LABEL = "DTFVD"
 BETTER = "lower"
 SCALE = 1.0
 NEEDS = "features"
-RESIZE = "224, bilinear, corner-aligned"
 
 
 class Params(params.Metric):
@@ -37,7 +36,7 @@ def label(p: Params) -> str:
 def settings(p: Params) -> dict[str, Any]:
     """Return what a reader must know to compare values."""
     network = f"I3D_{p.length}, 1024 features"
-    return sets.settings(label(p), drop=p.drop, network=network, resize=RESIZE, range=[-1, 1], unit="clips")
+    return sets.settings(label(p), drop=p.drop, network=network, resize=sets.TEXTURES, range=[-1, 1], unit="clips")
 
 
 def needs_weights(p: Params) -> list[str]:
@@ -47,17 +46,7 @@ def needs_weights(p: Params) -> list[str]:
 
 def build(p: Params, device: str) -> sets.Distance:
     """Return the distance; raises weights.Missing when the weights cannot be had."""
-    from pipeline import weights
-    from pipeline.metrics.networks import i3d, videos
-
-    (row,) = needs_weights(p)
-    state = weights.load(row)
-    network = i3d.textures(p.length).load(state, row).to(device)
-
-    def features(frames: Any) -> Any:
-        return network.features(videos.texture_input(2 * frames[None] - 1, p.length))
-
-    identity = sets.identity(state, row, RESIZE)
+    network, identity = sets.i3d_textures(p.length, device)
     # Three frames, three times, are the fewest that fill the average pool
     shortest, exactly = (32, True) if p.length == 32 else (3, False)
-    return sets.Distance(features, identity, device, "clips", drop=p.drop, shortest=shortest, exactly=exactly)
+    return sets.Distance(network, identity, device, "clips", drop=p.drop, shortest=shortest, exactly=exactly)

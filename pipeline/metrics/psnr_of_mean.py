@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import params
-from pipeline.metrics import psnr
+from pipeline.metrics import squared
 
 LABEL = "PSNR of mean error"
 BETTER = "higher"
@@ -32,4 +32,4 @@ def settings(p: Params) -> dict[str, Any]:
 
 def build(p: Params, device: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Return the function (prediction, target), both (T, H, W, 3) float32 in [0,1] -> (T,) float64, squared errors."""
-    return psnr.errors
+    return squared.errors

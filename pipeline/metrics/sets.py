@@ -15,6 +15,15 @@ import numpy as np
 from pipeline.errors import RetakeError
 from pipeline.metrics import Undefined, cache, frechet
 
+# I3D with 400 scores, by variant of FVD: row of workflow/weights.csv, network and resize as the table prints them, range, the distance's route
+I3D: dict[str, tuple[str, str, str, list[int], frechet.Route]] = {
+    "tfhub": ("i3d_tf", "TF-hub I3D kinetics-400", "224, TF1 bilinear", [-1, 1], "tensorflow"),
+    "kinetics": ("i3d_rgb", "PyTorch I3D model_rgb.pth", "224, bilinear, corner-aligned", [0, 1], "auto"),
+    "styleganv": ("i3d_torchscript", "i3d_torchscript.pt", "224, bilinear, half-pixel", [-1, 1], "auto"),
+    "videogpt": ("i3d_videogpt", "i3d_pretrained_400.pt", "224, bilinear, half-pixel", [-1, 1], "tensorflow"),
+}
+SHORTEST = 9  # frames of a clip for it: of fewer nothing is left for the average pool
+TEXTURES = "224, bilinear, corner-aligned"  # resize of DTFVD
 VERSION = 1  # of resizing, networks and distance; another one makes kept features again
 
 
@@ -103,3 +112,46 @@ def identity(state: dict[str, Any], network: str, resize: str) -> dict[str, Any]
     from pipeline import weights
 
     return {"network": network, "weights": weights.digest(state), "input": resize}
+
+
+def i3d_scores(variant: str, device: str) -> tuple[Callable[[Any], Any], dict[str, Any]]:
+    """Return the function (T, 3, H, W) in [0,1] -> (1, 400) scores of a variant of FVD, and what they depend on.
+
+    Raises weights.Missing when the weights cannot be had.
+    """
+    from pipeline import weights
+    from pipeline.metrics.networks import i3d, videos
+    from pipeline.store import tensorflow
+
+    row, _, resize, _, _ = I3D[variant]
+    prepare = videos.half_pixel_input
+    if variant == "tfhub":
+        network = i3d.tensorflow().load(i3d.from_tensorflow(tensorflow.read(weights.path(row))), row)
+        prepare = videos.tensorflow_input
+    elif variant == "kinetics":
+        network = i3d.kinetics().load(weights.load(row), row)
+        prepare = videos.pytorch_input
+    elif variant == "styleganv":
+        network = i3d.scripted(weights.load_script(weights.path(row)), row)
+    else:
+        network = i3d.videogpt().load(weights.load(row), row)
+    network = network.to(device)
+    return lambda frames: network.scores(prepare(2 * frames[None] - 1)), identity(
+        network.state_dict(), f"i3d {variant}", resize
+    )
+
+
+def i3d_textures(length: int, device: str) -> tuple[Callable[[Any], Any], dict[str, Any]]:
+    """Return the function (T, 3, H, W) in [0,1] -> (1, 1024) features of DTFVD's network, and what they depend on.
+
+    Raises weights.Missing when the weights cannot be had.
+    """
+    from pipeline import weights
+    from pipeline.metrics.networks import i3d, videos
+
+    row = f"dtfvd_{length}"
+    state = weights.load(row)
+    network = i3d.textures(length).load(state, row).to(device)
+    return lambda frames: network.features(videos.texture_input(2 * frames[None] - 1, length)), identity(
+        state, row, TEXTURES
+    )
