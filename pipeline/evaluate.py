@@ -26,7 +26,7 @@ import numpy as np
 
 from pipeline import params
 from pipeline.errors import RetakeError, near, progress, run
-from pipeline.metrics import Undefined, cache, sets, squared
+from pipeline.metrics import Undefined, cache, sets, squared, temporal
 from pipeline.store.clips import Clip, clips, size, unit
 
 SHOWN = 8
@@ -139,8 +139,15 @@ def _neighbours(function: Callable[..., float]) -> Callable[..., np.ndarray]:
     def values(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
         if len(true) < 2:
             raise Undefined("two neighbouring frames are needed")
-        whole = (slice(None), slice(None))
-        return np.array([function(predicted[i : i + 2], true[i : i + 2], whole) for i in range(len(true) - 1)])
+        whole, eight = (slice(None), slice(None)), temporal.eight_bits(true)
+        return np.array(
+            [
+                function(
+                    predicted[i : i + 2], true[i : i + 2], whole, functools.partial(temporal.motion, *eight[i : i + 2])
+                )
+                for i in range(len(true) - 1)
+            ]
+        )
 
     return values
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.metrics import ffmpeg, flow_mse, ms_ssim, psnr, psnr_of_mean, squared, ssim, temporal, variants
+from pipeline.metrics import ffmpeg, flow_mse, ms_ssim, psnr, psnr_of_mean, psnr_y, squared, ssim, ssim_y, temporal, tof
 
 
 def pair(shared: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -30,8 +32,8 @@ def test_agreement_of_packages_on_kitti(shared: Path) -> None:
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
     a, b = (unit(images) for images in pair(shared))
-    values = ssim.build(ssim.Params(kind="ssim"), "cpu")(a, b)
-    decibel = psnr.build(psnr.Params(kind="psnr"), "cpu")(a, b)
+    values = built(ssim)(a, b)
+    decibel = built(psnr)(a, b)
     x, y = (torch.from_numpy(images).permute(0, 3, 1, 2) for images in (a, b))
     for i in range(len(a)):
         wang = structural_similarity(
@@ -52,13 +54,17 @@ def test_agreement_of_packages_on_kitti(shared: Path) -> None:
     forgotten = float(theirs.structural_similarity_index_measure(x, y, data_range=255.0))
     assert forgotten > 0.995
     # The same five scales; its windows at the borders are mirrored, and cropped only of the contrast term
-    multi = ms_ssim.build(ms_ssim.Params(kind="ms_ssim"), "cpu")(a, b).mean()
+    multi = built(ms_ssim)(a, b).mean()
     their_multi = float(theirs.multiscale_structural_similarity_index_measure(x, y, data_range=1.0))
     assert 1e-6 < abs(multi - their_multi) < 0.01
     # torchmetrics takes the mean of the errors first
-    whole = squared.decibel(psnr_of_mean.build(psnr_of_mean.Params(kind="psnr_of_mean"), "cpu")(a, b).mean())
+    whole = squared.decibel(built(psnr_of_mean)(a, b).mean())
     assert whole == pytest.approx(float(theirs.peak_signal_noise_ratio(x, y, data_range=1.0)), abs=1e-3)
     assert whole <= decibel.mean()
+
+
+def built(module: Any, **keys: Any) -> Any:
+    return module.build(module.Params(kind=module.__name__.rpartition(".")[2], **keys), "cpu")
 
 
 def clip(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -82,21 +88,19 @@ def test_ffmpegs_psnr_is_that_of_the_planes() -> None:
     assert (ffmpeg.compare(a, b, "ssim") < 1).all()
     assert ffmpeg.compare(b, a, "ssim") == pytest.approx(ffmpeg.compare(a, b, "ssim"), abs=1e-6)
     # as a metric: of floats, rounded to 8 bits; DTVNet's log files keep two decimals
-    logged = ffmpeg.build(ffmpeg.Params(kind="ffmpeg", measure="psnr", decimals=2), "cpu")(unit(a), unit(b))
+    logged = built(ffmpeg, measure="psnr", decimals=2)(unit(a), unit(b))
     assert logged.tolist() == expected.round(2).tolist()
 
 
 def test_luma_is_skimages_default_with_the_outputs_range() -> None:
     from skimage.metrics import structural_similarity
 
-    from pipeline.metrics.temporal import border_crop, luma
-
     a, b = clip()
-    top, left, height, width = border_crop(64, 80)
-    for i, found in enumerate(variants.ssim_y(a, b)):
-        x, y = (luma(k[i, top : top + height, left : left + width]) for k in (b, a))
+    psnrs = built(psnr_y)(unit(a), unit(b))
+    for i, found in enumerate(built(ssim_y)(unit(a), unit(b))):
+        x, y = (temporal.luma(k[i]) for k in (b, a))
         assert found == pytest.approx(structural_similarity(x, y, data_range=y.max() - y.min()), abs=1e-9)
-        assert variants.psnr_y(a, b)[i] == pytest.approx(10 * np.log10(255**2 / ((x - y) ** 2).mean()))
+        assert psnrs[i] == pytest.approx(10 * np.log10(255**2 / ((x - y) ** 2).mean()))
 
 
 def moving(by: int, frames: int = 4) -> np.ndarray:
@@ -112,8 +116,8 @@ def test_motion_of_a_translated_clip(by: int) -> None:
     """Against a clip that stands still, tOF is the translation and Flow-MSE half its square (two components, one moves)."""
     inner = (slice(24, 72), slice(24, 136))
     still, panned = moving(0), moving(by)
-    metric = flow_mse.build(flow_mse.Params(kind="flow_mse"), "cpu")
-    assert metric(panned[:2], panned[:2], inner) == 0
-    assert metric(panned[:2], still[:2], inner) == pytest.approx(by**2 / 2, rel=0.05, abs=1e-3)
-    flows = [temporal.motion(*temporal.eight_bits(c[:2]))[inner] for c in (still, panned)]
-    assert temporal.t_of(*flows) == pytest.approx(by, rel=0.03, abs=1e-3)
+    for module, expected in ((tof, by), (flow_mse, by**2 / 2)):
+        metric = built(module)
+        for true, value in ((panned, 0), (still, expected)):
+            motion = functools.partial(temporal.motion, *temporal.eight_bits(true[:2]))
+            assert metric(panned[:2], true[:2], inner, motion) == pytest.approx(value, rel=0.05, abs=1e-3)

@@ -34,13 +34,13 @@ def settings(p: Params) -> dict[str, Any]:
 
 
 def build(p: Params, device: str) -> Callable[..., float]:
-    """Return the function (prediction, target, scored part) -> px^2, of two neighbouring whole frames each.
+    """Return the function (prediction, target, scored part, the target's motion) -> px^2, of two neighbouring whole frames.
 
     Frames are (2, H, W, 3) float32 in [0,1].
     """
 
-    def flow_mse(prediction: np.ndarray, target: np.ndarray, region: temporal.Region) -> float:
-        ours, true = (temporal.motion(*temporal.eight_bits(pair))[region] for pair in (prediction, target))
-        return float(np.mean((ours.astype(np.float64) - true) ** 2))
+    def flow_mse(prediction: np.ndarray, target: np.ndarray, region: temporal.Region, motion: temporal.Motion) -> float:
+        ours = temporal.motion(*temporal.eight_bits(prediction))
+        return float(np.mean((ours[region].astype(np.float64) - motion()[region]) ** 2))
 
     return flow_mse
