@@ -46,6 +46,7 @@ def toy(**changes: Any) -> Params:
                 "samples": 2,
             },
         },
+        "profiles": {},
         "experiments": {
             "toy": {
                 "dataset": "toy", "trained_on": "toy", "protocol": "next3",
