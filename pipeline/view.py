@@ -66,7 +66,7 @@ def main() -> None:
     clips = list(store.clips) if args.clip is None else [args.clip]
     base = args.output or _folder(store.path, args.format)
     for clip in progress(clips, unit="clip", desc="view") if len(clips) > 1 else clips:
-        folder = base if args.output and len(clips) == 1 else base / _safe(clip)
+        folder = base if args.output and args.clip is not None else base / _safe(clip)
         if args.format:
             export(store, clip, args.format, folder)
         elif store.meta["channels"] == 2:
