@@ -53,7 +53,7 @@ report: "workflow/report/workflow.rst"
 rule all:
     default_target: True
     input:
-        plan.targets(P),
+        made=plan.targets(P),
 
 
 include: "workflow/rules/common.smk"

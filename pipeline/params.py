@@ -56,7 +56,9 @@ class Compute(Strict):
     precision: Literal["32-true", "bf16-mixed"] = Field(description="arithmetic of training and prediction")
     channels_last: bool = Field(description="memory layout of convolutions; a little faster, other rounding")
     threads: int = Field(ge=1, description="CPU threads of one job; another number may change the last digits")
-    batch: int = Field(ge=1, description="windows predicted together; may change the last digits")
+    batch: int = Field(
+        ge=1, description="windows predicted, or pairs of frames estimated, together; may change the last digits"
+    )
     workers: int = Field(ge=0, description="processes that load training data; 0 loads in the training process")
 
 

@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -394,7 +395,7 @@ def test_fields_of_images_with_one_name_are_numbered(project: Any, tmp_path: Pat
     assert sorted(p.name for p in (tmp_path / "npy").iterdir()) == ["0000000000.npy", "0000000001.npy"]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 40), st.integers(1, 40))
 def test_resize_is_bilinear_with_aligned_corners(height: int, width: int, to_height: int, to_width: int) -> None:
     import torch
@@ -567,6 +568,31 @@ def test_a_published_file_goes_through_the_stages(tmp_path: Path, monkeypatch: p
     network, _ = weights.load_model(p.models[PUBLISHED], plan.path("train", model=PUBLISHED, dataset="toy"), "cpu")
     assert endpoint_error(stores[3][4], network.estimate(*frames.read("a", [4, 5]))).max() < 2 * files.ERROR
     assert np.abs(stores[3][4]).mean() > 0.1
+    for name, image in zip("AB", frames.read("a", [4, 5]), strict=True):
+        write_image(f"{name}.png", image)
+    checkpoint = Path("data/weights/arflow_kitti15_ar.tar")
+    stage.make_pair(p.models[PUBLISHED], [Path("A.png"), Path("B.png")], Path("f.flo"), None, checkpoint=checkpoint)
+    assert endpoint_error(files.read_flo("f.flo"), stores[3][4]).max() < 2 * files.ERROR
+
+
+def test_frames_are_decoded_while_the_network_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    p = network_project(tmp_path)
+    later, real = threading.Event(), Store.image
+
+    def image(self: Store, row: int) -> np.ndarray:
+        if row == 5:  # of the second batch
+            later.set()
+        return real(self, row)
+
+    class Estimator:
+        def estimate_batch(self, frames: np.ndarray) -> np.ndarray:
+            assert later.wait(60)
+            return np.zeros((len(frames), *frames.shape[2:4], 2), np.float32)
+
+    monkeypatch.setattr(Store, "image", image)
+    monkeypatch.setattr(stage, "_build", lambda *_: (Estimator(), "digest"))
+    assert len(Store(stage.make(p, PUBLISHED, "toy", "test"))) == 7
 
 
 def test_batches_are_of_one_size_and_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

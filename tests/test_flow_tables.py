@@ -134,7 +134,7 @@ def test_sintel_has_a_column_for_each_rendering(made: Project) -> None:
     found = rows(made, TABLES[1])
     assert found["DIS", True]["n"] == "4"
     assert float(found["DIS", True]["epe_clean"]) == pytest.approx(1.25, abs=1e-4)
-    assert float(found["DIS", True]["epe_final"]) > 1.26  # of blurred frames it estimates something else
+    assert float(found["DIS", True]["epe_final"]) > 1.255  # of blurred frames it estimates something else
     assert found["Zero flow", True]["epe_clean"] == found["Zero flow", True]["epe_final"] != "0"
     paper = [row for (_, measured), row in found.items() if not measured]
     assert ("2.73", "3.69") in [(row["epe_clean"], row["epe_final"]) for row in paper]
