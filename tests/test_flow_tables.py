@@ -86,7 +86,7 @@ def project(folder: Path, shared: Path) -> Project:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Project:
     made = project(tmp_path_factory.mktemp("flow"), shared)
-    done = made.snakemake(*TABLES)
+    done = made.snakemake(*TABLES, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     return made
 
@@ -142,7 +142,7 @@ def test_sintel_has_a_column_for_each_rendering(made: Project) -> None:
 
 def test_same_bytes_with_dvc(made: Project, tmp_path: Path, shared: Path) -> None:
     other = project(tmp_path / "dvc", shared)
-    done = other.dvc("repro")
+    done = other.dvc("repro", timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     for table in TABLES:
         assert (other.folder / table).read_bytes() == (made.folder / table).read_bytes()
@@ -195,7 +195,7 @@ def sky_project(folder: Path, shared: Path) -> Project:
 
 def test_sky_export_from_archive_and_published_file_with_both_engines(tmp_path: Path, shared: Path) -> None:
     ours, theirs = (sky_project(tmp_path / engine, shared) for engine in ("snakemake", "dvc"))
-    for done in (ours.snakemake(), theirs.dvc("repro")):
+    for done in (ours.snakemake(timeout=1800), theirs.dvc("repro", timeout=1800)):
         assert done.returncode == 0, done.stdout + done.stderr
     for path in SKY:
         assert (ours.folder / path).read_bytes() == (theirs.folder / path).read_bytes()
