@@ -452,6 +452,19 @@ def test_flow_comes_back_at_the_frames_size_in_its_pixels(
     np.testing.assert_allclose(flow, np.broadcast_to(expected, flow.shape), rtol=1e-5)
 
 
+def test_the_quirk_warps_half_a_pixel_off() -> None:
+    tree = params().model_dump()
+    tree["network"]["quirks"]["half_pixel_warp"] = True
+    frames = render(0, 64, 128)[0]
+    found = []
+    for entry in (params(), arflow.Params.model_validate(tree)):
+        torch.manual_seed(0)
+        network = arflow.build(entry)
+        network.start_kaiming()
+        found.append(network.estimate(*frames))
+    assert np.abs(found[0] - found[1]).max() > 0.01
+
+
 def test_resize_takes_the_test_size(monkeypatch: pytest.MonkeyPatch) -> None:
     network = arflow.build(params(height=128, width=192))
     seen = []
