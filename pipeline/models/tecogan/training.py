@@ -21,7 +21,15 @@ from pipeline.errors import RetakeError
 from pipeline.losses.slim_vgg import NAMES as VGG_NAMES
 from pipeline.losses.slim_vgg import SlimVgg
 from pipeline.models.tecogan import SCALE, Params, Train, ops
-from pipeline.models.tecogan.network import FED_BACK, Discriminator, Recurrent, ResidualBlock, load_variables, renamed
+from pipeline.models.tecogan.network import (
+    FED_BACK,
+    Discriminator,
+    Recurrent,
+    ResidualBlock,
+    load_own,
+    load_variables,
+    renamed,
+)
 from pipeline.store import tensorflow
 from pipeline.tasks.super_resolution import degrade_crops
 
@@ -79,8 +87,8 @@ class TecoGAN(Recurrent):
         return self.upscale(frames, published_dropping="published_dropping" in settings.quirks, tile=settings.tile)
 
     def load_published(self, state: dict[str, Tensor]) -> None:
-        """Copy the variables of a published TensorFlow checkpoint; see `network.load_variables`."""
-        load_variables(self, state)
+        """Copy the variables of a published TensorFlow checkpoint, or weights of our own; see `network.load_variables`."""
+        (load_own if any(key.startswith("generator.") for key in state) else load_variables)(self, state)
 
     def start_from(self, state: dict[str, Tensor]) -> None:
         """Copy the weights of another training, FRVSR's for TecoGAN; the discriminator keeps its new weights.
@@ -175,8 +183,8 @@ class TecoGAN(Recurrent):
             from pipeline import weights
 
             assert recipe.vgg_weights is not None
-            source = Path(recipe.vgg_weights)
-            file = source if source.exists() else weights.path(recipe.vgg_weights)
+            own = tensorflow.holds(recipe.vgg_weights)
+            file = Path(recipe.vgg_weights) if own else weights.path(recipe.vgg_weights)
             self._vgg = SlimVgg(tensorflow.read(file, VGG_NAMES)).to(device)
         return self._vgg
 
@@ -191,7 +199,7 @@ def starting_weights(source: str) -> dict[str, Tensor]:
     from pipeline import weights
 
     if Path(source).suffix != ".pt":
-        return renamed(tensorflow.read(source))
+        return renamed(tensorflow.read(source if tensorflow.holds(source) else weights.path(source)))
     tree: Any = weights.load_tree(source)
     return tree["weights"] if "kind" in tree else tree
 
