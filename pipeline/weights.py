@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 import pickletools
 import re
@@ -126,6 +127,12 @@ def load_tree(file: str | Path) -> dict[str, Any]:
     except (RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, AssertionError) as error:
         why = _first(str(error)) if isinstance(error, RuntimeError) else f"{type(error).__name__} {error}".strip()
         raise RetakeError(f"{file} is no checkpoint, or truncated: {why}") from None
+
+
+def params_of(file: str | Path) -> dict[str, Any]:
+    """Return {params key: value} that made a checkpoint of ours; {} for a published one. Raises as `load_tree`."""
+    tree: Any = {} if tensorflow.holds(file) else load_tree(file)
+    return json.loads(tree["params"]) if isinstance(tree, dict) and isinstance(tree.get("params"), str) else {}
 
 
 def _calls(file: Path) -> str:

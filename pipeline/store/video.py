@@ -15,7 +15,9 @@ import functools
 import io
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import av
 import numpy as np
@@ -31,6 +33,29 @@ SLACK = 8  # bytes by which writers of AVI get their own length wrong
 Image = Callable[[], np.ndarray]
 
 
+class Shown(NamedTuple):
+    """How a frame is shown: when, as `time` * `base` seconds, and in which colours, FFmpeg's numbers for each.
+
+    `time` is None where the container stores no time stamps that can be trusted. `rgb`: its pixels are RGB, not YUV.
+    """
+
+    time: int | None
+    base: Fraction
+    space: int
+    full_range: bool
+    primaries: int
+    transfer: int
+    rgb: bool
+
+
+class Info(NamedTuple):
+    """What a container says of a video: mean frames a second, shape of a pixel (width : height), number of packets."""
+
+    rate: Fraction
+    aspect: Fraction
+    packets: int
+
+
 def clip(name: str, member: Member, *, first: int = 0) -> Stream:
     """Return a video as a clip; its frames are numbered from `first`."""
     return Stream(name, member, functools.partial(frames, member, first=first))
@@ -42,6 +67,12 @@ def frames(member: Member, *, first: int = 0) -> Iterator[tuple[int, Image]]:
     The conversion is FFmpeg's own, as OpenCV and `ffmpeg -pix_fmt rgb24` do it. Raises RetakeError for a file that is
     no video; CutOff behind the last good frame of a video that is cut off or damaged.
     """
+    for number, image, _ in shown(member, first=first):
+        yield number, image
+
+
+def shown(member: Member, *, first: int = 0) -> Iterator[tuple[int, Image, Shown]]:
+    """Yield what `frames` does, and how each frame is shown; raises the same."""
     where = f"{member.archive}: {member.name!r}"
     with _file(member) as file:
         short = _short(file)
@@ -53,7 +84,7 @@ def frames(member: Member, *, first: int = 0) -> Iterator[tuple[int, Image]]:
                     raise RetakeError(f"{where} holds no video stream that can be decoded")
                 stream.codec_context.options = {"max_pixels": str(PIXELS)}
                 ordered = container.format.name != "avi"
-                shown: int | None = None
+                last: int | None = None
                 for packet in container.demux(stream):
                     if packet.is_corrupt:
                         raise CutOff(_lost(where, number - first, short or "a packet of it is not whole"))
@@ -64,13 +95,17 @@ def frames(member: Member, *, first: int = 0) -> Iterator[tuple[int, Image]]:
                         if frame.is_corrupt:
                             raise CutOff(_lost(where, number - first, short or "a frame of it is damaged"))
                         if ordered and frame.pts is not None:
-                            if shown is not None and frame.pts <= shown:
+                            if last is not None and frame.pts <= last:
                                 raise RetakeError(
-                                    f"{where}: frame {number} is shown at {frame.pts}, the one before at {shown}: its "
+                                    f"{where}: frame {number} is shown at {frame.pts}, the one before at {last}: its "
                                     f"time stamps are wrong; write it anew (ffmpeg -i IN -fps_mode passthrough OUT)"
                                 )
-                            shown = frame.pts
-                        yield number, functools.partial(_image, frame, f"{where}, frame {number}")
+                            last = frame.pts
+                        yield (
+                            number,
+                            functools.partial(_image, frame, f"{where}, frame {number}"),
+                            _shown(frame, ordered),
+                        )
                         number += 1
         except (av.FFmpegError, ValueError) as error:
             reason = short or getattr(error, "strerror", None) or str(error)
@@ -99,6 +134,27 @@ def probe(member: Member) -> tuple[int, int, int]:
                 return stream.height, stream.width, count
         except (av.FFmpegError, ValueError) as error:
             raise RetakeError(f"{where} cannot be read as a video: {error}") from None
+
+
+def info(path: Path) -> Info:
+    """Return what the container of the video at `path` says, without decoding; raises RetakeError as `probe`."""
+    _, _, packets = probe(Member(path.parent, path.name))
+    with av.open(str(path), "r", options={"format_whitelist": FORMATS}) as container:
+        stream: Any = container.streams.best("video")
+        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        return Info(Fraction(rate), Fraction(stream.sample_aspect_ratio or 1), packets)
+
+
+def _shown(frame: Any, ordered: bool) -> Shown:
+    return Shown(
+        frame.pts if ordered else None,
+        Fraction(frame.time_base),
+        int(frame.colorspace),
+        int(frame.color_range) == 2,
+        int(frame.color_primaries),
+        int(frame.color_trc),
+        frame.format.is_rgb,
+    )
 
 
 def _lost(where: str, count: int, reason: str) -> str:

@@ -313,13 +313,25 @@ class Recurrent(nn.Module):
         specification); `published_dropping`: five outputs are dropped even when fewer frames were prepended.
         Raises RetakeError when a side is below 8 or the size changes.
         """
+        for state in self.states(frames, published_dropping=published_dropping, tile=tile):
+            yield state.output
+
+    def states(
+        self,
+        frames: Iterable[Tensor],
+        state: State | None = None,
+        *,
+        published_dropping: bool = False,
+        tile: int | None = None,
+    ) -> Iterator[State]:
+        """Yield what `upscale` does with what the next frame needs; `state`: go on behind the frame it is of."""
         device = next(self.parameters()).device
-        state: State | None = None
-        for frame, kept in super_resolution.warmed(frames, published_dropping=published_dropping):
+        run = super_resolution.warmed(frames, published_dropping=published_dropping)
+        for frame, kept in run if state is None else ((frame, True) for frame in frames):
             check_frame(frame, state)
             state = self.step(frame.to(device), state, tile)
             if kept:
-                yield state.output
+                yield state
 
 
 def check_frame(frame: Tensor, state: State | None) -> None:

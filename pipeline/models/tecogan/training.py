@@ -26,6 +26,7 @@ from pipeline.models.tecogan.network import (
     Discriminator,
     Recurrent,
     ResidualBlock,
+    State,
     load_own,
     load_variables,
     renamed,
@@ -83,8 +84,17 @@ class TecoGAN(Recurrent):
 
     def predict(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield each frame upscaled, as `upscale` does, with the settings of `predict` in params.yaml."""
-        settings = self.p.predict
-        return self.upscale(frames, published_dropping="published_dropping" in settings.quirks, tile=settings.tile)
+        return (state.output for state in self.predict_from(None, frames))
+
+    def predict_from(self, state: dict[str, Tensor] | None, frames: Iterable[Tensor]) -> Iterator[State]:
+        """Yield what `predict` does as states; go on behind the frame that `state` is of, or begin where it is None.
+
+        `state`: a `State` as a dict, on any device.
+        """
+        settings, device = self.p.predict, self.balance.device
+        dropping = "published_dropping" in settings.quirks
+        before = None if state is None else State(**{key: value.to(device) for key, value in state.items()})
+        return self.states(frames, before, published_dropping=dropping, tile=settings.tile)
 
     def load_published(self, state: dict[str, Tensor]) -> None:
         """Copy the variables of a published TensorFlow checkpoint, or weights of our own; see `network.load_variables`."""
