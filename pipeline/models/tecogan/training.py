@@ -46,6 +46,8 @@ class Step(Protocol):
 
     fabric: Any
     optimisers: dict[str, torch.optim.Optimizer]
+    step: int
+    steps: int
 
 
 @dataclass
@@ -163,6 +165,10 @@ class TecoGAN(Recurrent):
         whose hooks know one backward pass a step only.
         """
         recipe, fabric = self._recipe(), state.fabric
+        if recipe.min_lr is not None:
+            rate = learning_rate(state.step / state.steps, recipe.lr, recipe.min_lr)
+            for group in (group for optimiser in state.optimisers.values() for group in optimiser.param_groups):
+                group["lr"] = rate
         low, target = degrade_crops(batch)
         with fabric.autocast():
             found = losses(self, low, 2 * target - 1, recipe, self.vgg(recipe, batch.device) if recipe.vgg else None)
@@ -212,6 +218,11 @@ def starting_weights(source: str) -> dict[str, Tensor]:
         return renamed(tensorflow.read(source if tensorflow.holds(source) else weights.path(source)))
     tree: Any = weights.load_tree(source)
     return tree["weights"] if "kind" in tree else tree
+
+
+def learning_rate(share: float, first: float, last: float) -> float:
+    """Return the rate after a share of all steps, from 0 to 1: a cosine from `first` to `last`."""
+    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
 
 
 def initialise(module: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> None:
