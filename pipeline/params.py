@@ -28,6 +28,7 @@ from pipeline.errors import RetakeError, near
 FILE = Path("params.yaml")
 SCHEMA = Path("workflow/schemas/params.schema.json")
 FLOW = re.compile(r"data/flow/(?P<estimator>[^/]+)/(?P<dataset>[^/]+)/(?P<split>[^/]+)\.arrow")
+CHECKPOINT = re.compile(r"data/checkpoints/(?P<model>[^/]+)/(?P<dataset>[^/]+)\.pt")
 VARIABLE = "RETAKE_PARAMS"  # the Snakefile hands --config and --configfile to the stages in it
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -143,8 +144,8 @@ class Model(Strict):
     @property
     def start(self) -> tuple[str, str] | None:
         """The (model, dataset) whose checkpoint training starts from; None for new weights and for published files."""
-        named = re.fullmatch(r"data/checkpoints/([^/]+)/([^/]+)\.pt", getattr(self.train, "start", None) or "")
-        return (named[1], named[2]) if named else None
+        named = CHECKPOINT.fullmatch(getattr(self.train, "start", None) or "")
+        return (named["model"], named["dataset"]) if named else None
 
     @property
     def has_weights(self) -> bool:

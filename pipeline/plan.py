@@ -148,9 +148,9 @@ def module(package: str, kind: str) -> str:
 
 
 def plan(p: Params, wanted: list[str]) -> Plan:
-    """Return stage -> instance name -> fields, for everything behind `wanted`: experiments, or flow stores by path.
+    """Return stage -> instance name -> fields, for everything behind `wanted`: experiments, flow stores and checkpoints by path.
 
-    A store's estimator has the weights that are trained on the store's own dataset.
+    A flow store's estimator has the weights that are trained on the store's own dataset.
     """
     stages: Plan = {stage: {} for stage in OUTPUTS}
 
@@ -208,6 +208,9 @@ def plan(p: Params, wanted: list[str]) -> Plan:
     for name in wanted:
         if store := params.FLOW.fullmatch(name):
             flow(store["estimator"], store["dataset"], store["split"], store["dataset"])
+            continue
+        if trained := params.CHECKPOINT.fullmatch(name):
+            checkpoint(trained["model"], trained["dataset"])
             continue
         e = p.experiments[name]
         test = frames(e.dataset, "test")
@@ -323,8 +326,8 @@ def dump(p: Params) -> str:
 def fields_of(p: Params, stage: str, **wildcards: str) -> Fields:
     """Return the fields of the instance that `wildcards` name, in any experiment of params.yaml.
 
-    Frames and flow are made of every dataset, and flow estimators trained on it, needed by an experiment or not. Raises
-    RetakeError when nothing in params.yaml leads there, or when DVC runs the stages of an older plan.
+    Frames, flow and checkpoints are made of every dataset, needed by an experiment or not. Raises RetakeError when
+    nothing in params.yaml leads there, or when DVC runs the stages of an older plan.
     """
     if "DVC_STAGE" in os.environ and params.VARIABLE not in os.environ and FILE.read_text() != dump(p):
         raise RetakeError(f"{FILE} is behind params.yaml: run `python -m pipeline.plan`, then the same command again")
@@ -334,14 +337,15 @@ def fields_of(p: Params, stage: str, **wildcards: str) -> Fields:
     name = "-".join(wildcards[k] for k in _keys(stage))
     if name not in everything:
         dataset = p.datasets.get(wildcards.get("dataset", ""))
-        estimator = p.models.get(wildcards.get("estimator", wildcards.get("model", "")))
+        model = p.models.get(wildcards.get("estimator", wildcards.get("model", "")))
         if dataset is not None and stage in ("download", "frames"):
             return {**wildcards, "code": module("datasets", dataset.kind)}
-        if dataset is not None and estimator is not None and estimator.task == "flow" and stage in ("flow", "train"):
-            store = {"estimator": wildcards.get("model", ""), "split": "train", **wildcards}
-            alone = plan(p, [str(path("flow", **store))])[stage]
-            if name in alone:
-                return alone[name]
+        if (
+            dataset is not None
+            and model is not None
+            and ((stage == "flow" and model.task == "flow") or (stage == "train" and model.has_weights))
+        ):
+            return plan(p, [str(path(stage, **wildcards))])[stage][name]
         raise RetakeError(f"no experiment in params.yaml needs {stage} of {name}{near(name, everything)}")
     return everything[name]
 

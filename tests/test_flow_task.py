@@ -231,8 +231,6 @@ def test_flow_stores_are_made_ahead_of_any_experiment() -> None:
     assert known["checkpoint"] == "data/checkpoints/arflow_sintel_ar_mv_published/bair.pt"
     imported = plan.fields_of(p, "train", model="arflow_sintel_ar_mv_published", dataset="bair")
     assert plan.inputs(p, "train", imported) == ["workflow/weights.csv"]
-    with pytest.raises(RetakeError, match=r"no experiment in params.yaml needs train of dmvfn-bair"):
-        plan.fields_of(p, "train", model="dmvfn", dataset="bair")
     with pytest.raises(RetakeError, match=r"no experiment in params.yaml needs train of dis-bair"):
         plan.fields_of(p, "train", model="dis", dataset="bair")
 
