@@ -16,7 +16,7 @@ import functools
 import hashlib
 import os
 import string
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +146,8 @@ def module(package: str, kind: str) -> str:
     return str(folder) if folder.is_dir() else f"{folder}.py"
 
 
-def plan(p: Params, experiments: list[str]) -> Plan:
-    """Return stage -> instance name -> fields, for everything behind `experiments`."""
+def plan(p: Params, experiments: list[str], trainings: Iterable[tuple[str, str]] = ()) -> Plan:
+    """Return stage -> instance name -> fields, for everything behind `experiments` and `trainings` (model, dataset)."""
     stages: Plan = {stage: {} for stage in OUTPUTS}
 
     def add(stage: str, **fields: str) -> Path:
@@ -201,6 +201,8 @@ def plan(p: Params, experiments: list[str]) -> Plan:
             )
         )
 
+    for model_and_dataset in trainings:
+        checkpoint(*model_and_dataset)
     for name in experiments:
         e = p.experiments[name]
         test = frames(e.dataset, "test")
@@ -311,8 +313,8 @@ def dump(p: Params) -> str:
 def fields_of(p: Params, stage: str, **wildcards: str) -> Fields:
     """Return the fields of the instance that `wildcards` name, in any experiment of params.yaml.
 
-    Frames, and flow by an estimator without weights, are made of every dataset, needed by an experiment or not. Raises
-    RetakeError when nothing in params.yaml leads there, or when DVC runs the stages of an older plan.
+    Frames, flow by an estimator without weights, and checkpoints are made of every dataset, needed by an experiment or
+    not. Raises RetakeError when nothing in params.yaml leads there, or when DVC runs the stages of an older plan.
     """
     if "DVC_STAGE" in os.environ and params.VARIABLE not in os.environ and FILE.read_text() != dump(p):
         raise RetakeError(f"{FILE} is behind params.yaml: run `python -m pipeline.plan`, then the same command again")
@@ -325,6 +327,9 @@ def fields_of(p: Params, stage: str, **wildcards: str) -> Fields:
         estimator = p.models.get(wildcards.get("estimator", ""))
         if dataset is not None and stage in ("download", "frames"):
             return {**wildcards, "code": module("datasets", dataset.kind)}
+        model = p.models.get(wildcards.get("model", ""))
+        if dataset is not None and stage == "train" and model is not None and model.has_weights:
+            return plan(p, [], [(wildcards["model"], wildcards["dataset"])])["train"][name]
         if dataset is not None and stage == "flow" and estimator is not None and not estimator.has_weights:
             images = str(path("frames", **wildcards))
             raw = str(path("download", **wildcards)) if estimator.kind in TRUTH else images

@@ -17,7 +17,7 @@ import argparse
 import difflib
 import functools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import numpy as np
 from pipeline.errors import RetakeError, log, progress, run
 from pipeline.params import Prediction
 from pipeline.store import flow as files
-from pipeline.store.atomic import atomic
+from pipeline.store.encode import write_video
 from pipeline.store.frames import Store
 from pipeline.store.images import write_image
 from pipeline.tasks import super_resolution
@@ -412,23 +412,6 @@ def error_legend() -> np.ndarray:
     canvas[4:18, 20:220] = error_map(ramp)
     text = f"{ERROR_SCALE:.0%} of the range or more, mean of R, G, B"
     return _write(canvas, [(4, 2, 15, "0"), (228, 2, 15, text)])
-
-
-def write_video(path: Path, images: Iterable[np.ndarray], rate: int) -> None:
-    """Write images of one size, (height, width, 3) uint8, as H.264 in MP4 (yuv420p; odd sides repeat their edge)."""
-    import av
-
-    with atomic(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1  # x264's output depends on it
-        for image in images:
-            height, width = image.shape[:2]
-            even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-            if not stream.codec_context.is_open:
-                stream.height, stream.width = even.shape[:2]
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
-        container.mux(stream.encode())
 
 
 def _display(image: np.ndarray) -> np.ndarray:

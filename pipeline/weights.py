@@ -1,7 +1,8 @@
 """Pretrained files and checkpoints: fetched, verified, loaded, saved; the only place that unpickles anything.
 
 In: rows of workflow/weights.csv (or a user's own file). Out: `data/weights/<file>`, and tensors by name. Everything is
-loaded with `weights_only`: a file that would run code is refused.
+loaded with `weights_only`: a file that would run code is refused. TensorFlow's checkpoints are read too, as they lie or in
+the archive that they are published in.
 
     weights.load("alexnet")             # fetched when it is not there; Missing when it cannot be had
     weights.load_file("dmvfn.pkl")
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 import pickletools
 import re
@@ -24,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import fetch, params
 from pipeline.errors import RetakeError, near, progress
 from pipeline.params import Model
-from pipeline.store import archives
+from pipeline.store import archives, tensorflow
 from pipeline.store.atomic import write_bytes
 from pipeline.store.verified import known
 
@@ -69,18 +71,24 @@ def path(name: str, *, patient: bool = True) -> Path:
     return file
 
 
-def load(name: str, *, patient: bool = True) -> dict[str, Tensor]:
-    """Return the weights of the row `name` of workflow/weights.csv, tensors by name, on the CPU; raises as `path`."""
-    return load_file(path(name, patient=patient))
+def load(name: str, *, patient: bool = True, check: bool = False) -> dict[str, Tensor]:
+    """Return the weights of the row `name` of workflow/weights.csv, tensors by name, on the CPU; raises as `path`.
+
+    `check`: as `load_file`.
+    """
+    return load_file(path(name, patient=patient), check=check)
 
 
-def load_file(file: str | Path) -> dict[str, Tensor]:
+def load_file(file: str | Path, *, check: bool = False) -> dict[str, Tensor]:
     """Return the tensors by name of a checkpoint, on the CPU; what stands under `state_dict` where there is one.
 
-    Raises RetakeError for a file that is missing, truncated, no checkpoint, or would run code.
+    Of a TensorFlow checkpoint: its numeric variables, in TensorFlow's layout; `check` compares their checksums. Raises
+    RetakeError for a file that is missing, truncated, no checkpoint, or would run code.
     """
     import torch
 
+    if tensorflow.holds(file):
+        return {name: torch.from_numpy(value) for name, value in tensorflow.read(file, check=check).items()}
     tree: Any = load_tree(file)
     if isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict):
         tree = tree["state_dict"]
@@ -207,6 +215,12 @@ def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
         yield from _tensors(part, f"{name}.{key}" if name else str(key))
 
 
+def params_of(file: str | Path) -> dict[str, Any]:
+    """Return {params key: value} that made a checkpoint of ours; {} for a published one. Raises as `load_tree`."""
+    tree: Any = {} if tensorflow.holds(file) else load_tree(file)
+    return json.loads(tree["params"]) if isinstance(tree, dict) and isinstance(tree.get("params"), str) else {}
+
+
 def _calls(file: Path) -> str:
     """Return the first function or class that a bare pickle names, "" where there is none; torch reads few of them."""
     strings: list[str] = []
@@ -231,7 +245,7 @@ def load_model(model: Model, checkpoint: Path | None, device: str) -> tuple[Any,
     network = params.registry("models")[model.kind].build(model)
     found = ""
     if checkpoint is not None:
-        tree: Any = load_tree(checkpoint)
+        tree: Any = {} if tensorflow.holds(checkpoint) else load_tree(checkpoint)
         if "kind" not in tree or "weights" not in tree:
             network.load_published(load_file(checkpoint))
         else:
