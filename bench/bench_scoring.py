@@ -48,7 +48,7 @@ def scoring(clip: Any, predictions: Any) -> Row:
     registry = params.registry("metrics")
     functions = [registry[kind].build(registry[kind].Params(kind=kind), "cpu") for kind in ("psnr", "ssim", "ms_ssim")]
     functions.append(registry["lpips"].build(registry["lpips"].Params(kind="lpips", net="alex", colour="bgr"), "cpu"))
-    package = lpips.LPIPS(pretrained=False, pnet_rand=True, net="alex", verbose=False).eval()
+    package = lpips.LPIPS(pretrained=True, pnet_rand=True, net="alex", verbose=False).eval()  # the heads alone
     trunk = weights.load("alexnet")
     package.net.load_state_dict({k: trunk[f"features.{k.partition('.')[2]}"] for k in package.net.state_dict()})
     values: dict[str, Any] = {}
@@ -105,15 +105,16 @@ def tof(clip: Any, predictions: Any) -> Row:
 
     with tempfile.TemporaryDirectory() as folder:
         cache.ROOT = Path(folder)
-        kept = temporal.kept_motion("bench", list(clip))
+        kept = temporal.kept_motion("bench", len(clip), lambda: clip)
 
         def without() -> None:
             for i in pairs:
-                function(predicted[i : i + 2], true[i : i + 2], region)
+                pair = temporal.eight_bits(true[i : i + 2])
+                function(predicted[i : i + 2], true[i : i + 2], region, lambda pair=pair: temporal.motion(*pair))
 
         def cached() -> None:
             for i in pairs:
-                function(predicted[i : i + 2], true[i : i + 2], region, kept[i])
+                function(predicted[i : i + 2], true[i : i + 2], region, lambda i=i: kept[i])
 
         memory = [peak_of(action) for action in (without, cached)]
         slow, quick = interleave(5, without, cached)

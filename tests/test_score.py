@@ -350,7 +350,7 @@ def wreck(folder: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("folder", ["brought is not a folder (experiments.toy.predictions.brought)"]),
+        ("folder", ["no brought (experiments.toy.predictions.brought)"]),
         (
             "names",
             ["000001 is missing", "000003 is missing", "000004 is no test window", "000002/pred_3.png is missing",
@@ -382,3 +382,95 @@ def test_long_lists_of_problems_are_cut(project: Params) -> None:
         Path(f"brought/x{number:02d}").mkdir()
     with pytest.raises(RetakeError, match=r"and 24 more\nexpected in brought"):
         bring.bring(project, "toy", "brought")
+
+
+def written(path: str, guess: Any) -> np.ndarray:
+    """All windows as one array, (4, 3, H, W, 3); saved as `path`."""
+    frames, protocol = Store(FRAMES), toy().protocols["next3"]
+    contexts = [prediction.inputs(frames, window, protocol) for window in prediction.windows(frames, protocol)]
+    array = np.stack([[guess(context, step) for step in (1, 2, 3)] for context in contexts])
+    np.savez(path, array) if path.endswith("z") else np.save(path, array)
+    return array
+
+
+def video(path: Path, clip: np.ndarray, rate: int = 25) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264rgb", rate=rate, options={"crf": "0"})
+        stream.height, stream.width, stream.pix_fmt = clip.shape[1], clip.shape[2], "rgb24"
+        for image in clip:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("kind", ["mine.npy", "mine.npz", "float.npy", "videos"])
+def test_arrays_and_videos_are_brought_as_folders_are(project: Params, kind: str) -> None:
+    save(Path("brought"), blend)
+    expected = Store(bring.bring(project, "toy", "brought"))
+    images = [expected.image(row).copy() for row in range(len(expected))]
+    guess = (lambda c, k: (blend(c, k) / 255).astype(np.float32)) if kind == "float.npy" else blend
+    if kind == "videos":
+        Path("videos").mkdir()
+        for number, clip in enumerate(written("mine.npy", guess)):
+            video(Path(f"videos/{number:06d}.mp4"), clip)
+    else:
+        written(kind, guess)
+    p = toy(experiments__toy__predictions={"brought": kind})
+    store = Store(bring.bring(p, "toy", "brought"))
+    assert list(store.clips) == list(expected.clips)
+    for row, image in enumerate(images):
+        assert (store.image(row) == image).all()
+    what = {"float.npy": "float array", "videos": "video"}.get(kind, "8-bit array")
+    assert store.meta["brought"] == what
+    score.score(p, "toy", "brought")
+
+
+def one_frame_fewer(array: np.ndarray) -> np.ndarray:
+    return array[:, :2]
+
+
+def out_of_range(array: np.ndarray) -> np.ndarray:
+    array = array.astype(np.float32) / 255
+    array[2, 1, 5, 5, 0], array[3, 0, 0, 0, 0] = 1.5, np.nan
+    return array
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (one_frame_fewer, ["000000 has 2 frames of 176x168, not 3 frames of 176x168", "000003 has 2 frames"]),
+        (lambda a: a[:3], ["000003 is missing"]),
+        (lambda a: np.concatenate([a, a[:1]]), ["000004 is not expected"]),
+        (lambda a: a[0], ["000000 is missing", "a single clip is not expected"]),
+        (lambda a: a[:, :, 1:], ["000001 has 3 frames of 176x167, not 3 frames of 176x168"]),
+        (out_of_range, ["clip 000002, frame 1: values from", "to 1.5, [0,1] is needed", "clip 000003, frame 0: NaN"]),
+        (lambda a: a.astype(np.float32), ["values from", "to 255, [0,1] is needed: divide, or save uint8"]),
+        (lambda a: a[..., :1], ["has the shape (4, 3, 168, 176, 1)"]),
+        (lambda a: a.astype(np.int64), ["is int64: uint8, or float in [0,1], is needed"]),
+    ],
+)  # fmt: skip
+def test_wrong_arrays_are_refused_with_what_was_expected(project: Params, change: Any, words: list[str]) -> None:
+    np.save("mine.npy", change(written("mine.npy", blend)))
+    with pytest.raises(RetakeError) as error:
+        bring.bring(toy(experiments__toy__predictions={"brought": "mine.npy"}), "toy", "brought")
+    for text in words:
+        assert text in str(error.value)
+    if "shape" not in words[0] and "int64" not in words[0]:
+        assert "in the order 000000, 000001, 000002, … 000003; the first has 3 frames of 176x168" in str(error.value)
+    assert not Path("data/predictions/toy/brought.arrow").exists()
+
+
+def test_wrong_videos_are_refused(project: Params) -> None:
+    Path("videos").mkdir()
+    for number, clip in enumerate(written("mine.npy", blend)):
+        video(Path(f"videos/{number:06d}.mp4"), clip, 30 if number == 2 else 25)
+    p = toy(experiments__toy__predictions={"brought": "videos"})
+    with pytest.raises(RetakeError, match=r"000002\.mp4 has 30 frames a second, videos/000000\.mp4 25"):
+        bring.bring(p, "toy", "brought")
+    Path("videos/000002.mp4").rename("videos/two.mp4")
+    with pytest.raises(RetakeError, match=r"(?s)000002 is missing.*two is not expected"):
+        bring.bring(p, "toy", "brought")
+    Path("videos/two.mp4").write_bytes(b"no video")
+    with pytest.raises(RetakeError, match=r"two\.mp4 cannot be read as a video"):
+        bring.bring(p, "toy", "brought")

@@ -421,7 +421,7 @@ def test_brought_scenes_are_paired_by_position(project: params.Params) -> None:
 def test_a_wrong_folder_of_scenes_is_refused_with_all_that_is_wrong(project: params.Params) -> None:
     with pytest.raises(
         RetakeError,
-        match=r"results_of_mine is not a folder .*; expected in .*: a/ with 7 PNGs of at least 80x64, b c/ with 6",
+        match=r"no results_of_mine .*; expected in .*: a/ with 7 PNGs of at least 80x64, b c/ with 6",
     ):
         bring.bring(project, "toy", "mine")
     save()

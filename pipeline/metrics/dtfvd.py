@@ -30,13 +30,15 @@ class Params(params.Metric):
 
 def label(p: Params) -> str:
     """Return the column's name for people."""
-    return f"DTFVD {p.length}"
+    return sets.label(f"DTFVD {p.length}", p.drop)
 
 
 def settings(p: Params) -> dict[str, Any]:
     """Return what a reader must know to compare values."""
     network = f"I3D_{p.length}, 1024 features"
-    return sets.settings(label(p), drop=p.drop, network=network, resize=sets.TEXTURES, range=[-1, 1], unit="clips")
+    return sets.settings(
+        f"DTFVD {p.length}", drop=p.drop, network=network, resize=sets.TEXTURES, range=[-1, 1], unit="clips"
+    )
 
 
 def needs_weights(p: Params) -> list[str]:

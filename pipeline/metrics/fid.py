@@ -30,10 +30,15 @@ class Params(params.Metric):
     )
 
 
+def label(p: Params) -> str:
+    """Return the column's name for people."""
+    return sets.label(LABEL, p.drop)
+
+
 def settings(p: Params) -> dict[str, Any]:
     """Return what a reader must know to compare values."""
     network = "Inception of pytorch-fid, pool3, 2048"
-    return sets.settings("FID", drop=p.drop, network=network, resize=RESIZE, unit="frames")
+    return sets.settings(LABEL, drop=p.drop, network=network, resize=RESIZE, unit="frames")
 
 
 def needs_weights(p: Params) -> list[str]:

@@ -36,7 +36,7 @@ class Params(params.Metric):
 
 def label(p: Params) -> str:
     """Return the column's name for people."""
-    return f"FVD ({p.variant})"
+    return sets.label(f"FVD ({p.variant})", p.drop)
 
 
 def settings(p: Params) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def settings(p: Params) -> dict[str, Any]:
     _, network, resize, values, route = sets.I3D[p.variant]
     distance = "tensorflow-gan" if route == "tensorflow" else "exact"
     return sets.settings(
-        label(p),
+        f"FVD ({p.variant})",
         drop=p.drop,
         network=f"{network}, 400 scores",
         resize=resize,

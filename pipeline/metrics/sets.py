@@ -101,10 +101,15 @@ class Distance:
         return Found(value, interval, len(predicted), predicted.shape[1])
 
 
+def label(name: str, drop: int | None) -> str:
+    """Return the name of a distance's column for people."""
+    return name if drop is None else f"{name}, whole batches of {drop}"
+
+
 def settings(name: str, *, drop: int | None, **told: Any) -> dict[str, Any]:
     """Return what a reader must know to compare distances of one kind."""
     counted = "all" if drop is None else f"what does not fill a batch of {drop} is left out"
-    return {"name": name, **told, "counted": counted, "version": VERSION}
+    return {"name": label(name, drop), **told, "counted": counted, "version": VERSION}
 
 
 def identity(state: dict[str, Any], network: str, resize: str) -> dict[str, Any]:

@@ -32,12 +32,12 @@ KINDS = f"a folder of PNG clips or of videos ({', '.join(VIDEOS)}), a video, or 
 
 @dataclass
 class Clip:
-    """One clip. `files`: names of its images, of folders only; `rate`: frames a second, of videos only."""
+    """One clip. `rate`: frames a second, of videos only; `bits`: whether it is of integers."""
 
     where: str
     load: Callable[[], np.ndarray]
-    files: tuple[str, ...] = ()
     rate: Fraction | None = None
+    bits: bool = True
 
     def read(self) -> np.ndarray:
         """Return (T, H, W, 3) unsigned integers, or floats that are checked to be in [0,1].
@@ -118,7 +118,7 @@ def _folder(folder: Path, files: list[Path]) -> Clip:
             images.append(image[..., ::-1])
         return np.stack(images)
 
-    return Clip(str(folder), load, tuple(file.name for file in files))
+    return Clip(str(folder), load)
 
 
 def _side(image: np.ndarray) -> str:
@@ -156,9 +156,10 @@ def _array(file: Path) -> dict[str, Clip]:
         raise RetakeError(f"{file} has the shape {loaded.shape}: (T, H, W, 3) or (N, T, H, W, 3) is needed")
     if loaded.dtype not in (np.uint8, np.float16, np.float32, np.float64):
         raise RetakeError(f"{file} is {loaded.dtype}: uint8, or float in [0,1], is needed")
+    bits = loaded.dtype == np.uint8
     if loaded.ndim == 4:
-        return {"": Clip(str(file), functools.partial(np.array, loaded))}
+        return {"": Clip(str(file), functools.partial(np.array, loaded), bits=bits)}
     return {
-        f"{index:06}": Clip(f"{file}, clip {index:06}", functools.partial(np.array, clip))
+        f"{index:06}": Clip(f"{file}, clip {index:06}", functools.partial(np.array, clip), bits=bits)
         for index, clip in enumerate(loaded)
     }
