@@ -34,6 +34,7 @@ from tests.layouts_zips import (
     davis_zip,
     entry,
     flo,
+    huge_zip,
     inside,
     jpg,
     kitti_flow_zips,
@@ -889,6 +890,38 @@ def test_memory_of_a_zip_of_3_gb() -> None:
                 out.writestr(f"vimeo_interp_test/target/{clip}/im{n}.png", data)
     assert path.stat().st_size > 3e9
     assert peak(path) < 700
+
+
+HUGE = """
+import sys
+from pathlib import Path
+from pipeline import frames
+from pipeline.store.frames import Store
+from tests.layouts_zips import entry
+from tests.test_datasets_zips import project
+p = entry("ucf101", source="jpegs_256", codec="jpeg")
+frames.read_manifest = lambda path, kind: ([Path(name) for name in sys.argv[1:]], [])
+print(len(Store(frames.make(project(ucf101=p), "ucf101", "train")).clips))
+print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_memory_of_a_zip_of_two_and_a_half_million_members() -> None:
+    """As many as UCF101's JPEG release has; the directory alone fills 250 MB."""
+    clips = [f"v_Class{chr(65 + k // 2000)}_g{k // 100 % 99:02d}_c{k % 100:02d}" for k in range(13320)]
+    images = (f"jpegs_256/{clip}/frame{n:06d}.jpg" for clip in clips for n in range(1, 188))
+    archive = huge_zip(Path("ucf101_jpegs_256.zip"), images, jpg(0, 16, 16))
+    lists = ucf_lists(Path(), clips[:9537])
+    done = subprocess.run(
+        [sys.executable, "-c", HUGE, str(lists), str(archive)],
+        env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    count, kib = map(int, done.stdout.split())
+    assert count == 9537
+    assert kib < 1.5 * 2**20
 
 
 def test_streams_say_where_they_are_from(tmp_path: Path) -> None:

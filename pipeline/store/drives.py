@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import RetakeError
-from pipeline.store.archives import Clip, Member, open_zip
+from pipeline.store.archives import Clip, Member, names
 
 DRIVE = re.compile(r"(\d{4}_\d\d_\d\d)_drive_\d{4}_sync")
 
@@ -34,15 +34,14 @@ def clips(archives: Sequence[Path], cameras: Sequence[str]) -> list[Clip]:
     found, problems = [], []
     for archive in archives:
         try:
-            with open_zip(archive) as opened:
-                names = opened.namelist()
+            there = names(archive)
         except RetakeError as error:
             problems.append(str(error))
             continue
         for camera in cameras:
             data = f"{folder(archive)}/{camera}/data"
             numbered = re.compile(re.escape(data) + r"/(\d{10})\.png")
-            matches = [m for m in map(numbered.fullmatch, names) if m]
+            matches = [m for m in map(numbered.fullmatch, there) if m]
             frames = sorted((int(m[1]), Member(archive, m[0])) for m in matches)
             if not frames:
                 problems.append(
