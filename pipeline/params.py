@@ -141,8 +141,23 @@ class Model(Strict):
         return self
 
 
-class Prediction(Strict):
+class Task(Strict):
+    """How a clip becomes inputs and targets: one class a task, with what its experiments may ask for."""
+
+    NEEDS: ClassVar[tuple[str, ...]]  # what its metrics compare (a metric's NEEDS)
+    BRINGS: ClassVar[bool]  # whether predictions made elsewhere can be scored
+
+    @property
+    def steps(self) -> int:
+        """Predicted steps, which `report` names; 0: the task has none."""
+        return 0
+
+
+class Prediction(Task):
     """Video prediction: which frames are given, which are predicted, and how steps are averaged."""
+
+    NEEDS = ("frames", "flow")
+    BRINGS = True
 
     task: Literal["prediction"] = Field(description="how a clip becomes inputs and targets")
     window: int = Field(ge=2, description="consecutive frames of one test window")
@@ -154,6 +169,11 @@ class Prediction(Strict):
         ge=1, description="predictions of each window with other random draws (routing); the table prints their spread"
     )
 
+    @property
+    def steps(self) -> int:
+        """The horizon."""
+        return self.horizon
+
     @model_validator(mode="after")
     def _fits(self) -> Prediction:
         if self.first + self.context + self.horizon > self.window:
@@ -163,16 +183,36 @@ class Prediction(Strict):
         return self
 
 
-class Flow(Strict):
+class Flow(Task):
     """Optical flow: every pair of the test split that has ground truth is estimated."""
+
+    NEEDS = ("fields",)
+    BRINGS = False
 
     task: Literal["flow"] = Field(description="how a clip becomes inputs and targets")
 
 
-Protocol = Annotated[Prediction | Flow, Field(discriminator="task")]
+class SuperResolution(Task):
+    """Video super-resolution by 4: every scene of the test split is upscaled whole.
 
-# What a metric of a task may compare: images, the flow that a predictor reads, estimated flow (a metric's NEEDS).
-NEEDS = {"prediction": ("frames", "flow"), "flow": ("fields",)}
+    Low resolution is the dataset's own where it has a split `test_lr`; else the test split's, degraded.
+    """
+
+    NEEDS = ("frames", "pairs")
+    BRINGS = True
+
+    task: Literal["super_resolution"] = Field(description="how a clip becomes inputs and targets")
+    saved: Literal["truncated", "rounded"] = Field(
+        description="how outputs become the 8-bit images that are scored: truncated (published), or rounded"
+    )
+    trim: int = Field(ge=0, description="frames at both ends of a scene that are not scored (published: 2)")
+    border: Literal["cropped", "kept"] = Field(
+        description="cropped: only a centred part is scored, its sides multiples of 32 and at least 16 px shorter "
+        "than the frame's (published); kept: whole frames"
+    )
+
+
+Protocol = Annotated[Prediction | Flow | SuperResolution, Field(discriminator="task")]
 
 
 class Metric(Strict):
@@ -264,19 +304,18 @@ class Params(Strict):
     def _fits(self, where: str, experiment: Experiment) -> None:
         """Raise ValueError for steps, metrics or predictions that the experiment's task does not have."""
         protocol = self.protocols[experiment.protocol]
-        if isinstance(protocol, Prediction):
-            if not experiment.report or not all(1 <= k <= protocol.horizon for k in experiment.report):
+        if protocol.steps:
+            if not experiment.report or not all(1 <= k <= protocol.steps for k in experiment.report):
                 raise ValueError(
-                    f"{where}.report {experiment.report} must name steps from 1 to horizon {protocol.horizon}"
+                    f"{where}.report {experiment.report} must name steps from 1 to horizon {protocol.steps}"
                 )
-        else:
-            if experiment.report:
-                raise ValueError(f"{where}.report must be []: the task {protocol.task} has no steps")
-            if experiment.predictions:
-                raise ValueError(f"{where}.predictions must be {{}}: only frames that were predicted can be brought")
+        elif experiment.report:
+            raise ValueError(f"{where}.report must be []: the task {protocol.task} has no steps")
+        if experiment.predictions and not protocol.BRINGS:
+            raise ValueError(f"{where}.predictions must be {{}}: only frames that were predicted can be brought")
         modules = registry("metrics")
         for key, metric in experiment.metrics.items():
-            if modules[metric.kind].NEEDS not in NEEDS[protocol.task]:
+            if modules[metric.kind].NEEDS not in protocol.NEEDS:
                 raise ValueError(f"{where}.metrics.{key}: {metric.kind} is no metric of the task {protocol.task}")
         if isinstance(experiment.published, dict):
             for key in experiment.published:

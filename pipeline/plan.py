@@ -113,7 +113,7 @@ CODE: dict[str, list[str]] = {
         "pipeline/metrics",
         "pipeline/tasks",
     ],
-    "table": ["pipeline/table.py", "pipeline/view.py", "pipeline/store", "results/published"],
+    "table": ["pipeline/table.py", "pipeline/view.py", "pipeline/store", "pipeline/tasks", "results/published"],
 }
 # Not code of any stage: values arrive as params, and logging, planning and mirroring change no output.
 SCAFFOLD = [
@@ -204,9 +204,13 @@ def plan(p: Params, experiments: list[str]) -> Plan:
     for name in experiments:
         e = p.experiments[name]
         test = frames(e.dataset, "test")
+        # Low resolution: the dataset's own, where it has some.
+        kind = params.registry("datasets")[p.datasets[e.dataset].kind]
+        task = p.protocols[e.protocol].task
+        low = frames(e.dataset, "test_lr") if task == "super_resolution" and "test_lr" in kind.SPLITS else test
         # The exact flow: of all pixels, and of those that both frames show; what the models of task flow are scored by.
         exact = exact_noc = test
-        if p.protocols[e.protocol].task == "flow":
+        if task == "flow":
             exact = flow("truth", e.dataset, "test", e.trained_on)
             if any(getattr(m, "pixels", "all") != "all" for m in e.metrics.values()):
                 exact_noc = flow("truth_noc", e.dataset, "test", e.trained_on)
@@ -220,13 +224,13 @@ def plan(p: Params, experiments: list[str]) -> Plan:
                     truth = flow("truth", e.dataset, "test", e.trained_on)
             add(
                 "predict", experiment=name, model=row, protocol=e.protocol, frames=test, checkpoint=weights,
-                flow=exact if model.task == "flow" else estimated, code=module("models", model.kind),
+                flow=exact if model.task == "flow" else estimated, low=low, code=module("models", model.kind),
             )  # fmt: skip
-            add("score", experiment=name, model=row, frames=test, flow=estimated, truth=truth)
+            add("score", experiment=name, model=row, frames=test, flow=estimated, truth=truth, low=low)
         for row, folder in e.predictions.items():
-            add("bring", experiment=name, model=row, protocol=e.protocol, frames=test, source=folder)
-            add("score", experiment=name, model=row, frames=test, flow=test, truth=test)
-        add("table", experiment=name, protocol=e.protocol, frames=test, truth=exact)
+            add("bring", experiment=name, model=row, protocol=e.protocol, frames=test, low=low, source=folder)
+            add("score", experiment=name, model=row, frames=test, flow=test, truth=test, low=low)
+        add("table", experiment=name, protocol=e.protocol, frames=test, truth=exact, low=low)
     return stages
 
 
@@ -247,14 +251,14 @@ def inputs(p: Params, stage: str, fields: Fields) -> list[str]:
             (s, m) for m in e.predictions for s in ("score", "bring")
         ]
         return [o.format(experiment=fields["experiment"], model=m) for s, m in made for o in OUTPUTS[s]] + [
-            *dict.fromkeys([fields["frames"], fields["truth"]])
+            *dict.fromkeys([fields["frames"], fields["truth"], fields["low"]])
         ]
     keys = {
         "flow": ["frames", "raw", "checkpoint"],
         "train": ["frames", "validation", "truth", "start"],
-        "predict": ["frames", "checkpoint", "flow"],
-        "bring": ["frames", "source"],
-        "score": ["frames", "flow", "truth"],
+        "predict": ["frames", "checkpoint", "flow", "low"],
+        "bring": ["frames", "low", "source"],
+        "score": ["frames", "flow", "truth", "low"],
     }[stage]
     first = [str(path("predict", **fields))] if stage == "score" else []
     return list(dict.fromkeys(first + [fields[k] for k in keys]))

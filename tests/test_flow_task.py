@@ -77,7 +77,7 @@ def test_cells_of_zero_flow(project: params.Params) -> None:
     """Pooled, images count by their pixels with truth; `clips` leaves the others out."""
     made(project, "zero", "dis")
     row = table.measured(project, "toy", "zero")
-    columns = table.columns_of(project.experiments["toy"], row.meta)
+    columns = table.LAYOUTS["flow"].columns(project.experiments["toy"], row.meta)
     table.fill(row, columns)
     cells = {name: cell.mean for name, cell in row.cells.items()}
     first, second = 30 * 64, 28 * 56

@@ -20,6 +20,15 @@ K1, K2 = 0.01, 0.03
 LUMA = (0.256788235294118, 0.504129411764706, 0.097905882352941)
 # Mean LPIPS distance of two images, (h, w, 3) float32 in [-1,1]
 Distance = Callable[[np.ndarray, np.ndarray], float]
+Region = tuple[slice, slice]  # rows and columns of a frame
+FARNEBACK: dict[str, Any] = {
+    "pyr_scale": 0.5,
+    "levels": 3,
+    "winsize": 15,
+    "iterations": 3,
+    "poly_n": 5,
+    "poly_sigma": 1.2,
+}
 
 
 def border_crop(height: int, width: int) -> tuple[int, int, int, int]:
@@ -38,6 +47,11 @@ def border_crop(height: int, width: int) -> tuple[int, int, int, int]:
     if min(kept) <= 0:
         raise RetakeError(f"frames of {width}x{height} pixels: TecoGAN's metrics need sides of at least 48")
     return (height - kept[0]) // 2, (width - kept[1]) // 2, *kept
+
+
+def eight_bits(images: np.ndarray) -> np.ndarray:
+    """Return images in [0,1] as uint8, rounded."""
+    return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
 
 def luma(images: np.ndarray) -> np.ndarray:
@@ -75,9 +89,7 @@ def motion(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return Farneback flow (h, w, 2), px, between two uint8 RGB frames."""
     before, after = (cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY) for image in (first, second))
     none: Any = None  # no flow to start from
-    return cv2.calcOpticalFlowFarneback(
-        before, after, none, pyr_scale=0.5, levels=3, winsize=15, iterations=3, poly_n=5, poly_sigma=1.2, flags=0
-    )
+    return cv2.calcOpticalFlowFarneback(before, after, none, **FARNEBACK, flags=0)
 
 
 def t_of(target: np.ndarray, output: np.ndarray) -> float:
