@@ -124,13 +124,14 @@ def _score_windows(
     rows: list[Row] = []
     for window in progress(windows, unit="window", desc=f"score {name}"):
         key = prediction.key(window)
-        target = _unit(prediction.targets(frames, window, protocol), f"{frames.path}, window {key}")
-        for sample, images in _predictions(predicted, key, protocol.horizon, samples, target.shape):
+        true, part = prediction.targets(frames, window, protocol), prediction.scored(frames, window)
+        target = _unit(true[part], f"{frames.path}, window {key}")
+        for sample, images in _predictions(predicted, key, protocol.horizon, samples, true.shape, part):
             where = f"{predicted.path}, window {key}, sample {sample}"
             for metric, values in metrics.values("frames", where, images, target):
                 rows += [(key, step + 1, sample, metric, float(v), 1.0) for step, v in enumerate(values)]
         if flow is not None and truth is not None:
-            pair = [x[None] for x in (_flow(s, frames, window, protocol) for s in (flow, truth))]
+            pair = [x[None][part] for x in (_flow(s, frames, window, protocol) for s in (flow, truth))]
             for metric, values in metrics.values("flow", f"{truth.path}, window {key}", *pair):
                 rows.append((key, 0, 0, metric, float(values[0]), 1.0))
     stores = [s.identity for s in (flow, truth) if s is not None]
@@ -326,9 +327,9 @@ def _label(module: Any, metric: Any) -> str:
 
 
 def _predictions(
-    store: Store, key: str, horizon: int, samples: int, shape: tuple[int, ...]
+    store: Store, key: str, horizon: int, samples: int, shape: tuple[int, ...], part: tuple[slice, ...]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (sample, images (horizon, H, W, 3) float32 in [0,1])."""
+    """Yield (sample, the `part` that is scored of images (horizon, H, W, 3) of `shape`, float32 in [0,1])."""
     at = {(int(store.sample[r]), int(store.frame[r])): r for r in store.clips[key]}
     for sample in range(samples):
         images = []
@@ -341,7 +342,7 @@ def _predictions(
                     f"the true frame {shape[2]}x{shape[1]}: predict at the size of the dataset"
                 )
             images.append(image)
-        yield sample, _unit(np.stack(images), f"{store.path}, window {key}, sample {sample}")
+        yield sample, _unit(np.stack(images)[part], f"{store.path}, window {key}, sample {sample}")
 
 
 def _unit(images: np.ndarray, where: str) -> np.ndarray:

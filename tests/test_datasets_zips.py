@@ -307,8 +307,11 @@ def test_davis_fit(resolution: str) -> None:
     small = cv2.resize(picture(9, 48, 110)[..., ::-1], (96, 42))[..., ::-1]
     assert np.array_equal(wide[:42], small)
     assert np.array_equal(wide[42:], np.repeat(small[-1:], 6, axis=0))
+    assert padded.meta["values"] == frames.UNPADDED
+    assert [padded.values(clip).tolist() for clip in ("dog", "pigs")] == [[[48, 85]] * 2, [[42, 96]] * 2]
     resized = store(entry("davis2017", resolution=resolution, fit="resize", height=48, width=96), "test", [archive])
     assert resized.meta["fit"] == "resize"
+    assert "values" not in resized.meta
     assert np.array_equal(resized.read("dog", [1])[0], cv2.resize(picture(1, 48, 85)[..., ::-1], (96, 48))[..., ::-1])
 
 

@@ -57,6 +57,14 @@ def targets(store: Store, window: Window, protocol: Prediction) -> np.ndarray:
     return store.read(window[0], range(at, at + protocol.horizon))
 
 
+def scored(store: Store, window: Window) -> tuple[slice, slice, slice]:
+    """Return the part of (n, height, width, …) frames of a window that is no padding."""
+    if store.meta.get("fit") != "pad":
+        return slice(None), slice(None), slice(None)
+    height, width = store.values(window[0])[0]
+    return slice(None), slice(int(height)), slice(int(width))
+
+
 class TrainingClips:
     """Training clips of a store, cropped and augmented: a map-style dataset for a DataLoader.
 
