@@ -9,6 +9,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import stat
 import struct
@@ -763,6 +764,8 @@ def test_list_shows_every_dataset(
     assert "1 of 28" in machine
     assert any(line.startswith("kitti") and "hand" in line and "drive.google.com" in line for line in lines)
     assert any(line.startswith("demo") and "code" in line for line in lines)
+    sizes = {line.split()[0]: re.split("  +", line)[2] for line in lines if line.split()[0] in ("vimeo90k", "dtdb")}
+    assert sizes == {"vimeo90k": "about 116.7 GB", "dtdb": "not published"}  # rounded figures are told as such
 
 
 def test_unknown_dataset_and_split_name_the_nearest() -> None:
