@@ -63,7 +63,9 @@ def recipe(**changes: Any) -> dict[str, Any]:
     return {
         **dict(batch=4, epochs=1, max_steps=500_000, seed=1, window=10, windows="all", max_stride=1, crop=136),
         **dict(validation=None, validate_every=100, validate_windows=1, checkpoint_every=10_000),
-        **dict(moving_first_frame=0.3, lr=5e-5, adam="tensorflow", first_output="glorot", start=None, warp=1.0),
+        **dict(
+            moving_first_frame=0.3, lr=5e-5, min_lr=None, adam="tensorflow", first_output="glorot", start=None, warp=1.0
+        ),
         **dict(ping_pong=0.5, vgg=0.2, vgg_weights="vgg_19.ckpt", adversarial=0.01, layers=1.0, balance=0.4, quirks=[]),
         **changes,
     }

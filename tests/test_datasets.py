@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from pipeline.datasets import demo, kitti
 from pipeline.errors import RetakeError
-from pipeline.store import drives
+from pipeline.store import drives, rendering
 from tests.conftest import ROOT
 from tests.layouts import demo_params, drive_zip, encoded, kitti_params, make_zip, picture
 
@@ -188,7 +188,7 @@ def test_demo_drives_are_never_taken_for_kitti() -> None:
 
 
 def test_each_split_has_landscapes_of_its_own() -> None:
-    landscapes = [text for split in demo.SPLITS for text in demo.LANDSCAPES[split]]
+    landscapes = [text for split in demo.SPLITS for text in rendering.LANDSCAPES[split]]
     assert len(set(landscapes)) == len(landscapes)
     first = {demo.render(split, place, 32, 48)[0][0].tobytes() for split in demo.SPLITS for place in range(2)}
     assert len(first) == 6
@@ -265,5 +265,5 @@ def test_smallest_demo(tmp_path: Path) -> None:
 def test_png_of_many_blocks() -> None:
     image = np.random.default_rng(0).integers(0, 65536, (120, 200, 3)).astype(np.uint16)
     assert np.array_equal(
-        cv2.imdecode(np.frombuffer(demo.png(image), np.uint8), cv2.IMREAD_UNCHANGED)[..., ::-1], image
+        cv2.imdecode(np.frombuffer(rendering.png(image), np.uint8), cv2.IMREAD_UNCHANGED)[..., ::-1], image
     )

@@ -416,6 +416,27 @@ def test_frvsr_learns_beyond_bicubic() -> None:
     assert gain > 0.7, f"{gain:.2f} dB above bicubic"
 
 
+def test_rate_falls_along_a_cosine() -> None:
+    net = model(blocks=1, **FRVSR, window=3, crop=40, lr=1e-3, min_lr=1e-4)
+    state = stage(net)
+    for state.step, rate in ((0, 1e-3), (1, 5.5e-4)):
+        state.steps = 2
+        net.training_step(pans(1, 3, 40), state)
+        assert [o.param_groups[0]["lr"] for o in state.optimisers.values()] == pytest.approx([rate, rate])
+
+
+def test_validation_upscales_whole_frames(scenes: Store) -> None:
+    bicubic = SimpleNamespace(predict=lambda frames: (ops.resize_bicubic(frame) for frame in frames))
+    name, value = super_resolution.Validation(scenes, None, bicubic, 2, 4).score("cpu")
+    errors = []
+    for clip, rows in scenes.clips.items():
+        for frame in scenes.read(clip, range(len(rows))):
+            low = torch.from_numpy(super_resolution.degrade_frame(frame)).permute(2, 0, 1)[None]
+            found = ops.resize_bicubic(low)[0].permute(1, 2, 0).clamp(0, 1).numpy()
+            errors.append(-10 * math.log10(((found - frame / 255) ** 2).mean()))
+    assert (name, value) == ("val_psnr", pytest.approx(np.mean(errors), rel=1e-6))
+
+
 def test_a_step_takes_all_gradients_from_the_weights_before_it() -> None:
     """With plain gradient descent at rate 1, each network moves by the gradient of its own objective."""
     net = model(vgg=0, vgg_weights=None, window=2, crop=40)

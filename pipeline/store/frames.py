@@ -16,6 +16,7 @@ SHA-256 of all rows, which is the data's identity in every lineage. Where a data
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -271,6 +272,13 @@ class Store:
             raise RetakeError(f"{self.path} has no values beside its frames: {self.meta.get('kind')} measures nothing")
         rows = self.clips[clip]
         return np.stack([self._column(VALUES.name, row).as_py() for row in rows]).astype(np.float32)
+
+    @functools.cached_property
+    def content(self) -> np.ndarray:
+        """(height, width) of each image without its padding, which is at the bottom and at the right; as `size`."""
+        if self.meta.get("fit") != "pad":
+            return self.size
+        return np.concatenate([self.values(clip) for clip in self.clips]).astype(np.int64)
 
     def source(self, row: int) -> str:
         """Return the archive member (or file) that row came from."""

@@ -53,16 +53,13 @@ def inputs(store: Store, window: Window, protocol: Prediction) -> np.ndarray:
 
 def targets(store: Store, window: Window, protocol: Prediction) -> np.ndarray:
     """Return the frames to predict, (horizon, height, width, 3) uint8."""
+    return np.stack([store.image(row) for row in target_rows(store, window, protocol)])
+
+
+def target_rows(store: Store, window: Window, protocol: Prediction) -> range:
+    """Return the rows of a store that hold the frames to predict."""
     at = window[1] + protocol.first + protocol.context
-    return store.read(window[0], range(at, at + protocol.horizon))
-
-
-def scored(store: Store, window: Window) -> tuple[slice, slice, slice]:
-    """Return the part of (n, height, width, …) frames of a window that is no padding."""
-    if store.meta.get("fit") != "pad":
-        return slice(None), slice(None), slice(None)
-    height, width = store.values(window[0])[0]
-    return slice(None), slice(int(height)), slice(int(width))
+    return store.clips[window[0]][at : at + protocol.horizon]
 
 
 class TrainingClips:

@@ -12,6 +12,7 @@ has one, and else made by `degrade_frame`, not rounded to 8 bits.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+
+BETTER = "higher"  # validation
 
 SCALE = 4
 SIGMA = 1.5
@@ -300,3 +303,31 @@ class TrainingClips(prediction.TrainingClips):
             images = images[:, :, ::-1]
         images = self.augment(images, rng)
         return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+# Validation
+
+
+class Validation:
+    """Mean PSNR (dB) of upscaled clips of the validation split, whole frames, evenly spaced."""
+
+    FRAMES = 10  # of a clip, as many as the published recipe unrolls
+
+    def __init__(self, store: Store, truth: Store | None, network: Any, count: int, batch: int) -> None:
+        self.store, self.network = store, network
+        starts = [(c, s) for c, rows in store.clips.items() for s in range(max(len(rows) - self.FRAMES, 0) + 1)]
+        self.windows = prediction.chosen(starts, count)
+
+    def score(self, device: Any) -> tuple[str, float]:
+        """Return "val_psnr" and the mean over frames of the PSNR of outputs clipped to [0,1]."""
+        import torch
+
+        values: list[float] = []
+        for clip, start in self.windows:
+            frames = self.store.read(clip, range(start, min(start + self.FRAMES, len(self.store.clips[clip]))))
+            low = (torch.from_numpy(degrade_frame(frame)).permute(2, 0, 1)[None].to(device) for frame in frames)
+            for frame, output in zip(frames, self.network.predict(low), strict=True):
+                target = torch.from_numpy(frame).permute(2, 0, 1)[None].to(device).float() / 255
+                error = (output[..., : frame.shape[0], : frame.shape[1]].clamp(0, 1) - target).square().mean()
+                values.append(-10 * math.log10(max(float(error), 1e-10)))
+        return "val_psnr", float(np.mean(values))

@@ -41,7 +41,10 @@ class Network(params.Strict):
 class Train(super_resolution.Train):
     """The published recipes: FRVSR first, TecoGAN from its weights, 500,000 steps each; `window` 10, `crop` 136."""
 
-    lr: float = Field(gt=0, description="learning rate of all three Adam optimisers, constant (published: 5.0e-5)")
+    lr: float = Field(gt=0, description="learning rate of all three Adam optimisers (published: 5.0e-5)")
+    min_lr: float | None = Field(
+        gt=0, description="learning rate that a cosine from `lr` ends at; null: constant, as published"
+    )
     adam: Literal["pytorch", "tensorflow"] = Field(
         description="where Adam adds its epsilon: tensorflow as published (outside the bias correction), or pytorch"
     )

@@ -21,7 +21,16 @@ from pipeline.errors import RetakeError
 from pipeline.losses.slim_vgg import NAMES as VGG_NAMES
 from pipeline.losses.slim_vgg import SlimVgg
 from pipeline.models.tecogan import SCALE, Params, Train, ops
-from pipeline.models.tecogan.network import FED_BACK, Discriminator, Recurrent, ResidualBlock, load_variables, renamed
+from pipeline.models.tecogan.network import (
+    FED_BACK,
+    Discriminator,
+    Recurrent,
+    ResidualBlock,
+    State,
+    load_own,
+    load_variables,
+    renamed,
+)
 from pipeline.store import tensorflow
 from pipeline.tasks.super_resolution import degrade_crops
 
@@ -37,6 +46,8 @@ class Step(Protocol):
 
     fabric: Any
     optimisers: dict[str, torch.optim.Optimizer]
+    step: int
+    steps: int
 
 
 @dataclass
@@ -75,12 +86,21 @@ class TecoGAN(Recurrent):
 
     def predict(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield each frame upscaled, as `upscale` does, with the settings of `predict` in params.yaml."""
-        settings = self.p.predict
-        return self.upscale(frames, published_dropping="published_dropping" in settings.quirks, tile=settings.tile)
+        return (state.output for state in self.predict_from(None, frames))
+
+    def predict_from(self, state: dict[str, Tensor] | None, frames: Iterable[Tensor]) -> Iterator[State]:
+        """Yield what `predict` does as states; go on behind the frame that `state` is of, or begin where it is None.
+
+        `state`: a `State` as a dict, on any device.
+        """
+        settings, device = self.p.predict, self.balance.device
+        dropping = "published_dropping" in settings.quirks
+        before = None if state is None else State(**{key: value.to(device) for key, value in state.items()})
+        return self.states(frames, before, published_dropping=dropping, tile=settings.tile)
 
     def load_published(self, state: dict[str, Tensor]) -> None:
-        """Copy the variables of a published TensorFlow checkpoint; see `network.load_variables`."""
-        load_variables(self, state)
+        """Copy the variables of a published TensorFlow checkpoint, or weights of our own; see `network.load_variables`."""
+        (load_own if any(key.startswith("generator.") for key in state) else load_variables)(self, state)
 
     def start_from(self, state: dict[str, Tensor]) -> None:
         """Copy the weights of another training, FRVSR's for TecoGAN; the discriminator keeps its new weights.
@@ -145,6 +165,10 @@ class TecoGAN(Recurrent):
         whose hooks know one backward pass a step only.
         """
         recipe, fabric = self._recipe(), state.fabric
+        if recipe.min_lr is not None:
+            rate = learning_rate(state.step / state.steps, recipe.lr, recipe.min_lr)
+            for group in (group for optimiser in state.optimisers.values() for group in optimiser.param_groups):
+                group["lr"] = rate
         low, target = degrade_crops(batch)
         with fabric.autocast():
             found = losses(self, low, 2 * target - 1, recipe, self.vgg(recipe, batch.device) if recipe.vgg else None)
@@ -175,8 +199,8 @@ class TecoGAN(Recurrent):
             from pipeline import weights
 
             assert recipe.vgg_weights is not None
-            source = Path(recipe.vgg_weights)
-            file = source if source.exists() else weights.path(recipe.vgg_weights)
+            own = tensorflow.holds(recipe.vgg_weights)
+            file = Path(recipe.vgg_weights) if own else weights.path(recipe.vgg_weights)
             self._vgg = SlimVgg(tensorflow.read(file, VGG_NAMES)).to(device)
         return self._vgg
 
@@ -191,9 +215,14 @@ def starting_weights(source: str) -> dict[str, Tensor]:
     from pipeline import weights
 
     if Path(source).suffix != ".pt":
-        return renamed(tensorflow.read(source))
+        return renamed(tensorflow.read(source if tensorflow.holds(source) else weights.path(source)))
     tree: Any = weights.load_tree(source)
     return tree["weights"] if "kind" in tree else tree
+
+
+def learning_rate(share: float, first: float, last: float) -> float:
+    """Return the rate after a share of all steps, from 0 to 1: a cosine from `first` to `last`."""
+    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
 
 
 def initialise(module: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> None:
