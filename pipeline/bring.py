@@ -102,6 +102,7 @@ def bring(p: Params, experiment: str, name: str) -> Path:
         "data": frames.identity,
         "licence": frames.meta.get("licence"),
         "partial": frames.meta.get("partial"),
+        "fit": frames.meta.get("fit"),
         "checkpoint": "",
         "flow": "",
         "params": hashlib.sha256(json.dumps(uses, sort_keys=True).encode()).hexdigest(),

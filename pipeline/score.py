@@ -130,23 +130,24 @@ def _score_windows(
     motion = _window_motion(frames, windows, protocol)
     for number, window in enumerate(progress(windows, unit="window", desc=f"score {name}")):
         key = prediction.key(window)
-        target = _unit(prediction.targets(frames, window, protocol), f"{frames.path}, window {key}")
-        for sample, images in _predictions(predicted, key, protocol.horizon, range(samples), target.shape):
+        span = prediction.target_rows(frames, window, protocol)
+        height, width = frames.content[span[0]]
+        true = prediction.targets(frames, window, protocol)[:, :height, :width]
+        target = _unit(true, f"{frames.path}, window {key}")
+        for sample, images in _predictions(predicted, key, range(samples), frames, span):
             where = f"{predicted.path}, window {key}, sample {sample}"
             for metric, values in metrics.values("frames", where, images, target):
                 rows += [(key, step + 1, sample, metric, float(v), 1.0) for step, v in enumerate(values)]
             for metric, value in _neighbours(metrics, where, images, target, motion(window)):
                 rows.append((key, 0, sample, metric, value, 1.0))
         if metrics.of("samples"):
-            some = np.stack(
-                [images for _, images in _predictions(predicted, key, protocol.horizon, range(samples), target.shape)]
-            )
+            some = np.stack([images for _, images in _predictions(predicted, key, range(samples), frames, span)])
             for metric, values in metrics.values("samples", f"{predicted.path}, window {key}", some):
                 drop = p.experiments[fields["experiment"]].metrics[metric].drop  # type: ignore[attr-defined]
                 kept = len(windows) if drop is None else frechet.kept(len(windows), drop)
                 rows.append((key, 0, 0, metric, float(values[0]), float(number < kept)))
         if flow is not None and truth is not None:
-            pair = [x[None] for x in (_flow(s, frames, window, protocol) for s in (flow, truth))]
+            pair = [_flow(s, frames, window, protocol)[None, :height, :width] for s in (flow, truth)]
             for metric, values in metrics.values("flow", f"{truth.path}, window {key}", *pair):
                 rows.append((key, 0, 0, metric, float(values[0]), 1.0))
     stores = [s.identity for s in (flow, truth) if s is not None]
@@ -212,7 +213,7 @@ def _true_features(distance: sets.Distance, frames: Store, spans: list[range]) -
         return distance.rows(
             content,
             len(spans),
-            lambda: (_unit(np.stack([frames.image(r) for r in span]), str(frames.path)) for span in spans),
+            lambda: (_unit(np.stack([_true(frames, r) for r in span]), str(frames.path)) for span in spans),
         )
     wanted = np.concatenate([np.array(span) for span in spans])
     needed = np.unique(wanted)
@@ -220,10 +221,10 @@ def _true_features(distance: sets.Distance, frames: Store, spans: list[range]) -
 
     def images() -> Iterator[np.ndarray]:
         """Yield stacks of frames of one size."""
-        changes = np.flatnonzero((np.diff(frames.size[needed], axis=0) != 0).any(axis=1)) + 1
+        changes = np.flatnonzero((np.diff(frames.content[needed], axis=0) != 0).any(axis=1)) + 1
         for same in np.split(needed, changes):
             for at in range(0, len(same), AT_ONCE):
-                yield _unit(np.stack([frames.image(int(row)) for row in same[at : at + AT_ONCE]]), str(frames.path))
+                yield _unit(np.stack([_true(frames, int(row)) for row in same[at : at + AT_ONCE]]), str(frames.path))
 
     base = distance.rows(content, len(needed), images)
     return cache.Taken(base, np.searchsorted(needed, wanted))
@@ -236,10 +237,7 @@ def _predicted_features(
 
     def images() -> Iterator[np.ndarray]:
         for window, span in zip(progress(windows, unit="window", desc="features"), spans, strict=True):
-            shape = (len(span), *frames.size[span[0]], 3)
-            for _, found in _predictions(
-                predicted, prediction.key(window), len(span), range(sample, sample + 1), shape
-            ):
+            for _, found in _predictions(predicted, prediction.key(window), range(sample, sample + 1), frames, span):
                 yield found
 
     content = f"{predicted.identity} sample {sample}"
@@ -270,7 +268,7 @@ def _true_motion(frames: Store, clip: str, rows: range) -> Callable[[int], np.nd
     @functools.cache
     def kept() -> np.ndarray:
         content = f"{frames.identity} {clip} {rows.start} to {rows.stop}"
-        return temporal.kept_motion(content, len(rows), lambda: map(frames.image, rows))
+        return temporal.kept_motion(content, len(rows), lambda: (_true(frames, row) for row in rows))
 
     return lambda row: kept()[row - rows.start]
 
@@ -466,22 +464,28 @@ def _label(module: Any, metric: Any) -> str:
     return str(module.label(metric)) if hasattr(module, "label") else str(module.LABEL)
 
 
+def _true(frames: Store, row: int) -> np.ndarray:
+    """Return a true frame without its padding."""
+    height, width = frames.content[row]
+    return frames.image(row)[:height, :width]
+
+
 def _predictions(
-    store: Store, key: str, horizon: int, samples: range, shape: tuple[int, ...]
+    store: Store, key: str, samples: range, frames: Store, span: range
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (sample, images (horizon, H, W, 3) float32 in [0,1])."""
+    """Yield (sample, images (horizon, H, W, 3) float32 in [0,1]) for the true frames in the rows `span`, without padding."""
     at = {(int(store.sample[r]), int(store.frame[r])): r for r in store.clips[key]}
+    size, (height, width) = tuple(frames.size[span[0]]), frames.content[span[0]]
     for sample in samples:
         images = []
-        for step in range(1, horizon + 1):
+        for step in range(1, len(span) + 1):
             image = store.image(at[sample, step])
-            if image.shape != shape[1:]:
-                height, width = image.shape[:2]
+            if image.shape != (*size, 3):
                 raise RetakeError(
-                    f"{store.path}, window {key}, step {step}: the image is {width}x{height}, "
-                    f"the true frame {shape[2]}x{shape[1]}: predict at the size of the dataset"
+                    f"{store.path}, window {key}, step {step}: the image is {image.shape[1]}x{image.shape[0]}, "
+                    f"the true frame {size[1]}x{size[0]}: predict at the size of the dataset"
                 )
-            images.append(image)
+            images.append(image[:height, :width])
         yield sample, _unit(np.stack(images), f"{store.path}, window {key}, sample {sample}")
 
 

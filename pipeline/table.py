@@ -42,6 +42,11 @@ RESAMPLES, SEED, INTERVAL = 1000, 0, (2.5, 97.5)
 MILLIONS = {"1e6": 10**6, "million": 10**6}
 PARTS = ("low", "high", "spread")
 SPEED = ("ms_per_frame", "frames_per_s", "peak_memory_mib", "device", "threads", "batch")
+FITS = {  # how frames came to the size that a dataset's entry says
+    "resize": "resized without regard to their aspect ratio (OpenCV, linear)",
+    "antialiased": "resized without regard to their aspect ratio (Pillow, bilinear with antialiasing)",
+    "pad": "scaled down where they do not fit, then padded by their last column and row; padding is not scored",
+}
 FACTS = ("n", "samples", "parameters", "gmacs", "checkpoint", "data", "params", "partial", "note", "metrics")
 
 
@@ -588,6 +593,9 @@ def _explain(e: Experiment, rows: list[Row]) -> list[str]:
         lines.append(f"* {row.label}: {lineage}.")
     for partial in dict.fromkeys(row.facts["partial"] for row in rows if row.facts["partial"]):
         lines.append(f"* **Partial data: {partial}.** Not comparable with published numbers.")
+    for fit in dict.fromkeys(row.meta["predictions"].get("fit") for row in rows):
+        if fit:
+            lines.append(f"* Frames: `fit: {fit}`, {FITS[fit]}.")
     for licence in dict.fromkeys(row.meta["predictions"].get("licence") for row in rows):
         if licence:
             lines.append(f"* Data: {licence}")

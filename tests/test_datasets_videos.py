@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import download, fetch, frames
+from pipeline import download, fetch, frames, params
 from pipeline.datasets import bair, dtdb, iper, qst, sky_timelapse, tecogan_train
 from pipeline.errors import RetakeError
 from pipeline.store import layout, scenes, tars, tfrecord, video
@@ -891,6 +891,32 @@ def test_scenes_lie_inside_shots(positions: set[int], total: int, length: int) -
 def test_no_frames_no_scenes() -> None:
     assert scenes.cuts(iter(())) == ([], 0)
     assert scenes.starts([], 0, 120) == []
+
+
+# Bad archives
+
+
+@pytest.mark.parametrize(
+    ("kind", "split", "example"),
+    [
+        ("sky_timelapse", "test", "sky_test/07U1fSrk9oI/07U1fSrk9oI_1/07U1fSrk9oI_frames_00000001.jpg"),
+        ("iper", "val", "006_1_1.mp4"),
+        ("dtdb", "train", "fire/train/<video>/frame0.jpg"),
+        ("qst", "train", "train_urls.txt"),
+    ],
+)
+def test_wrong_archives_in_the_right_place(kind: str, split: str, example: str) -> None:
+    """Another archive, the right one inside another zip, an empty one, half of one."""
+    p = params_of(kind)
+    path = make_zip(raw(kind) / params.registry("datasets")[kind].archives(p, split)[0], {"COCO/1.txt": b"", "a": b""})
+    assert f"no {example}" in refused(p, split, [path])
+    text = refused(p, split, [make_zip(path, {path.name: path.read_bytes()})])
+    assert (f"it holds another archive, {path.name!r}: put that one there" in text) or kind == "qst"
+    assert f"no {example}" in refused(p, split, [make_zip(path, {})])
+    make_zip(path, {f"{n}.bin": bytes(100) for n in range(100)})
+    text = refused(p, split, [cut_zip(path, 0.5)])
+    assert f"{path} is not a whole zip archive: it is truncated" in text
+    assert f"Put the publisher's {path.name} there again" in text
 
 
 # Memory

@@ -181,6 +181,46 @@ def test_epe_is_of_the_flow_that_the_model_reads(project: Params) -> None:
     assert meta["metrics"]["epe"]["needs"] == epe.NEEDS == "flow"
 
 
+def test_padding_is_not_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stands in the padding of frames, predictions and flow, the values are those without it."""
+    kept, values = (164, 170), np.array([164, 170], np.float32)
+    found = []
+    for padded in (False, True):
+        (tmp_path / str(padded)).mkdir()
+        monkeypatch.chdir(tmp_path / str(padded))
+        p = toy(experiments__toy__metrics={k: {"kind": k} for k in ("psnr", "ssim", "ms_ssim", "epe", "tof")})
+        write_frames()
+        write_flows()
+        whole = Store(FRAMES)
+        meta = {**whole.meta, **({"fit": "pad", "values": "unpadded"} if padded else {})}
+        with Writer(FRAMES, codec="raw", meta=meta) as out:
+            for clip, rows in whole.clips.items():
+                for row in rows:
+                    image = whole.image(row).copy()
+                    image[kept[0] :], image[:, kept[1] :] = 7, 7
+                    image = image if padded else image[: kept[0], : kept[1]]
+                    out.add(clip, int(whole.frame[row]), image, values=values if padded else None)
+        flows = [Path(f"data/flow/{name}/toy/test.arrow") for name in ("dis", "truth")]
+        for path in flows:
+            fields = Store(path)
+            with Writer(path, codec="raw", dtype="float32", channels=2, meta={}) as out:
+                for clip, rows in fields.clips.items():
+                    for row in rows:
+                        field = fields.image(row).copy()
+                        field[kept[0] :], field[:, kept[1] :] = 1000 * len(path.name), -50
+                        out.add(clip, int(fields.frame[row]), field if padded else field[: kept[0], : kept[1]])
+
+        def guess(context: np.ndarray, step: int, sample: int) -> np.ndarray:
+            image = context[-1].astype(np.uint16) * 250
+            image[kept[0] :], image[:, kept[1] :] = 65535, 0
+            return image
+
+        write_predictions(p, "flow_warp", guess, samples=1, fit="pad" if padded else None)
+        found.append(read(score.score(p, "toy", "flow_warp"))[0])
+    assert len(found[0]) == 4 * (3 * 3 + 2)
+    assert found[0] == pytest.approx(found[1], abs=1e-9)
+
+
 def test_epe_names_the_flow_that_is_not_there(project: Params) -> None:
     with Writer("data/flow/truth/toy/test.arrow", codec="raw", dtype="float32", channels=2, meta={}) as out:
         out.add("drive_a/image_02", 4, np.zeros((*SIZE, 2), np.float32))
