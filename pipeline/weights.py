@@ -131,6 +131,12 @@ def load_tree(file: str | Path) -> dict[str, Any]:
         raise RetakeError(f"{file} is no checkpoint, or truncated: {why}") from None
 
 
+def params_of(file: str | Path) -> dict[str, Any]:
+    """Return {params key: value} that made a checkpoint of ours; {} for a published one. Raises as `load_tree`."""
+    tree: Any = {} if tensorflow.holds(file) else load_tree(file)
+    return json.loads(tree["params"]) if isinstance(tree, dict) and isinstance(tree.get("params"), str) else {}
+
+
 def load_script(file: str | Path) -> dict[str, Tensor]:
     """Return the tensors by name of a TorchScript archive, on the CPU; its code is neither read nor run.
 
@@ -213,12 +219,6 @@ def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
     parts = vars(value) if isinstance(value, _Shell) else value if isinstance(value, dict) else {}
     for key, part in parts.items():
         yield from _tensors(part, f"{name}.{key}" if name else str(key))
-
-
-def params_of(file: str | Path) -> dict[str, Any]:
-    """Return {params key: value} that made a checkpoint of ours; {} for a published one. Raises as `load_tree`."""
-    tree: Any = {} if tensorflow.holds(file) else load_tree(file)
-    return json.loads(tree["params"]) if isinstance(tree, dict) and isinstance(tree.get("params"), str) else {}
 
 
 def _calls(file: Path) -> str:
