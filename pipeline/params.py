@@ -402,7 +402,7 @@ def params_class() -> type[Params]:
 
     def section(base: type[BaseModel], key: str, package: str) -> Any:
         entries: Any = dict.__class_getitem__((Name, union(package)))
-        named = {"json_schema_extra": _or_name} if base is Experiment else {}
+        named: Any = {"json_schema_extra": _or_name} if base is Experiment else {}
         return (entries, Field(description=base.model_fields[key].description, min_length=1, **named))
 
     experiment: Any = create_model("Experiment", __base__=Experiment, metrics=section(Experiment, "metrics", "metrics"))
