@@ -95,7 +95,7 @@ def project(folder: Path, shared: Path) -> Project:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Project:
     made = project(tmp_path_factory.mktemp("scenes"), shared)
-    done = made.snakemake(*TABLES)
+    done = made.snakemake(*TABLES, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     return made
 
@@ -163,7 +163,7 @@ def test_another_metric_neither_trains_nor_predicts(made: Project) -> None:
 
 def test_same_bytes_with_dvc(made: Project, tmp_path: Path, shared: Path) -> None:
     other = project(tmp_path / "dvc", shared)
-    done = other.dvc("repro")
+    done = other.dvc("repro", timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     for table in TABLES:
         for suffix in ("_metrics.csv", "_metrics.md", "_steps.csv", ".png"):
