@@ -3,8 +3,8 @@
     python -m bench.agreement PREDICTIONS TRUTH
 
 PREDICTIONS and TRUTH: clips as pipeline.evaluate takes them, of equal sizes above 176 px. Prints each way to compute a metric, its
-mean over frames, and its difference from ours. FID is of an Inception with random weights: what is shown is the size of the
-differences of resizing, relative to the distance.
+mean over frames, and its difference from ours. FID is of an Inception with random weights, as a multiple of ours:
+what resizing alone changes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.store.clips import clips, unit
 
 def main() -> None:
     ours, truth = (np.concatenate([unit(c.read()) for c in clips(Path(p)).values()]) for p in sys.argv[1:3])
-    for group, rows in (("PSNR", psnrs), ("SSIM", ssims), ("MS-SSIM", ms_ssims), ("FID, random weights", fids)):
+    for group, rows in (("PSNR", psnrs), ("SSIM", ssims), ("MS-SSIM", ms_ssims), ("FID, random weights, ratio", fids)):
         found = rows(ours, truth)
         first = next(iter(found.values()))
         print(f"\n{group}")
@@ -110,7 +110,7 @@ def fids(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     def resized(**keys: Any) -> list[Any]:
         return [functional.interpolate(i, size=(299, 299), **keys) for i in (x, y)]
 
-    return {
+    found = {
         f"ours, {len(a)} frames": distance(x, y),
         "frames rounded to 8 bits": distance(*bits),
         "bilinear, antialiased (torchmetrics)": distance(
@@ -120,6 +120,7 @@ def fids(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
             *resized(mode="bicubic", align_corners=False, antialias=True)
         ),
     }
+    return {name: value / found[f"ours, {len(a)} frames"] for name, value in found.items()}
 
 
 if __name__ == "__main__":

@@ -248,7 +248,10 @@ class Experiment(Strict):
     models: dict[Name, str] = Field(
         min_length=1, description="rows, in this order: entry of models -> the label that tables print"
     )
-    metrics: dict[Name, Metric] = Field(min_length=1, description="column groups; the key names the columns")
+    metrics: dict[Name, Metric] = Field(
+        min_length=1,
+        description="column groups, the key names the columns; or a profile's name, for all of its metrics",
+    )
     report: list[int] = Field(
         description="steps k of the table's t+k columns, each the mean over the first k steps as published; [] for other tasks"
     )
@@ -276,8 +279,8 @@ class Params(Strict):
     models: dict[Name, Model] = Field(description="systems and baselines with their settings")
     protocols: dict[Name, Protocol] = Field(description="which frames are given and which are predicted")
     profiles: dict[Name, dict[Name, Metric]] = Field(
-        description="groups of metrics as a paper computed them: what `python -m pipeline.evaluate` knows by name, and what "
-        "experiments take by a YAML alias (`metrics: *dmvfn`)"
+        description="groups of metrics as a paper computed them: what `python -m pipeline.evaluate` knows by name, and what an "
+        "experiment takes whole by a profile's name (`metrics: dmvfn`)"
     )
     experiments: dict[Name, Experiment] = Field(description="one table each")
 
@@ -372,6 +375,12 @@ def registry(package: str) -> dict[str, ModuleType]:
     return {name: module for name, module in sorted(modules.items()) if hasattr(module, "Params")}
 
 
+def _or_name(schema: dict[str, Any]) -> None:
+    """Let a JSON schema allow a name too."""
+    told = {key: schema.pop(key) for key in list(schema) if key not in ("description", "title")}
+    schema["anyOf"] = [told, {"type": "string"}]
+
+
 @functools.cache
 def params_class() -> type[Params]:
     """Return `Params` with the union of all registered datasets, models and metrics as its types."""
@@ -393,7 +402,8 @@ def params_class() -> type[Params]:
 
     def section(base: type[BaseModel], key: str, package: str) -> Any:
         entries: Any = dict.__class_getitem__((Name, union(package)))
-        return (entries, Field(description=base.model_fields[key].description, min_length=1))
+        named: Any = {"json_schema_extra": _or_name} if base is Experiment else {}
+        return (entries, Field(description=base.model_fields[key].description, min_length=1, **named))
 
     experiment: Any = create_model("Experiment", __base__=Experiment, metrics=section(Experiment, "metrics", "metrics"))
     profiles: Any = dict.__class_getitem__((Name, dict.__class_getitem__((Name, union("metrics")))))
@@ -420,9 +430,25 @@ def load(raw: dict[str, Any] | None = None) -> Params:
         else:
             raw = _read()
     try:
-        return params_class().model_validate(raw)
+        return params_class().model_validate(_expanded(raw))
     except ValidationError as error:
         raise RetakeError(f"{source} is not valid:\n" + "\n".join(_explain(e) for e in error.errors())) from None
+
+
+def _expanded(raw: Any) -> Any:
+    """Return the tree with the metrics of a profile where an experiment names one; what else is wrong stays as it is."""
+    profiles = raw.get("profiles") if isinstance(raw, dict) else None
+    experiments = raw.get("experiments") if isinstance(raw, dict) else None
+    if not isinstance(profiles, dict) or not isinstance(experiments, dict):
+        return raw
+    found = dict(experiments)
+    for name, experiment in experiments.items():
+        profile = experiment.get("metrics") if isinstance(experiment, dict) else None
+        if isinstance(profile, str):
+            if profile not in profiles:
+                raise RetakeError(f"experiments.{name}.metrics: no profile {profile!r}{near(profile, profiles)}")
+            found[name] = experiment | {"metrics": profiles[profile]}
+    return raw | {"experiments": found}
 
 
 def _read() -> dict[str, Any]:

@@ -69,7 +69,7 @@ USES: dict[str, list[str]] = {
         "compute.channels_last",
     ],
     "bring": ["protocols.{protocol}"],
-    "score": ["experiments.{experiment}.metrics", "experiments.{experiment}.missing_weights"],
+    "score": ["{metrics}", "experiments.{experiment}.missing_weights"],
     "table": ["experiments.{experiment}"],
 }
 
@@ -213,6 +213,10 @@ def plan(p: Params, wanted: list[str]) -> Plan:
             checkpoint(trained["model"], trained["dataset"])
             continue
         e = p.experiments[name]
+        # The params key of its metrics: a profile's where the experiment has just those
+        metrics = next(
+            (f"profiles.{k}" for k, v in p.profiles.items() if v == e.metrics), f"experiments.{name}.metrics"
+        )
         test = frames(e.dataset, "test")
         # Low resolution: the dataset's own, where it has some.
         kind = params.registry("datasets")[p.datasets[e.dataset].kind]
@@ -236,10 +240,10 @@ def plan(p: Params, wanted: list[str]) -> Plan:
                 "predict", experiment=name, model=row, protocol=e.protocol, frames=test, checkpoint=weights,
                 flow=exact if model.task == "flow" else estimated, low=low, code=module("models", model.kind),
             )  # fmt: skip
-            add("score", experiment=name, model=row, frames=test, flow=estimated, truth=truth, low=low)
+            add("score", experiment=name, model=row, frames=test, flow=estimated, truth=truth, low=low, metrics=metrics)
         for row, folder in e.predictions.items():
             add("bring", experiment=name, model=row, protocol=e.protocol, frames=test, low=low, source=folder)
-            add("score", experiment=name, model=row, frames=test, flow=test, truth=test, low=low)
+            add("score", experiment=name, model=row, frames=test, flow=test, truth=test, low=low, metrics=metrics)
         add("table", experiment=name, protocol=e.protocol, frames=test, truth=exact, low=low)
     return stages
 
