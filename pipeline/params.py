@@ -27,6 +27,8 @@ from pipeline.errors import RetakeError, near
 
 FILE = Path("params.yaml")
 SCHEMA = Path("workflow/schemas/params.schema.json")
+FLOW = re.compile(r"data/flow/(?P<estimator>[^/]+)/(?P<dataset>[^/]+)/(?P<split>[^/]+)\.arrow")
+CHECKPOINT = re.compile(r"data/checkpoints/(?P<model>[^/]+)/(?P<dataset>[^/]+)\.pt")
 VARIABLE = "RETAKE_PARAMS"  # the Snakefile hands --config and --configfile to the stages in it
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -55,7 +57,9 @@ class Compute(Strict):
     precision: Literal["32-true", "bf16-mixed"] = Field(description="arithmetic of training and prediction")
     channels_last: bool = Field(description="memory layout of convolutions; a little faster, other rounding")
     threads: int = Field(ge=1, description="CPU threads of one job; another number may change the last digits")
-    batch: int = Field(ge=1, description="windows predicted together; may change the last digits")
+    batch: int = Field(
+        ge=1, description="windows predicted, or pairs of frames estimated, together; may change the last digits"
+    )
     workers: int = Field(ge=0, description="processes that load training data; 0 loads in the training process")
 
 
@@ -103,6 +107,15 @@ class Train(Strict):
     )
 
 
+class Estimation(Strict):
+    """Settings that every flow estimator has."""
+
+    export: Literal["pairs", "sky"] = Field(
+        description="what the flow stage writes. pairs: each frame to the next, at the frames' size; sky: as published for "
+        "DTVNet, a clip's first frame to itself, then frame i - 1 to i, the last left out, brought to 128x128"
+    )
+
+
 class Model(Strict):
     """One system with its settings; a table has a row for each of its experiment's models."""
 
@@ -124,10 +137,15 @@ class Model(Strict):
         return getattr(self.predict, "flow", None)
 
     @property
+    def export(self) -> str:
+        """Which flow the flow stage writes, see `Estimation`."""
+        return getattr(self.predict, "export", "pairs")
+
+    @property
     def start(self) -> tuple[str, str] | None:
         """The (model, dataset) whose checkpoint training starts from; None for new weights and for published files."""
-        named = re.fullmatch(r"data/checkpoints/([^/]+)/([^/]+)\.pt", getattr(self.train, "start", None) or "")
-        return (named[1], named[2]) if named else None
+        named = CHECKPOINT.fullmatch(getattr(self.train, "start", None) or "")
+        return (named["model"], named["dataset"]) if named else None
 
     @property
     def has_weights(self) -> bool:
@@ -141,8 +159,23 @@ class Model(Strict):
         return self
 
 
-class Prediction(Strict):
+class Task(Strict):
+    """How a clip becomes inputs and targets: one class a task, with what its experiments may ask for."""
+
+    NEEDS: ClassVar[tuple[str, ...]]  # what its metrics compare (a metric's NEEDS)
+    BRINGS: ClassVar[bool]  # whether predictions made elsewhere can be scored
+
+    @property
+    def steps(self) -> int:
+        """Predicted steps, which `report` names; 0: the task has none."""
+        return 0
+
+
+class Prediction(Task):
     """Video prediction: which frames are given, which are predicted, and how steps are averaged."""
+
+    NEEDS = ("frames", "pairs", "flow", "features", "samples")
+    BRINGS = True
 
     task: Literal["prediction"] = Field(description="how a clip becomes inputs and targets")
     window: int = Field(ge=2, description="consecutive frames of one test window")
@@ -154,6 +187,11 @@ class Prediction(Strict):
         ge=1, description="predictions of each window with other random draws (routing); the table prints their spread"
     )
 
+    @property
+    def steps(self) -> int:
+        """The horizon."""
+        return self.horizon
+
     @model_validator(mode="after")
     def _fits(self) -> Prediction:
         if self.first + self.context + self.horizon > self.window:
@@ -163,16 +201,36 @@ class Prediction(Strict):
         return self
 
 
-class Flow(Strict):
+class Flow(Task):
     """Optical flow: every pair of the test split that has ground truth is estimated."""
+
+    NEEDS = ("fields",)
+    BRINGS = False
 
     task: Literal["flow"] = Field(description="how a clip becomes inputs and targets")
 
 
-Protocol = Annotated[Prediction | Flow, Field(discriminator="task")]
+class SuperResolution(Task):
+    """Video super-resolution by 4: every scene of the test split is upscaled whole.
 
-# What a metric of a task may compare: images, the flow that a predictor reads, estimated flow (a metric's NEEDS).
-NEEDS = {"prediction": ("frames", "flow"), "flow": ("fields",)}
+    Low resolution is the dataset's own where it has a split `test_lr`; else the test split's, degraded.
+    """
+
+    NEEDS = ("frames", "pairs")
+    BRINGS = True
+
+    task: Literal["super_resolution"] = Field(description="how a clip becomes inputs and targets")
+    saved: Literal["truncated", "rounded"] = Field(
+        description="how outputs become the 8-bit images that are scored: truncated (published), or rounded"
+    )
+    trim: int = Field(ge=0, description="frames at both ends of a scene that are not scored (published: 2)")
+    border: Literal["cropped", "kept"] = Field(
+        description="cropped: only a centred part is scored, its sides multiples of 32 and at least 16 px shorter "
+        "than the frame's (published); kept: whole frames"
+    )
+
+
+Protocol = Annotated[Prediction | Flow | SuperResolution, Field(discriminator="task")]
 
 
 class Metric(Strict):
@@ -208,14 +266,19 @@ class Experiment(Strict):
 class Params(Strict):
     """The whole of params.yaml."""
 
-    reproduce: list[Name] = Field(
-        description="experiments that `snakemake` and `dvc repro` make when no target is given"
+    reproduce: list[str] = Field(
+        description="experiments that `snakemake` and `dvc repro` make when no target is given, and flow stores to make "
+        "ahead of any experiment, data/flow/<estimator>/<dataset>/<split>.arrow"
     )
     tracking: Tracking = Field(description="where runs are mirrored")
     compute: Compute = Field(description="the machine")
     datasets: dict[Name, Dataset] = Field(description="datasets, each prepared one way")
     models: dict[Name, Model] = Field(description="systems and baselines with their settings")
     protocols: dict[Name, Protocol] = Field(description="which frames are given and which are predicted")
+    profiles: dict[Name, dict[Name, Metric]] = Field(
+        description="groups of metrics as a paper computed them: what `python -m pipeline.evaluate` knows by name, and what "
+        "experiments take by a YAML alias (`metrics: *dmvfn`)"
+    )
     experiments: dict[Name, Experiment] = Field(description="one table each")
 
     @functools.cached_property
@@ -226,7 +289,15 @@ class Params(Strict):
     @model_validator(mode="after")
     def _references(self) -> Params:
         for name in self.reproduce:
-            _known("reproduce", name, self.experiments, "experiment")
+            store = FLOW.fullmatch(name)
+            if store is None:
+                _known("reproduce", name, self.experiments, "experiment")
+                continue
+            estimators = {key: model for key, model in self.models.items() if model.task == "flow"}
+            _known(f"reproduce {name}", store["estimator"], estimators, "flow estimator")
+            _known(f"reproduce {name}", store["dataset"], self.datasets, "dataset")
+            splits = registry("datasets")[self.datasets[store["dataset"]].kind].SPLITS
+            _known(f"reproduce {name}", store["split"], dict.fromkeys(splits), "split")
         for name, experiment in self.experiments.items():
             where = f"experiments.{name}"
             _known(f"{where}.dataset", experiment.dataset, self.datasets, "dataset")
@@ -259,24 +330,28 @@ class Params(Strict):
                 _known(f"models.{name}.predict.flow", entry.flow, self.models, "flow estimator")
                 if self.models[entry.flow].task != "flow":
                     raise ValueError(f"models.{name}.predict.flow: {entry.flow} does not estimate flow")
+                if self.models[entry.flow].export != "pairs":
+                    raise ValueError(
+                        f"models.{name}.predict.flow: {entry.flow} exports flow for DTVNet alone; name one whose "
+                        "predict.export is pairs"
+                    )
         return self
 
     def _fits(self, where: str, experiment: Experiment) -> None:
         """Raise ValueError for steps, metrics or predictions that the experiment's task does not have."""
         protocol = self.protocols[experiment.protocol]
-        if isinstance(protocol, Prediction):
-            if not experiment.report or not all(1 <= k <= protocol.horizon for k in experiment.report):
+        if protocol.steps:
+            if not experiment.report or not all(1 <= k <= protocol.steps for k in experiment.report):
                 raise ValueError(
-                    f"{where}.report {experiment.report} must name steps from 1 to horizon {protocol.horizon}"
+                    f"{where}.report {experiment.report} must name steps from 1 to horizon {protocol.steps}"
                 )
-        else:
-            if experiment.report:
-                raise ValueError(f"{where}.report must be []: the task {protocol.task} has no steps")
-            if experiment.predictions:
-                raise ValueError(f"{where}.predictions must be {{}}: only frames that were predicted can be brought")
+        elif experiment.report:
+            raise ValueError(f"{where}.report must be []: the task {protocol.task} has no steps")
+        if experiment.predictions and not protocol.BRINGS:
+            raise ValueError(f"{where}.predictions must be {{}}: only frames that were predicted can be brought")
         modules = registry("metrics")
         for key, metric in experiment.metrics.items():
-            if modules[metric.kind].NEEDS not in NEEDS[protocol.task]:
+            if modules[metric.kind].NEEDS not in protocol.NEEDS:
                 raise ValueError(f"{where}.metrics.{key}: {metric.kind} is no metric of the task {protocol.task}")
         if isinstance(experiment.published, dict):
             for key in experiment.published:
@@ -301,6 +376,7 @@ def registry(package: str) -> dict[str, ModuleType]:
 def params_class() -> type[Params]:
     """Return `Params` with the union of all registered datasets, models and metrics as its types."""
 
+    @functools.cache
     def union(package: str) -> Any:
         """Return the type of an entry: the classes of all modules, told apart by `kind`."""
         kinds: list[Any] = []
@@ -320,11 +396,13 @@ def params_class() -> type[Params]:
         return (entries, Field(description=base.model_fields[key].description, min_length=1))
 
     experiment: Any = create_model("Experiment", __base__=Experiment, metrics=section(Experiment, "metrics", "metrics"))
+    profiles: Any = dict.__class_getitem__((Name, dict.__class_getitem__((Name, union("metrics")))))
     return create_model(
         "Params",
         __base__=Params,
         datasets=section(Params, "datasets", "datasets"),
         models=section(Params, "models", "models"),
+        profiles=(profiles, Field(description=Params.model_fields["profiles"].description)),
         experiments=(dict[Name, experiment], Field(description=Params.model_fields["experiments"].description)),
     )
 

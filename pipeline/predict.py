@@ -5,16 +5,19 @@
 
 The store (`data/predictions/<experiment>/<model>.arrow`) holds what the protocol scores: 16-bit fixed point, error below
 1e-5 of the range; clip = window ("<clip>:<start>"), frame = step from 1, sample = draw. For the task flow it is a flow
-store: (clip, frame) -> flow to the next frame, off by at most 0.0111 px. Beside it `<model>.speed.json`. The second form is the paper's single test: two consecutive images in, the next frame out.
+store: (clip, frame) -> flow to the next frame, off by at most 0.0111 px. For super_resolution it has the scenes' frames by
+clip and number, in 8 bits, truncated or rounded as the protocol says. Beside it `<model>.speed.json`. The second form is the paper's single test: two consecutive images in, the next frame out.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import resource
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +25,12 @@ import numpy as np
 
 from pipeline import compute, params, plan, weights
 from pipeline.errors import RetakeError, log, near, progress, run
-from pipeline.params import Flow, Params, Prediction
+from pipeline.params import Params
 from pipeline.store.atomic import write_text
 from pipeline.store.frames import Store, Writer
 from pipeline.store.images import read_image, write_image
 from pipeline.tasks import flow as pairs_of_frames
-from pipeline.tasks import prediction
+from pipeline.tasks import prediction, super_resolution
 
 COUNTED_WINDOWS = 4  # GMACs are the mean over so many: with sampled routing they differ
 
@@ -60,13 +63,10 @@ def predict(p: Params, experiment: str, name: str) -> None:
     """Write the prediction store and the speed of one (experiment, model)."""
     fields = plan.fields_of(p, "predict", experiment=experiment, model=name)
     protocol = p.protocols[fields["protocol"]]
-    if isinstance(protocol, Flow):
-        _estimate(p, fields)
-    else:
-        _predict(p, fields, protocol)
+    {"prediction": _predict, "flow": _estimate, "super_resolution": _upscale}[protocol.task](p, fields, protocol)
 
 
-def _predict(p: Params, fields: plan.Fields, protocol: Prediction) -> None:
+def _predict(p: Params, fields: plan.Fields, protocol: Any) -> None:
     """Predict the frames of every window."""
     import torch
 
@@ -118,7 +118,7 @@ def _predict(p: Params, fields: plan.Fields, protocol: Prediction) -> None:
     log.info("predicted %d windows x %d steps x %d samples: %s", len(windows), protocol.horizon, samples, output)
 
 
-def _estimate(p: Params, fields: plan.Fields) -> None:
+def _estimate(p: Params, fields: plan.Fields, protocol: Any) -> None:
     """Estimate the flow of every pair that has ground truth, one after the other: sizes may differ."""
     import cv2
     import torch
@@ -154,6 +154,66 @@ def _estimate(p: Params, fields: plan.Fields) -> None:
     log.info("estimated the flow of %d pairs: %s", len(found), output)
 
 
+def _upscale(p: Params, fields: plan.Fields, protocol: Any) -> None:
+    """Upscale every scene, frame by frame: no more than a few frames are held, whatever its length.
+
+    The time of a frame has its share of the warm-up in it.
+    """
+    import torch
+
+    name = fields["model"]
+    high = Store(fields["frames"])
+    low = Store(fields["low"]) if fields["low"] != fields["frames"] else None
+    scenes = super_resolution.scenes(high, low, protocol)
+    network, digest, device = _load(p, fields)
+    meta = _meta(p, fields, high, network, digest) | super_resolution.facts(high, low, protocol)
+    meta |= {"flow": "", "gmacs": _gmacs_of_scenes(network, high, scenes)}
+    clock = Clock(device)
+
+    def given(clip: str) -> Iterator[Any]:
+        """Yield (1, 3, h, w) frames; reading them is not the model's time."""
+        images = super_resolution.low_resolution(high, low, clip)
+        while True:
+            with clock.stopped():
+                image = next(images, None)
+            if image is None:
+                return
+            yield torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
+
+    output = plan.path("predict", **fields)
+    made = sum(len(high.clips[clip]) for clip in scenes)
+    with (
+        Writer(output, codec="png", meta=meta) as out,
+        torch.no_grad(),
+        _autocast(p, device),
+        progress(total=made, unit="frame", desc=f"predict {name}") as bar,
+    ):
+        for clip in scenes:
+            with clock:
+                upscaled = iter(network.predict(given(clip)))
+            for row in high.clips[clip]:
+                frame = int(high.frame[row])
+                try:
+                    with clock:
+                        image = next(upscaled, None)
+                except RetakeError as error:
+                    raise RetakeError(f"{(low or high).path}, {clip}: {error}") from None
+                if image is None:
+                    raise RetakeError(
+                        f"{name} gives fewer frames of {clip} than the {len(high.clips[clip])} it has: does its entry "
+                        "have the quirk published_dropping? It takes frames of scenes shorter than 6"
+                    )
+                if not bool(torch.isfinite(image).all()):
+                    raise RetakeError(f"{name} gives NaN for {clip} frame {frame}")
+                fitting = super_resolution.cut(super_resolution.eight_bits(image, protocol.saved), *high.size[row])
+                if fitting is None:
+                    raise RetakeError(f"{name} gives frames of {clip} that are smaller than those of {high.path}")
+                out.add(clip, frame, fitting)
+                bar.update()
+    _write_speed(p, fields, clock, made, 1)
+    log.info("upscaled %d frames of %d scenes: %s", made, len(scenes), output)
+
+
 def _load(p: Params, fields: plan.Fields) -> tuple[Any, str, str]:
     """Return the model with its weights, their digest, and the device."""
     import torch
@@ -170,6 +230,7 @@ def _load(p: Params, fields: plan.Fields) -> tuple[Any, str, str]:
 def _meta(p: Params, fields: plan.Fields, store: Store, network: Any, digest: str) -> dict[str, Any]:
     """Return what every prediction store says of itself."""
     uses = plan.uses(p, "predict", fields)
+    parts = getattr(network, "upscaling", [network])  # a discriminator that was trained along is no part of the row
     return {
         "kind": "predictions",
         "experiment": fields["experiment"],
@@ -182,7 +243,7 @@ def _meta(p: Params, fields: plan.Fields, store: Store, network: Any, digest: st
         "partial": store.meta.get("partial"),
         "checkpoint": digest,
         "params": hashlib.sha256(json.dumps(uses, sort_keys=True).encode()).hexdigest(),
-        "parameters": sum(t.numel() for t in network.parameters()) if hasattr(network, "parameters") else 0,
+        "parameters": sum(t.numel() for part in parts if hasattr(part, "parameters") for t in part.parameters()),
     }
 
 
@@ -216,6 +277,13 @@ class Clock:
     def __exit__(self, *_: Any) -> None:
         self._wait()
         self.seconds += time.perf_counter() - self._start
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Leave out what happens inside; for use inside a `with` block of the clock."""
+        self.__exit__()
+        yield
+        self.__enter__()
 
     def _wait(self) -> None:
         if self.device == "cuda":
@@ -279,6 +347,30 @@ def _gmacs(
     if hasattr(network, "empty_selections"):
         network.empty_selections = 0
     return round(total / 2 / len(some) / 1e9, 4)
+
+
+def _gmacs_of_scenes(network: Any, high: Store, scenes: list[str]) -> float:
+    """Return 10^9 multiply-adds for one more frame of a running scene, mean over all frames.
+
+    Counted without computing: by the definitions of the layers, whatever ways round them a device takes.
+    """
+    import copy
+
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counted = copy.deepcopy(network).to("meta")
+
+    def work(frames: int, size: tuple[int, ...]) -> int:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            for _ in counted.predict(iter(torch.empty(frames, 1, 3, *size, device="meta"))):
+                pass
+        return counter.get_total_flops()
+
+    sizes = [tuple(-(-int(n) // super_resolution.SCALE) for n in high.size[r]) for c in scenes for r in high.clips[c]]
+    long = super_resolution.WARM_UP + 1  # from here on all scenes are warmed up by the same number of frames
+    each = {size: work(long + 1, size) - work(long, size) for size in dict.fromkeys(sizes)}
+    return round(sum(each[size] for size in sizes) / 2 / len(sizes) / 1e9, 4)
 
 
 def next_frame(p: Params, name: str, images: list[Path], checkpoint: Path | None, output: Path) -> None:

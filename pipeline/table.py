@@ -7,7 +7,11 @@ Out, in results/: `<experiment>_metrics.csv`, `.md`, `.tex`; `<experiment>_steps
 `<experiment>_speed.csv`; `<experiment>.png`. A column `<metric>_t<k>` is the mean over windows, samples and the first k
 steps (DMVFN's "t+k" is this cumulative mean), times the metric's scale; `_low` and `_high` are its 95 % percentile
 bootstrap interval over windows, `_spread` the standard deviation between samples (routing draws). Metrics of whole
-windows (EPE) have one column. Rows whose source is `measured` come first, then those of results/published/.
+windows (EPE) have one column.
+
+Super-resolution has no steps: a column `<metric>` is the mean of the scenes' means (FolderAvg), `<metric>_frames` that of
+all their frames (FrameAvg), both with intervals over scenes; `<metric>_<scene>` is one scene's, with its interval over its
+frames. `<experiment>_steps.csv` then has the values of single frames. Rows whose source is `measured` come first, then those of results/published/.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -28,7 +33,7 @@ import pyarrow.parquet as pq
 
 from pipeline import params, plan, tracking
 from pipeline.errors import RetakeError, log, run
-from pipeline.params import Experiment, Flow, Params
+from pipeline.params import Experiment, Params
 from pipeline.store.atomic import write_text
 from pipeline.store.frames import Store
 
@@ -37,7 +42,7 @@ RESAMPLES, SEED, INTERVAL = 1000, 0, (2.5, 97.5)
 MILLIONS = {"1e6": 10**6, "million": 10**6}
 PARTS = ("low", "high", "spread")
 SPEED = ("ms_per_frame", "frames_per_s", "peak_memory_mib", "device", "threads", "batch")
-FACTS = ("n", "samples", "parameters", "gmacs", "checkpoint", "data", "params", "partial", "note")
+FACTS = ("n", "samples", "parameters", "gmacs", "checkpoint", "data", "params", "partial", "note", "metrics")
 
 
 @dataclass
@@ -69,19 +74,51 @@ class Row:
         return self.source == "measured"
 
 
+Windows = dict[str, np.ndarray]  # of one metric: window -> (samples, steps or frames) float64
+
+
 @dataclass
 class Column:
-    """One column of means: its name in the CSV, its metric's key and description, and k (0: of whole windows)."""
+    """One column of means: its name in the CSV, its metric's key and description, and what it is the mean of.
+
+    `k`: the first k steps of all windows (0: all that a window has). `pooled`: windows count by their number of values.
+    `window`: the values of this one window alone. `group`: heading of the table for people that it stands in; the first is "".
+    """
 
     name: str
     metric: str
-    k: int
     about: dict[str, Any]
+    k: int = 0
+    pooled: bool = False
+    window: str = ""
+    group: str = ""
 
     @property
     def title(self) -> str:
         """The column's name for people."""
         return f"{self.about['label']} t+{self.k}" if self.k else str(self.about["label"])
+
+    def units(self, values: Windows, weights: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
+        """Return what is averaged, (n, samples), and what each counts, (n,): windows, or the values of one window."""
+        if self.window:
+            one = values[self.window].T
+            return one, np.ones(len(one))
+        means = np.stack([v[:, : self.k or None].mean(axis=1) for v in values.values()])
+        return means, np.array([v.shape[1] if self.pooled else weights[w] for w, v in values.items()], np.float64)
+
+    def short(self, value: float) -> str:
+        """Return a value of the column for people."""
+        return "" if math.isnan(value) else f"{value:.{self.about['digits']}f}"
+
+
+@dataclass
+class Layout:
+    """What differs between the tables of tasks."""
+
+    columns: Callable[[Experiment, dict[str, Any]], list[Column]]  # of the experiment and the metadata of its scores
+    tested: Callable[[Experiment, dict[str, Any]], str]  # the sentence on the test set and what cells are
+    single: Callable[[list[Row]], str]  # <experiment>_steps.csv
+    over: str  # what intervals are over
 
 
 def main() -> None:
@@ -103,8 +140,10 @@ def make(p: Params, experiment: str) -> None:
 
     fields = plan.fields_of(p, "table", experiment=experiment)
     e, protocol = p.experiments[experiment], p.protocols[fields["protocol"]]
+    layout = LAYOUTS[protocol.task]
     rows = [measured(p, experiment, name) for name in (*e.models, *e.predictions)]
-    columns = columns_of(e, rows[0].meta)
+    _same_metrics(rows)
+    columns = layout.columns(e, rows[0].meta)
     for row in rows:
         fill(row, columns)
     rows += published(e, columns)
@@ -112,16 +151,20 @@ def make(p: Params, experiment: str) -> None:
     outputs = [Path(o.format(**fields)) for o in plan.OUTPUTS["table"]]
     table, markdown, latex, steps, speed, picture = outputs
     write_text(table, metrics_csv(rows, columns))
-    write_text(markdown, as_markdown(experiment, e, rows, columns))
+    write_text(markdown, as_markdown(experiment, e, rows, columns, layout))
     write_text(latex, as_latex(experiment, rows, columns))
-    write_text(steps, steps_csv(rows))
+    write_text(steps, layout.single(rows))
     write_text(speed, speed_csv(experiment, e))
     ours = {row.label: row.name for row in rows if row.measured}
     stores = {label: Store(plan.path("predict", experiment=experiment, model=name)) for label, name in ours.items()}
-    if isinstance(protocol, Flow):
-        view.flow_picture(Store(fields["frames"]), Store(fields["truth"]), stores, picture)
+    frames = Store(fields["frames"])
+    if protocol.task == "flow":
+        view.flow_picture(frames, Store(fields["truth"]), stores, picture)
+    elif protocol.task == "super_resolution":
+        low = Store(fields["low"]) if fields["low"] != fields["frames"] else None
+        view.scene_picture(frames, low, stores, picture)
     else:
-        view.picture(Store(fields["frames"]), stores, protocol, picture)
+        view.picture(frames, stores, protocol, picture)
     _mirror(p, fields, rows, columns, [table, markdown, picture])
     log.info("wrote %s", ", ".join(map(str, outputs)))
 
@@ -129,8 +172,9 @@ def make(p: Params, experiment: str) -> None:
 def measured(p: Params, experiment: str, name: str) -> Row:
     """Return the row of one model or of brought predictions, with its scores in `meta["values"]`.
 
-    `values`: metric -> (windows, samples, steps) float64; `weights`: metric -> (windows,), what they count. Raises RetakeError for scores that are not whole or that were
-    made from other predictions or metrics than today's.
+    `values`: metric -> `Windows`; `weights`: metric -> window -> what it counts; `horizons`: metric -> window -> numbers of
+    its steps or frames. Raises RetakeError for scores that are not whole or that were made from other predictions or
+    metrics than today's.
     """
     e = p.experiments[experiment]
     path = plan.path("score", experiment=experiment, model=name)
@@ -147,8 +191,9 @@ def measured(p: Params, experiment: str, name: str) -> Row:
     if store.identity != meta["identity"]:
         raise RetakeError(f"{path} was made from other predictions than today's {store.path}: {again}")
     made = meta["predictions"]
-    meta["values"], meta["weights"] = _pivot(table.to_pydict(), meta, path)
+    meta["values"], meta["weights"], meta["horizons"] = _pivot(table.to_pydict(), meta, path)
     notes = [f"{metric}: {reason}" for metric, reason in sorted(meta["skipped"].items())]
+    notes += [f"{metric}: {told['note']}" for metric, told in sorted(meta.get("sets", {}).items())]
     if made.get("brought"):
         notes.insert(0, f"brought as {made['brought']}")
     facts = {
@@ -159,74 +204,100 @@ def measured(p: Params, experiment: str, name: str) -> Row:
         **{key: made[key][:12] for key in ("checkpoint", "data", "params")},
         "partial": made.get("partial") or "",
         "note": "; ".join(notes),
+        "metrics": " ".join(f"{metric}:{about['identity']}" for metric, about in meta["metrics"].items()),
     }
     return Row(name, e.models.get(name, name), "measured", facts=facts, meta=meta)
 
 
+def _same_metrics(rows: list[Row]) -> None:
+    """Raise RetakeError when two rows' values of a metric are not of the same kind, settings and versions."""
+    first = rows[0]
+    for row in rows[1:]:
+        for metric, about in row.meta["metrics"].items():
+            other = first.meta["metrics"][metric]
+            if about["identity"] != other["identity"]:
+                raise RetakeError(
+                    f"{metric} of {row.name} is {about['settings']}, that of {first.name} {other['settings']}: they do not "
+                    "compare. Score all rows again: `snakemake --forcerun score`"
+                )
+
+
 def _pivot(
     columns: dict[str, list[Any]], meta: dict[str, Any], path: Path
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return metric -> (windows, samples, steps) of long-form scores, and metric -> (windows,), their weights.
-
-    Metrics of whole windows have one sample and one step.
-    """
-    windows = {window: i for i, window in enumerate(dict.fromkeys(columns["window"]))}
-    values, weights = {}, {}
+) -> tuple[dict[str, Windows], dict[str, dict[str, float]], dict[str, dict[str, list[int]]]]:
+    """Return metric -> window -> values of long-form scores, and likewise weights and horizons."""
+    cells: dict[str, dict[str, dict[tuple[int, int], float]]] = {}
+    weights: dict[str, dict[str, float]] = {}
+    for window, horizon, sample, metric, value, weight in zip(*columns.values(), strict=True):
+        cells.setdefault(metric, {}).setdefault(window, {})[sample, horizon] = value
+        weights.setdefault(metric, {})[window] = weight
+    values: dict[str, Windows] = {}
+    horizons: dict[str, dict[str, list[int]]] = {}
+    for metric, windows in cells.items():
+        horizons[metric] = {w: list(dict.fromkeys(h for _, h in found)) for w, found in windows.items()}
+        values[metric] = {
+            w: np.array(
+                [
+                    [found.get((s, h), math.nan) for h in horizons[metric][w]]
+                    for s in dict.fromkeys(s for s, _ in found)
+                ],
+                np.float64,
+            )
+            for w, found in windows.items()
+        }
+    missing = []
     for metric, about in meta["metrics"].items():
-        if metric not in meta["skipped"]:
-            shape = (meta["samples"], meta["predictions"]["protocol"]["horizon"]) if _stepped(about) else (1, 1)
-            values[metric] = np.full((meta["windows"], *shape), np.nan)
-            weights[metric] = np.ones(meta["windows"])
-    for window, step, sample, metric, value, weight in zip(*columns.values(), strict=True):
-        values[metric][windows[window], sample, max(step - 1, 0)] = value
-        weights[metric][windows[window]] = weight
-    missing = [metric for metric, array in values.items() if np.isnan(array).any()]
+        found = values.get(metric, {}).values()
+        if sum(v.size for v in found) != about["values"] or any(np.isnan(v).any() for v in found):
+            missing.append(metric)
     if missing:
         raise RetakeError(f"{path} lacks values of {', '.join(missing)}: make it again with `snakemake {path}`")
-    empty = [metric for metric, array in weights.items() if not array.any()]
+    empty = [metric for metric, found in weights.items() if not any(found.values())]
     if empty:
         raise RetakeError(f"{path}: no clip counts for {', '.join(empty)}: look at `clips` of those metrics")
-    return values, weights
-
-
-def _stepped(about: dict[str, Any]) -> bool:
-    """Whether a metric has a value for each predicted step."""
-    return bool(about["needs"] == "frames")
-
-
-def columns_of(e: Experiment, meta: dict[str, Any]) -> list[Column]:
-    """Return the columns of means, in the order of the experiment's metrics and of its `report`."""
-    columns = []
-    for metric in e.metrics:
-        about = meta["metrics"][metric]
-        for k in e.report if _stepped(about) else [0]:
-            columns.append(Column(f"{metric}_t{k}" if k else metric, metric, k, about))
-    return columns
+    return values, weights, horizons
 
 
 def fill(row: Row, columns: list[Column]) -> None:
-    """Compute the cells of a measured row, and its values at each single step."""
-    values = row.meta["values"]
-    wanted: list[tuple[Any, str, np.ndarray]] = []  # where to put it, its metric, (windows, samples) scaled
+    """Compute the cells of a measured row, and of a row with steps its values at each single step."""
+    values, weights, abouts = row.meta["values"], row.meta["weights"], row.meta["metrics"]
+    wanted: dict[Any, tuple[str, np.ndarray, np.ndarray]] = {}  # where to put it -> metric, units, what they count
     for column in columns:
-        if column.metric in values:
-            steps = values[column.metric][:, :, : column.k or None]
-            wanted.append((column.name, column.metric, steps.mean(axis=2) * column.about["scale"]))
-    for metric, scale in {c.metric: c.about["scale"] for c in columns if c.k and c.metric in values}.items():
-        for step in range(values[metric].shape[2]):
-            wanted.append(((metric, step + 1), metric, values[metric][:, :, step] * scale))
-    if not wanted:
-        return
-    weights = np.stack([row.meta["weights"][metric] for _, metric, _ in wanted], axis=1)
-    lows, highs = bootstrap(np.stack([v.mean(axis=1) for _, _, v in wanted], axis=1), weights)
-    for (where, _, v), weight, low, high in zip(wanted, weights.T, lows, highs, strict=True):
-        samples = (v * weight[:, None]).mean(axis=0) / weight.mean()
-        spread = samples.std(ddof=1) if len(samples) > 1 and np.isfinite(samples).all() else math.nan
-        cell = Cell(float((v * weight[:, None]).mean() / weight.mean()), float(low), float(high), float(spread))
-        if isinstance(where, tuple):
-            row.steps[where] = cell
-        else:
-            row.cells[where] = cell
+        metric = column.metric
+        if metric in values and (not column.window or column.window in values[metric]):
+            wanted[column.name] = (metric, *column.units(values[metric], weights[metric]))
+    for metric in dict.fromkeys(c.metric for c in columns if c.k and c.metric in values):
+        steps = np.stack(list(values[metric].values()))
+        for step in range(steps.shape[2]):
+            wanted[metric, step + 1] = (metric, steps[:, :, step], np.array(list(weights[metric].values())))
+    for n in dict.fromkeys(len(units) for _, units, _ in wanted.values()):  # those of as many units share draws
+        some = {where: cell for where, cell in wanted.items() if len(cell[1]) == n}
+        scales = [abouts[metric]["scale"] for metric, _, _ in some.values()]
+        stacked = np.stack(
+            [s * units.mean(axis=1) for s, (_, units, _) in zip(scales, some.values(), strict=True)], axis=1
+        )
+        lows, highs = bootstrap(stacked, np.stack([weight for *_, weight in some.values()], axis=1))
+        for (where, (metric, units, weight)), scale, *ends in zip(some.items(), scales, lows, highs, strict=True):
+            samples = scale * (units * weight[:, None]).mean(axis=0) / weight.mean()
+            mean = samples.mean()
+            if abouts[metric]["mean"] == "decibel":  # of squared errors, whose mean is taken first
+                samples, mean, *ends = (_decibel(x) for x in (samples, mean, *ends[::-1]))
+            elif metric in row.meta.get(
+                "sets", {}
+            ):  # drawn over the set's samples: there is one value to draw from here
+                ends = [scale * x for x in row.meta["sets"][metric]["interval"] or (math.nan, math.nan)]
+            spread = samples.std(ddof=1) if len(samples) > 1 and np.isfinite(samples).all() else math.nan
+            cell = Cell(float(mean), float(ends[0]), float(ends[1]), float(spread))
+            if isinstance(where, tuple):
+                row.steps[where] = cell
+            else:
+                row.cells[where] = cell
+
+
+def _decibel(errors: Any) -> Any:
+    """Return the PSNR of mean squared errors of images in [0,1]."""
+    with np.errstate(divide="ignore"):
+        return -10 * np.log10(errors)
 
 
 def bootstrap(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -243,6 +314,94 @@ def bootstrap(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.n
         means = np.stack([total[draw].mean(axis=0) / counted[draw].mean(axis=0) for draw in draws])
     low, high = np.nanpercentile(means, INTERVAL, axis=0, method="inverted_cdf")
     return low, high
+
+
+# The tasks
+
+
+def _steps(e: Experiment, meta: dict[str, Any]) -> list[Column]:
+    """Return a column for each metric and step of `report`; one for metrics of whole windows."""
+    columns = []
+    for metric in e.metrics:
+        about = meta["metrics"][metric]
+        for k in e.report if about["needs"] == "frames" else [0]:
+            columns.append(Column(f"{metric}_t{k}" if k else metric, metric, about, k))
+    return columns
+
+
+def _means(e: Experiment, meta: dict[str, Any]) -> list[Column]:
+    """Return one column a metric."""
+    return [Column(metric, metric, meta["metrics"][metric]) for metric in e.metrics]
+
+
+def _scenes(e: Experiment, meta: dict[str, Any]) -> list[Column]:
+    """Return FolderAvg of every metric, then FrameAvg of every metric, then all metrics scene by scene."""
+    abouts = {metric: meta["metrics"][metric] for metric in e.metrics}
+    scenes = dict.fromkeys(w for values in meta["values"].values() for w in values)
+    columns = _means(e, meta)
+    columns += [Column(f"{m}_frames", m, a, pooled=True, group="All frames (FrameAvg)") for m, a in abouts.items()]
+    for scene in scenes:
+        tail = re.sub(r"[^A-Za-z0-9]+", "_", scene)
+        columns += [Column(f"{m}_{tail}", m, about, window=scene, group=scene) for m, about in abouts.items()]
+    return columns
+
+
+def _about_windows(e: Experiment, meta: dict[str, Any]) -> str:
+    protocol = meta["predictions"]["protocol"]
+    return (
+        f"{meta['windows']} windows of {protocol['window']} frames; the models see {protocol['context']} frames from "
+        f"index {protocol['first']} and predict {protocol['horizon']}. t+k is the mean over the first k steps, as published"
+    )
+
+
+def _about_pairs(e: Experiment, meta: dict[str, Any]) -> str:
+    return f"{meta['windows']} pairs with ground truth"
+
+
+def _about_scenes(e: Experiment, meta: dict[str, Any]) -> str:
+    made = meta["predictions"]
+    protocol = made["protocol"]
+    border = "a centred part with sides that are multiples of 32" if protocol["border"] == "cropped" else "whole frames"
+    return (
+        f"{meta['windows']} scenes, upscaled by 4 from low resolution ({made['input']}) and saved as 8 bits "
+        f"({protocol['saved']}). Scored: {border}, without the {protocol['trim']} frames at either end of a scene. Cells are "
+        'means of the scenes\' means (FolderAvg), "frames" those of all frames (FrameAvg); which of the two published '
+        "numbers are is not established, they stand under the first. Intervals of single scenes are over their frames, "
+        "which resemble each other: they are too narrow"
+    )
+
+
+def steps_csv(rows: list[Row]) -> str:
+    """Return the values of each single step, one a line: not cumulative, unlike the table's t+k."""
+    lines = [
+        {"model": row.label, "metric": metric, "step": str(step)}
+        | {part: _digits(getattr(cell, part)) for part in ("mean", *PARTS)}
+        | {"n": row.facts["n"], "samples": row.facts["samples"]}
+        for row in rows
+        for (metric, step), cell in row.steps.items()
+    ]
+    return _csv(["model", "metric", "step", "mean", *PARTS, "n", "samples"], lines)
+
+
+def frames_csv(rows: list[Row]) -> str:
+    """Return the value of each frame of each scene, one a line."""
+    lines = [
+        {"model": row.label, "metric": metric, "scene": scene, "frame": str(frame), "value": _digits(value * scale)}
+        for row in rows
+        if row.measured
+        for metric, scenes in row.meta["values"].items()
+        for scale in [row.meta["metrics"][metric]["scale"]]
+        for scene, values in scenes.items()
+        for frame, value in zip(row.meta["horizons"][metric][scene], values[0], strict=True)
+    ]
+    return _csv(["model", "metric", "scene", "frame", "value"], lines)
+
+
+LAYOUTS = {
+    "prediction": Layout(_steps, _about_windows, steps_csv, "windows"),
+    "flow": Layout(_means, _about_pairs, steps_csv, "pairs"),
+    "super_resolution": Layout(_scenes, _about_scenes, frames_csv, "scenes"),
+}
 
 
 def published(e: Experiment, columns: list[Column]) -> list[Row]:
@@ -264,12 +423,15 @@ def published(e: Experiment, columns: list[Column]) -> list[Row]:
             known = ", ".join(dict.fromkeys(line["dataset"] for line in lines)) or "no rows"
             raise RetakeError(f"no published row of dataset {dataset!r} in {PUBLISHED}/*.csv (known: {known})")
         entries += found
+    methods = {(x["paper"], x["method"]) for x in entries}  # a network's size has no dataset
+    entries += [x | {"column": ""} for x in lines if x["dataset"] == "-" and (x["paper"], x["method"]) in methods]
     scales = {c.name: c.about["scale"] for c in columns}
     rows: list[Row] = []
     for paper, method in dict.fromkeys((x["paper"], x["method"]) for x in entries):
         row = Row("", method, "")
         sources: list[str] = []
         empty: dict[str, list[str]] = {}
+        other: list[str] = []
         for x in (x for x in entries if (x["paper"], x["method"]) == (paper, method)):
             step = re.fullmatch(r"t\+([0-9]+)", x["horizon"])
             name = re.sub(r"\W", "_", x["metric"].lower())
@@ -285,10 +447,13 @@ def published(e: Experiment, columns: list[Column]) -> list[Row]:
             elif name == "parameters":
                 row.facts[name] = str(int(Decimal(x["value"]) * MILLIONS[x["unit"]]))
             else:
-                row.cells[name] = Cell(text=_rescale(x["value"], x["unit"], scales[name]))
+                text = _rescale(x["value"], x["unit"], scales[name])
+                first_read = row.cells.setdefault(name, Cell(text=text)).text
+                if Decimal(first_read) != Decimal(text):
+                    other.append(f"{name} is {text} in {x['source']}")
             sources.append(f"{x['table']} as read in {x['source']}" if x["source"] else x["table"])
         row.source = "; ".join([paper, *dict.fromkeys(sources)])
-        row.facts["note"] = "; ".join(f"{why}: {', '.join(names)}" for why, names in empty.items())
+        row.facts["note"] = "; ".join([*(f"{why}: {', '.join(names)}" for why, names in empty.items()), *other])
         first = next((r for r in rows if r.label == method), None)
         if (
             first and set(row.facts) == {"parameters", "note"} and not row.cells
@@ -317,18 +482,6 @@ def metrics_csv(rows: list[Row], columns: list[Column]) -> str:
             line |= {f"{name}_{part}": _digits(getattr(cell, part)) for part in PARTS}
         lines.append(line)
     return _csv(["model", "source", *names, *FACTS], lines)
-
-
-def steps_csv(rows: list[Row]) -> str:
-    """Return the values of each single step, one a line: not cumulative, unlike the table's t+k."""
-    lines = [
-        {"model": row.label, "metric": metric, "step": str(step)}
-        | {part: _digits(getattr(cell, part)) for part in ("mean", *PARTS)}
-        | {"n": row.facts["n"], "samples": row.facts["samples"]}
-        for row in rows
-        for (metric, step), cell in row.steps.items()
-    ]
-    return _csv(["model", "metric", "step", "mean", *PARTS, "n", "samples"], lines)
 
 
 def speed_csv(experiment: str, e: Experiment) -> str:
@@ -363,46 +516,54 @@ def best(rows: list[Row], columns: list[Column]) -> set[tuple[str, str]]:
         cells = {row.name: row.cells[column.name].mean for row in rows if row.measured and column.name in row.cells}
         if cells:
             top = (max if column.about["better"] == "higher" else min)(cells.values())
-            found |= {(name, column.name) for name, mean in cells.items() if _short(mean) == _short(top)}
+            found |= {(name, column.name) for name, mean in cells.items() if column.short(mean) == column.short(top)}
     return found
 
 
-def _short(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.2f}"
-
-
-def as_markdown(experiment: str, e: Experiment, rows: list[Row], columns: list[Column]) -> str:
+def as_markdown(experiment: str, e: Experiment, rows: list[Row], columns: list[Column], layout: Layout) -> str:
     """Return the table for reading: means, then intervals, then what everything is."""
     bold, notes = best(rows, columns), _sources(rows)
     arrows = {"higher": "↑", "lower": "↓"}
 
     def mean(row: Row, column: Column) -> str:
         cell = row.cells.get(column.name, Cell())
-        text = cell.text or _short(cell.mean)
+        text = cell.text or column.short(cell.mean)
         return f"**{text}**" if (row.name, column.name) in bold and row.measured else text
 
     def interval(row: Row, column: Column) -> str:
         cell = row.cells.get(column.name, Cell())
-        text = f"{_short(cell.low)} – {_short(cell.high)}" if _short(cell.low) else ""
-        return text + (f" (±{_short(cell.spread)})" if _short(cell.spread) else "")
+        text = f"{column.short(cell.low)} – {column.short(cell.high)}" if column.short(cell.low) else ""
+        return text + (f" (±{column.short(cell.spread)})" if column.short(cell.spread) else "")
 
-    head = ["model", "source", *(f"{c.title} {arrows[c.about['better']]}" for c in columns), "n", "parameters", "GMACs"]
+    def title(column: Column) -> str:
+        return f"{column.title} {arrows[column.about['better']]}"
+
+    main, ours = [c for c in columns if not c.group], [row for row in rows if row.measured]
+    head = ["model", "source", *map(title, main), "n", "parameters", "GMACs"]
     body = [
         [row.label, row.source if row.measured else f"[{notes.index(row.source) + 1}]"]
-        + [mean(row, c) for c in columns]
+        + [mean(row, c) for c in main]
         + [row.facts.get("n", ""), _millions(row.facts.get("parameters", "")), row.facts.get("gmacs", "")]
         for row in rows
     ]
-    ours = [row for row in rows if row.measured]
     text = [f"# {experiment}", "", *_pipes(head, body), ""]
     text += [
-        f"95 % bootstrap intervals of the means over windows ({RESAMPLES} resamples)"
+        f"95 % bootstrap intervals of the means over {layout.over} ({RESAMPLES} resamples)"
         + ("; ± standard deviation between samples" if any(int(r.facts["samples"]) > 1 for r in ours) else "")
         + ":",
         "",
-        *_pipes(["model", *(c.title for c in columns)], [[r.label, *(interval(r, c) for c in columns)] for r in ours]),
+        *_pipes(["model", *(c.title for c in main)], [[r.label, *(interval(r, c) for c in main)] for r in ours]),
         "",
-        *_explain(e, ours, columns),
+    ]
+    for group in dict.fromkeys(c.group for c in columns if c.group):
+        some = [c for c in columns if c.group == group]
+        body = [
+            [r.label, *(f"{mean(r, c)} ({interval(r, c)})" if c.name in r.cells else "" for c in some)] for r in ours
+        ]
+        text += [f"## {group}", "", *_pipes(["model", *map(title, some)], body), ""]
+    text += [
+        f"* Test set: `{e.dataset}`, {layout.tested(e, ours[0].meta)}. Bold: best measured row.",
+        *_explain(e, ours),
     ]
     if notes:
         text += ["Published rows; their empty cells are printed as N/A or not established, as the CSV's notes say:", ""]
@@ -410,19 +571,9 @@ def as_markdown(experiment: str, e: Experiment, rows: list[Row], columns: list[C
     return "\n".join(text).rstrip() + "\n"
 
 
-def _explain(e: Experiment, rows: list[Row], columns: list[Column]) -> list[str]:
-    """Return the lines below the tables: protocol, metrics, notes, lineage, licence."""
-    made, n = rows[0].meta["predictions"], rows[0].facts["n"]
-    protocol = made["protocol"]
-    if made.get("task") == "flow":
-        about = f"* Test set: `{e.dataset}`, {n} pairs with ground truth. Bold: best measured row."
-    else:
-        about = (
-            f"* Test set: `{e.dataset}`, {n} windows of {protocol['window']} frames; the models see "
-            f"{protocol['context']} frames from index {protocol['first']} and predict {protocol['horizon']}. "
-            "t+k is the mean over the first k steps, as published. Bold: best measured row."
-        )
-    lines = [about]
+def _explain(e: Experiment, rows: list[Row]) -> list[str]:
+    """Return the lines below the tables: metrics, notes, lineage, licence."""
+    lines = []
     for metric in e.metrics:
         about = rows[0].meta["metrics"][metric]
         told = ", ".join(f"{k} {_plain(v)}" for k, v in about["settings"].items() if k != "name")
@@ -444,6 +595,8 @@ def _explain(e: Experiment, rows: list[Row], columns: list[Column]) -> list[str]
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{k} {v:g}" for k, v in value.items()) + ")"
     return "[" + ", ".join(f"{v:g}" for v in value) + "]" if isinstance(value, list) else str(value)
 
 
@@ -466,7 +619,21 @@ def _pipes(head: list[str], body: list[list[str]]) -> list[str]:
 
 def as_latex(experiment: str, rows: list[Row], columns: list[Column]) -> str:
     """Return the table as a LaTeX `tabular` that needs no package; published rows below the second rule."""
-    bold, notes = best(rows, columns), _sources(rows)
+    notes = _sources(rows)
+    lines = [
+        f"% {experiment}: {'t+k is the mean over the first k steps. ' if any(c.k for c in columns) else ''}"
+        "Bold: best measured row.",
+        *(f"% [{i}] {source}" for i, source in enumerate(notes, start=1)),
+    ]
+    for group in dict.fromkeys(c.group for c in columns):
+        some = [row for row in rows if row.measured or not group]
+        lines += [*([f"% {group}"] if group else []), *_tabular(some, [c for c in columns if c.group == group], notes)]
+    return "\n".join(lines) + "\n"
+
+
+def _tabular(rows: list[Row], columns: list[Column], notes: list[str]) -> list[str]:
+    """Return the lines of one `tabular`."""
+    bold = best(rows, columns)
     arrows = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
     groups = [(m, [c for c in columns if c.metric == m]) for m in dict.fromkeys(c.metric for c in columns)]
     top = " & ".join(
@@ -474,9 +641,6 @@ def as_latex(experiment: str, rows: list[Row], columns: list[Column]) -> str:
         for _, g in groups
     )
     lines = [
-        f"% {experiment}: {'t+k is the mean over the first k steps. ' if any(c.k for c in columns) else ''}"
-        "Bold: best measured row.",
-        *(f"% [{i}] {source}" for i, source in enumerate(notes, start=1)),
         rf"\begin{{tabular}}{{l{'r' * len(columns)}r}}",
         r"\hline",
         rf"Model & {top} & Parameters \\",
@@ -489,11 +653,11 @@ def as_latex(experiment: str, rows: list[Row], columns: list[Column]) -> str:
         cells = []
         for column in columns:
             cell = row.cells.get(column.name, Cell())
-            text = _tex(cell.text or _short(cell.mean))
+            text = _tex(cell.text or column.short(cell.mean))
             cells.append(rf"\textbf{{{text}}}" if row.measured and (row.name, column.name) in bold else text)
         label = _tex(row.label) + ("" if row.measured else f" [{notes.index(row.source) + 1}]")
         lines.append(" & ".join([label, *cells, _tex(_millions(row.facts.get("parameters", "")))]) + r" \\")
-    return "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n"
+    return [*lines, r"\hline", r"\end{tabular}"]
 
 
 def _tex(text: str) -> str:

@@ -4,7 +4,9 @@
     python -m pipeline.view data/frames/kitti/test.arrow --clip CLIP
     python -m pipeline.view data/flow/dis/kitti/test.arrow --clip CLIP          # colours of Baker et al., and a legend
     python -m pipeline.view data/predictions/kitti/dmvfn.arrow --clip CLIP:START
+    python -m pipeline.view data/predictions/vid4/tecogan.arrow --clip SCENE
     python -m pipeline.view data/flow/dis/kitti/test.arrow --format flo         # every field (of --clip) as a file
+    python -m pipeline.view data/flow/arflow_sky/sky_timelapse_arflow/train.arrow --format npy --output flow/sky_train
 
 Files go to `--output`, or to `data/view/` under the store's and the clip's name. Only the rows that are shown are read.
 `picture` is the one that the table stage leaves in `results/`.
@@ -29,6 +31,7 @@ from pipeline.store import flow as files
 from pipeline.store.encode import write_video
 from pipeline.store.frames import Store
 from pipeline.store.images import write_image
+from pipeline.tasks import super_resolution
 
 WIDTH = 1600  # px, of sheets and pictures
 GAP = 8  # px between cells
@@ -39,6 +42,8 @@ CANDIDATES = 50  # windows among which `picture` looks for its own
 ERROR_SCALE = 0.25  # of the range: the brightest colour of an error map
 RATE = 10  # frames/s of an MP4, KITTI's own; predictions run at half a second a step
 SLOW = 2
+DETAIL = 96  # px, side of the part of a scene that `scene_picture` enlarges
+ABREAST = 5  # such parts side by side
 
 # A cell of a sheet: its caption, and the image or None to leave the place empty.
 Cell = tuple[str, np.ndarray | None]
@@ -50,7 +55,9 @@ def main() -> None:
     parser.add_argument("store", type=Path, help="an .arrow file of data/frames, data/flow or data/predictions")
     parser.add_argument("--clip", help="the clip (of predictions: the window, CLIP:START); without it they are listed")
     parser.add_argument("--output", type=Path, help="folder to write to (default: under data/view/)")
-    parser.add_argument("--format", choices=["flo", "kitti", "png"], help="flow: write files of this format, no sheet")
+    parser.add_argument(
+        "--format", choices=["flo", "kitti", "npy", "png"], help="flow: write files of this format, no sheet"
+    )
     args = parser.parse_args()
     store = Store(args.store)
     if args.clip is not None and args.clip not in store.clips:
@@ -63,11 +70,13 @@ def main() -> None:
     clips = list(store.clips) if args.clip is None else [args.clip]
     base = args.output or _folder(store.path, args.format)
     for clip in progress(clips, unit="clip", desc="view") if len(clips) > 1 else clips:
-        folder = base if args.output and len(clips) == 1 else base / _safe(clip)
+        folder = base if args.output and args.clip is not None else base / _safe(clip)
         if args.format:
             export(store, clip, args.format, folder)
         elif store.meta["channels"] == 2:
             show_flow(store, clip, folder)
+        elif store.meta.get("task") == "super_resolution":
+            show_scene(store, clip, folder)
         elif "protocol" in store.meta:
             show_predictions(store, clip, folder)
         else:
@@ -108,10 +117,20 @@ def show_flow(store: Store, clip: str, folder: Path) -> None:
     scale = _scale(store, rows)
     frames = _frames_of(store) if Path(store.meta["frames"]).exists() else None
 
+    sky = store.meta.get("export") == "sky"
+
     def stacked(row: int, colours: np.ndarray) -> np.ndarray:
         if frames is None:
             return colours
-        return np.vstack([_display(frames.image(_row(frames, clip, int(store.frame[row])))), colours])
+        image = _display(frames.image(_row(frames, clip, int(store.frame[row]))))
+        size = colours.shape[1], colours.shape[0]
+        if image.shape != colours.shape:
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        return np.vstack([image, colours])
+
+    def caption(row: int) -> str:
+        number = int(store.frame[row])
+        return f"{number if row == rows[0] else number - 1} to {number}" if sky else f"{number} to {number + 1}"
 
     def images() -> Iterator[np.ndarray]:
         for row in progress(rows, unit="field", desc="flow"):
@@ -121,8 +140,7 @@ def show_flow(store: Store, clip: str, folder: Path) -> None:
 
     write_video(folder / "clip.mp4", images(), RATE)
     cells: list[Cell] = [
-        (f"{store.frame[row]} to {store.frame[row] + 1}", stacked(row, files.colours(store.image(row), scale)))
-        for row in _spread(rows, SHEET)
+        (caption(row), stacked(row, files.colours(store.image(row), scale))) for row in _spread(rows, SHEET)
     ]
     key = legend(scale)
     write_image(folder / "legend.png", key)
@@ -159,14 +177,48 @@ def show_predictions(store: Store, clip: str, folder: Path) -> None:
     write_video(folder / "clip.mp4", video, SLOW)
 
 
-def export(store: Store, clip: str, kind: str, folder: Path) -> None:
-    """Write every field of a clip as `<frame>.flo`, as KITTI's 16-bit `.png` (kitti), or in colours as `.png` (png)."""
+def show_scene(store: Store, clip: str, folder: Path) -> None:
+    """Write every upscaled frame of a scene: `<frame>.png`, its `_error`, `sheet.png`, and `clip.mp4` beside the truth."""
+    frames = _frames_of(store)
     rows = store.clips[clip]
+    model = str(store.meta.get("model", store.path.stem))
+
+    def cells(row: int) -> list[Cell]:
+        number, image = int(store.frame[row]), store.image(row)
+        truth = _display(frames.image(_row(frames, clip, number)))
+        error = _error(image, truth)
+        caption = f"error, mean {error.mean():.2%}"
+        return [(f"truth {number}", truth), (f"{model} {number}", image), (caption, error_map(error))]
+
+    def pairs() -> Iterator[np.ndarray]:
+        for row in progress(rows, unit="frame", desc="frames"):
+            (_, truth), (_, image), (_, error) = cells(row)
+            assert truth is not None and image is not None and error is not None
+            name = f"{store.frame[row]:010d}"
+            write_image(folder / f"{name}.png", image)
+            write_image(folder / f"{name}_error.png", error)
+            yield np.hstack([truth, image])
+
+    write_video(folder / "clip.mp4", pairs(), RATE)
+    shown = [cells(row) for row in _spread(rows, STEPS)]
+    write_image(folder / "sheet.png", sheet(shown, _title(store, clip), error_legend()))
+
+
+def export(store: Store, clip: str, kind: str, folder: Path) -> None:
+    """Write every field of a clip as `<frame>.flo`, as KITTI's 16-bit `.png` (kitti), or in colours as `.png` (png).
+
+    npy: `.npy`, named like the image that names the field, as DTVNet looks for it; images of one name: by number.
+    """
+    rows = store.clips[clip]
+    images = [Path(store.source(row)).stem for row in rows]
+    distinct = len(set(images)) == len(images)
     scale = _scale(store, rows) if kind == "png" else 0.0
     for row in progress(rows, unit="field", desc=kind, leave=False):
         flow, name = store.image(row), f"{store.frame[row]:010d}"
         if kind == "flo":
             files.write_flo(folder / f"{name}.flo", flow)
+        elif kind == "npy":
+            files.write_npy(folder / f"{images[row - rows[0]] if distinct else name}.npy", flow)
         elif kind == "kitti":
             files.write_kitti(folder / f"{name}.png", flow)
         else:
@@ -238,6 +290,63 @@ def flow_picture(frames: Store, truth: Store, estimates: dict[str, Store], path:
         rows.append([("", None), (caption, wrong), (label, files.colours(flow, scale))])
     title = f"{clip}, frame {frame}: the pair of median motion; errors are brightest from {scale:.1f} px on"
     write_image(path, sheet(rows, title, legend(scale)))
+
+
+def scene_picture(frames: Store, low: Store | None, upscaled: dict[str, Store], path: str | Path) -> None:
+    """Write one PNG, at most `WIDTH` px wide, that shows what the rows of a table of super-resolution look like.
+
+    A part of one frame, `DETAIL` px wide, of low resolution (each pixel a block of 4x4), of each entry of `upscaled`
+    (label -> store) and of the truth; below each its middle row of pixels through up to `DETAIL` frames, time downwards:
+    what flickers has ragged edges there. The scene is the first, the frame its middle one, the part where the first
+    entry's error is largest.
+    """
+    stores = list(upscaled.values())
+    clip = next(iter(stores[0].clips))
+    numbers = [int(n) for n in frames.frame[frames.clips[clip]]]
+    number = numbers[len(numbers) // 2]
+    truth = frames.image(_row(frames, clip, number))
+    height, width = truth.shape[:2]
+    side = min(DETAIL, height, width) // super_resolution.SCALE * super_resolution.SCALE
+    error = _error(stores[0].image(_row(stores[0], clip, number)), truth)
+    mean = cv2.boxFilter(error, -1, (side, side), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
+    y, x = np.unravel_index(
+        int(mean[: height - side + 1, : width - side + 1].argmax()), (height - side + 1, width - side + 1)
+    )
+    top, left = (int(n) // super_resolution.SCALE * super_resolution.SCALE for n in (y, x))
+    part = (slice(top, top + side), slice(left, left + side))
+
+    def blocks(image: np.ndarray) -> np.ndarray:
+        eight = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+        return eight.repeat(super_resolution.SCALE, 0).repeat(super_resolution.SCALE, 1)
+
+    def enlarged(image: np.ndarray) -> np.ndarray:
+        factor = ((WIDTH - GAP) // ABREAST - GAP) // side
+        return image.repeat(factor, 0).repeat(factor, 1)
+
+    def scene(store: Store) -> Iterator[np.ndarray]:
+        return (_display(store.image(_row(store, clip, n))) for n in numbers)
+
+    shown: dict[str, Iterator[np.ndarray]] = {
+        "low resolution": map(blocks, super_resolution.low_resolution(frames, low, clip))
+    }
+    shown |= {label: scene(store) for label, store in upscaled.items()}
+    shown["truth"] = scene(frames)
+    parts: list[Cell] = []
+    profiles: list[Cell] = []
+    for label, images in shown.items():
+        lines = []
+        for at, image in zip(numbers, images, strict=True):
+            if at == number:
+                parts.append((label, enlarged(image[part])))
+            lines.append(image[top + side // 2, part[1]])
+        middle = lines[max(len(lines) - DETAIL, 0) // 2 :][:DETAIL]
+        profiles.append(("through time", enlarged(np.stack(middle))))
+    bands = zip(_wrap(parts, ABREAST), _wrap(profiles, ABREAST), strict=True)
+    rows = [row + [("", None)] * (ABREAST - len(row)) for band in bands for row in band]
+    title = (
+        f"{clip}, frame {number}: {side}x{side} px at x {left}, y {top}; below, its middle row of pixels through time"
+    )
+    write_image(path, sheet(rows, title))
 
 
 class _Window:

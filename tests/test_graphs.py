@@ -19,9 +19,10 @@ from tests.engines import ROOT, Project
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The project as delivered, with every experiment reproduced."""
+    """The project as delivered, with every experiment reproduced, and flow made ahead: trained, and published weights."""
     project = Project(tmp_path_factory.mktemp("graphs"))
     every = list(yaml.safe_load((ROOT / "params.yaml").read_text())["experiments"])
+    every += ["data/flow/arflow_sky/sky_timelapse_arflow/train.arrow", "data/flow/arflow_sky_published/demo/test.arrow"]
     project.edit({"reproduce": every})
     return project
 

@@ -179,8 +179,8 @@ def test_published_rows_stand_below_as_printed(project: Params) -> None:
 
 
 def test_all_of_the_paper_s_kitti_columns(project: Params) -> None:
-    about = {"label": "", "better": "higher", "scale": 100.0, "needs": "frames", "settings": {}}
-    columns = [table.Column(f"{m}_t{k}", m, k, about) for m in ("ms_ssim", "lpips") for k in (1, 3, 5)]
+    about = {"label": "", "better": "higher", "scale": 100.0, "digits": 2, "needs": "frames", "settings": {}}
+    columns = [table.Column(f"{m}_t{k}", m, about, k) for m in ("ms_ssim", "lpips") for k in (1, 3, 5)]
     e = toy(experiments__toy__published="KITTI").experiments["toy"]
     rows = {
         row.label: [row.cells.get(c.name, table.Cell()).text for c in columns] for row in table.published(e, columns)
@@ -228,10 +228,10 @@ def test_only_the_best_measured_cells_are_bold(project: Params) -> None:
 
 
 def test_ties_as_printed_are_all_best() -> None:
-    about = {"label": "", "better": "lower", "scale": 1.0, "needs": "frames", "settings": {}}
+    about = {"label": "", "better": "lower", "scale": 1.0, "digits": 2, "needs": "frames", "settings": {}}
     rows = [table.Row(n, n, "measured", {"m": table.Cell(mean=v)}) for n, v in (("a", 1.001), ("b", 1.004), ("c", 1.2))]
     rows.append(table.Row("", "d", "a paper", {"m": table.Cell(text="0.5")}))
-    assert table.best(rows, [table.Column("m", "m", 1, about)]) == {("a", "m"), ("b", "m")}
+    assert table.best(rows, [table.Column("m", "m", about, 1)]) == {("a", "m"), ("b", "m")}
 
 
 def test_what_markdown_says_below_the_table(project: Params) -> None:

@@ -4,6 +4,9 @@ Low resolution is made from high resolution: Gaussian blur of sigma 1.5, then ev
 pixel (i, j) lies on the high-resolution pixel (4i, 4j). Training crops are blurred by 9 taps without borders, whole frames
 by 13 taps with mirrored borders. Test scenes are upscaled whole; a warm-up of up to five frames, played backwards, gives
 the first frame a past.
+
+A scene is a clip of the test split. Its low resolution is the clip of that name in the split `test_lr`, where the dataset
+has one, and else made by `degrade_frame`, not rounded to 8 bits.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from pydantic import Field
 
 from pipeline import params
 from pipeline.errors import RetakeError
+from pipeline.params import SuperResolution
 from pipeline.store.encode import write_video
 from pipeline.store.frames import Store
 from pipeline.store.images import write_image
@@ -95,7 +99,114 @@ def degrade_frame(frame: np.ndarray) -> np.ndarray:
     return blurred[::SCALE, ::SCALE] / np.float32(255)
 
 
-# Scenes: order of files, warm-up
+# Enlargement: the grid of the degradation
+
+# Taps at offsets -1, 0, 1, 2 of the cubic kernel with a = -0.75, one row for each phase 0, 1/4, 1/2, 3/4
+_A = 0.75
+_POWERS = np.array([[(phase / SCALE) ** k for k in range(4)] for phase in range(SCALE)])
+_CUBIC = np.array(
+    [[0, 1, 0, 0], [-_A, 0, _A, 0], [2 * _A, _A - 3, 3 - 2 * _A, -_A], [-_A, 2 - _A, _A - 2, _A]], dtype=np.float64
+)
+BICUBIC_TAPS: list[list[float]] = (_POWERS @ _CUBIC).tolist()
+
+
+def resize_bicubic(x: Tensor) -> Tensor:
+    """Return images (N, C, H, W) enlarged four times by TensorFlow 1's bicubic (a = -0.75), borders repeated.
+
+    Output sample i lies at i / 4 of the input (no half-pixel shift), where the degradation took it from.
+    """
+    from torch.nn import functional
+
+    for axis in (2, 3):
+        size = x.shape[axis]
+        pad = (0, 0, 1, 2) if axis == 2 else (1, 2, 0, 0)
+        padded = functional.pad(x, pad, mode="replicate")
+        a, b, c, d = (padded.narrow(axis, offset, size) for offset in range(4))
+        x = interleave([x] + [a * p + b * q + c * r + d * s for p, q, r, s in BICUBIC_TAPS[1:]], axis)
+    return x
+
+
+def resize_nearest(x: Tensor) -> Tensor:
+    """Return images (N, C, H, W) enlarged four times: output sample i is the input's nearest to i / 4, of two the first."""
+    import torch
+
+    for axis in (2, 3):
+        last = x.shape[axis] - 1
+        at = torch.arange(SCALE * x.shape[axis], device=x.device).add(1).div(SCALE, rounding_mode="floor")
+        x = x.index_select(axis, at.clamp(max=last))
+    return x
+
+
+def interleave(phases: list[Tensor], axis: int) -> Tensor:
+    """Return images whose samples along `axis` come from each of `phases` in turn."""
+    import torch
+
+    return torch.stack(phases, axis + 1).flatten(axis, axis + 1)
+
+
+def eight_bits(output: Tensor, saved: str) -> np.ndarray:
+    """Return one output (1, 3, H, W) around [0,1] as the image that is scored, (H, W, 3) uint8; `saved` as in params."""
+    levels = (output[0].permute(1, 2, 0).float() * 255).clamp(0, 255)
+    return (levels.round() if saved == "rounded" else levels).byte().cpu().numpy()
+
+
+# Scenes: which are tested, order of files, warm-up
+
+
+def scenes(high: Store, low: Store | None, protocol: SuperResolution) -> list[str]:
+    """Return the clips that are tested: those that both stores have (low: None where `high` is degraded).
+
+    Raises RetakeError when there are none, when the two differ in frames, or no frame would be left to score.
+    """
+    found = [clip for clip in high.clips if low is None or clip in low.clips]
+    if not found:
+        have = f", {low.path} has {', '.join(low.clips)}" if low is not None else ""
+        raise RetakeError(f"{high.path} has {', '.join(high.clips) or 'no scenes'}{have}: no scene to upscale")
+    for clip in found:
+        count = len(high.clips[clip])
+        if low is not None and list(low.frame[low.clips[clip]]) != list(high.frame[high.clips[clip]]):
+            raise RetakeError(
+                f"{low.path}, {clip}: {len(low.clips[clip])} frames, {high.path} has {count}, or other numbers: make "
+                "both stores again from archives that belong together"
+            )
+        if count <= 2 * protocol.trim:
+            raise RetakeError(
+                f"{high.path}, {clip}: a scene of {count} frames, of which trim {protocol.trim} leaves out {protocol.trim} "
+                f"at both ends: at least {2 * protocol.trim + 1} are needed. Lower `trim`, or leave the scene out"
+            )
+    return found
+
+
+def low_resolution(high: Store, low: Store | None, clip: str) -> Iterator[np.ndarray]:
+    """Yield the frames of a scene at low resolution, (h, w, 3) float32 in [0,1], one at a time."""
+    if low is not None:
+        for row in low.clips[clip]:
+            yield low.image(row).astype(np.float32) / np.float32(255)
+    else:
+        for row in high.clips[clip]:
+            yield degrade_frame(high.image(row))
+
+
+def facts(high: Store, low: Store | None, protocol: SuperResolution) -> dict[str, Any]:
+    """Return what a prediction store says of its test set: protocol, where low resolution is from, what is not there."""
+    found = scenes(high, low, protocol)
+    made = f"degraded: blur of sigma {SIGMA}, {FRAME_TAPS} taps, every {SCALE}th pixel, not rounded to 8 bits"
+    partial = [s.meta.get("partial") for s in (high, low) if s is not None]
+    if len(found) < len(high.clips):
+        partial.append(f"{len(found)} of {len(high.clips)} scenes have low resolution")
+    return {
+        "protocol": {k: getattr(protocol, k) for k in ("saved", "trim", "border")},
+        "low": low.identity if low is not None else "",
+        "input": "the dataset's" if low is not None else made,
+        "partial": "; ".join(dict.fromkeys(p for p in partial if p)) or None,
+        "samples": 1,
+    }
+
+
+def cut(image: np.ndarray, height: int, width: int) -> np.ndarray | None:
+    """Return an output at its target's size: what is larger is cut from the top left, as published; None if smaller."""
+    fits = image.shape[0] >= height and image.shape[1] >= width
+    return image[:height, :width] if fits else None
 
 
 def file_order(names: Iterable[str]) -> list[str]:

@@ -10,15 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-SCALE = 4
+from pipeline.tasks.super_resolution import interleave
+from pipeline.tasks.super_resolution import resize_bicubic as resize_bicubic
 
-# Taps at offsets -1, 0, 1, 2 of the cubic kernel with a = -0.75, one row for each phase 0, 1/4, 1/2, 3/4
-_A = 0.75
-_POWERS = torch.tensor([[(phase / SCALE) ** k for k in range(4)] for phase in range(SCALE)], dtype=torch.float64)
-_CUBIC = torch.tensor(
-    [[0, 1, 0, 0], [-_A, 0, _A, 0], [2 * _A, _A - 3, 3 - 2 * _A, -_A], [-_A, 2 - _A, _A - 2, _A]], dtype=torch.float64
-)
-BICUBIC_TAPS: list[list[float]] = (_POWERS @ _CUBIC).tolist()
+SCALE = 4
 
 
 def resize_bilinear(x: Tensor, factor: int) -> Tensor:
@@ -29,23 +24,8 @@ def resize_bilinear(x: Tensor, factor: int) -> Tensor:
     """
     for axis in (2, 3):
         after = torch.cat([x.narrow(axis, 1, x.shape[axis] - 1), x.narrow(axis, -1, 1)], axis)
-        x = _interleave([x] + [torch.lerp(x, after, k / factor) for k in range(1, factor)], axis)
+        x = interleave([x] + [torch.lerp(x, after, k / factor) for k in range(1, factor)], axis)
     return x
-
-
-def resize_bicubic(x: Tensor) -> Tensor:
-    """Return images enlarged four times with the legacy alignment and cubic kernel (a = -0.75), borders repeated."""
-    for axis in (2, 3):
-        size = x.shape[axis]
-        pad = (0, 0, 1, 2) if axis == 2 else (1, 2, 0, 0)
-        padded = functional.pad(x, pad, mode="replicate")
-        a, b, c, d = (padded.narrow(axis, offset, size) for offset in range(4))
-        x = _interleave([x] + [a * p + b * q + c * r + d * s for p, q, r, s in BICUBIC_TAPS[1:]], axis)
-    return x
-
-
-def _interleave(phases: list[Tensor], axis: int) -> Tensor:
-    return torch.stack(phases, axis + 1).flatten(axis, axis + 1)
 
 
 def space_to_depth(x: Tensor) -> Tensor:
