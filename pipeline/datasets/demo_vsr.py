@@ -3,7 +3,7 @@
 Leaves, rock, balloons' stripes and letters have detail on both sides of what low resolution can hold (periods of 8 px); a soft
 lens keeps the harshest out, as a camera's does. In all scenes the camera rises by a quarter of a low-resolution pixel a
 frame, so that four frames together hold what one lacks, and a flow network learns it in minutes (not so with motions to all
-sides). Balloons and tram go their own ways. Each split has colours, shapes and names of its own.
+sides). Balloons and tram go their own ways. Each split has landscapes and names of its own.
 
 A split is a zip of scene folders, `<scene>/0001.png`, the layout that TecoGAN's authors hand their test scenes out in. Every
 machine writes the same bytes (`store.rendering`).
