@@ -1,7 +1,10 @@
 """Regenerates the tables of video-synthesis papers: `snakemake --cores 8 results/kitti_metrics.csv`."""
 
+import contextlib
+import fcntl
 import os
 import re
+import shutil
 import sys
 
 from snakemake.utils import min_version
@@ -31,20 +34,34 @@ os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 32))
 workflow.global_resources.setdefault("gpu", 1)
 
 
+if workflow.is_main_process:
+    # A killed run goes on by the same command. Snakemake's locks outlive `kill -9`, the kernel's do not: who gets the
+    # folder for itself alone clears Snakemake's, and shares it from then on.
+    os.makedirs(".snakemake", exist_ok=True)
+    ALIVE = open(".snakemake/alive", "w")
+    with contextlib.suppress(OSError):
+        fcntl.flock(ALIVE, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(".snakemake/locks", ignore_errors=True)
+    with contextlib.suppress(OSError):
+        fcntl.flock(ALIVE, fcntl.LOCK_SH)
+
+
 def one_of(names):
     return "|".join(map(re.escape, names)) or "-"
 
 
 BROUGHT = {label for e in P.experiments.values() for label in e.predictions}
-ROWS = one_of({*P.models, *BROUGHT})
+# Not the names in params.yaml: Snakemake copies a constraint into every path of every job, and an unknown name gets a
+# better answer from plan.fields_of.
+NAME = "[a-z][a-z0-9_]*"
 
 
 wildcard_constraints:
-    dataset=one_of(P.datasets),
+    dataset=NAME,
     split="[a-z0-9_]+",
-    model=one_of(P.models),
-    estimator=one_of(P.models),
-    experiment=one_of(P.experiments),
+    model=NAME,
+    estimator=NAME,
+    experiment=NAME,
 
 
 report: "workflow/report/workflow.rst"
@@ -53,7 +70,7 @@ report: "workflow/report/workflow.rst"
 rule all:
     default_target: True
     input:
-        tables=[str(plan.path("table", experiment=e)) for e in P.reproduce],
+        made=plan.targets(P),
 
 
 include: "workflow/rules/common.smk"

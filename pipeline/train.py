@@ -29,6 +29,7 @@ from typing import Any
 from pipeline import compute, params, plan, tracking
 from pipeline.errors import Interrupted, RetakeError, log, progress, run
 from pipeline.params import Params
+from pipeline.store import tensorflow
 from pipeline.store.atomic import write_text
 from pipeline.store.frames import Store
 
@@ -65,8 +66,8 @@ def import_published(p: Params, fields: plan.Fields) -> None:
     model = p.models[fields["model"]]
     network = params.registry("models")[model.kind].build(model)
     assert model.checkpoint is not None
-    source = Path(model.checkpoint)
-    network.load_published(weights.load_file(source) if source.exists() else weights.load(model.checkpoint))
+    own = Path(model.checkpoint).exists() or tensorflow.is_checkpoint(model.checkpoint)
+    network.load_published((weights.load_file if own else weights.load)(model.checkpoint, check=True))
     save(plan.path("train", **fields), p, fields, network.state_dict(), None, "", 0)
     log.info("imported %s", model.checkpoint)
 

@@ -1,7 +1,8 @@
 """Pretrained files and checkpoints: fetched, verified, loaded, saved; the only place that unpickles anything.
 
 In: rows of workflow/weights.csv (or a user's own file). Out: `data/weights/<file>`, and tensors by name. Everything is
-loaded with `weights_only`: a file that would run code is refused.
+loaded with `weights_only`: a file that would run code is refused. TensorFlow's checkpoints are read too, as they lie or in
+the archive that they are published in.
 
     weights.load("alexnet")             # fetched when it is not there; Missing when it cannot be had
     weights.load_file("dmvfn.pkl")
@@ -11,18 +12,21 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 import pickletools
 import re
 import sys
 import warnings
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import fetch, params
 from pipeline.errors import RetakeError, near, progress
 from pipeline.params import Model
-from pipeline.store import archives
+from pipeline.store import archives, tensorflow
 from pipeline.store.atomic import write_bytes
 from pipeline.store.verified import known
 
@@ -67,18 +71,24 @@ def path(name: str, *, patient: bool = True) -> Path:
     return file
 
 
-def load(name: str, *, patient: bool = True) -> dict[str, Tensor]:
-    """Return the weights of the row `name` of workflow/weights.csv, tensors by name, on the CPU; raises as `path`."""
-    return load_file(path(name, patient=patient))
+def load(name: str, *, patient: bool = True, check: bool = False) -> dict[str, Tensor]:
+    """Return the weights of the row `name` of workflow/weights.csv, tensors by name, on the CPU; raises as `path`.
+
+    `check`: as `load_file`.
+    """
+    return load_file(path(name, patient=patient), check=check)
 
 
-def load_file(file: str | Path) -> dict[str, Tensor]:
+def load_file(file: str | Path, *, check: bool = False) -> dict[str, Tensor]:
     """Return the tensors by name of a checkpoint, on the CPU; what stands under `state_dict` where there is one.
 
-    Raises RetakeError for a file that is missing, truncated, no checkpoint, or would run code.
+    Of a TensorFlow checkpoint: its numeric variables, in TensorFlow's layout; `check` compares their checksums. Raises
+    RetakeError for a file that is missing, truncated, no checkpoint, or would run code.
     """
     import torch
 
+    if tensorflow.holds(file):
+        return {name: torch.from_numpy(value) for name, value in tensorflow.read(file, check=check).items()}
     tree: Any = load_tree(file)
     if isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict):
         tree = tree["state_dict"]
@@ -121,6 +131,96 @@ def load_tree(file: str | Path) -> dict[str, Any]:
         raise RetakeError(f"{file} is no checkpoint, or truncated: {why}") from None
 
 
+def params_of(file: str | Path) -> dict[str, Any]:
+    """Return {params key: value} that made a checkpoint of ours; {} for a published one. Raises as `load_tree`."""
+    tree: Any = {} if tensorflow.holds(file) else load_tree(file)
+    return json.loads(tree["params"]) if isinstance(tree, dict) and isinstance(tree.get("params"), str) else {}
+
+
+def load_script(file: str | Path) -> dict[str, Tensor]:
+    """Return the tensors by name of a TorchScript archive, on the CPU; its code is neither read nor run.
+
+    Such a file is a program, and `torch.jit.load` takes it as one: weights_only does not reach it. Its members `data/*` are
+    plain numbers, and `data.pkl` says which tensor they are, in a pickle of which only the few names that stand for
+    tensors and lists are allowed here; the program's own classes become empty shells. Raises RetakeError as `load_file`.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise RetakeError(f"no weights {file}: check the name")
+    try:
+        _whole(file)
+        with zipfile.ZipFile(file) as zipped:
+            table = next((n for n in zipped.namelist() if n.endswith("/data.pkl")), None)
+            if table is None or f"{table.removesuffix('data.pkl')}constants.pkl" not in zipped.namelist():
+                raise RetakeError(f"{file} is no TorchScript archive")
+            root = table.removesuffix("data.pkl")
+            tree = _Scripted(io.BytesIO(zipped.read(table)), lambda key: zipped.read(f"{root}data/{key}")).load()
+            return dict(_tensors(tree, ""))
+    except pickle.UnpicklingError as error:
+        raise RetakeError(f"{file} is refused: {error}") from None
+    except (RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise RetakeError(f"{file} is no TorchScript archive, or truncated: {type(error).__name__} {error}") from None
+
+
+class _Shell:
+    """Stands in for an object of a TorchScript program: its attributes, nothing that runs."""
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+
+
+class _Scripted(pickle.Unpickler):
+    """Reads `data.pkl` of a TorchScript archive; `data` gives the bytes of one of its storages."""
+
+    def __init__(self, file: io.BytesIO, data: Any) -> None:
+        super().__init__(file)
+        self.data = data
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what a name of the pickle stands for."""
+        from collections import OrderedDict
+
+        import torch
+
+        if module.startswith("__torch__"):
+            return _Shell
+        storages = {"FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
+                    "LongStorage": torch.int64, "IntStorage": torch.int32, "BoolStorage": torch.bool,
+                    "ByteStorage": torch.uint8, "BFloat16Storage": torch.bfloat16}  # fmt: skip
+        known = {("torch", key): value for key, value in storages.items()} | {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): _rebuilt,
+        }
+        known |= {("torch.jit._pickle", f"build_{kind}list"): list for kind in ("int", "tensor", "double", "bool")}
+        known[("torch.jit._pickle", "restore_type_tag")] = lambda value, _: value
+        if (module, name) not in known:
+            raise pickle.UnpicklingError(f"it would run code, {module}.{name}")
+        return known[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Return a storage as a flat tensor."""
+        import torch
+
+        _, dtype, key, _, count = pid
+        return torch.frombuffer(bytearray(self.data(key)), dtype=dtype, count=count)
+
+
+def _rebuilt(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Any:
+    return storage.as_strided(tuple(size), tuple(stride), offset).contiguous()
+
+
+def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a tree of shells by their dotted names."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    parts = vars(value) if isinstance(value, _Shell) else value if isinstance(value, dict) else {}
+    for key, part in parts.items():
+        yield from _tensors(part, f"{name}.{key}" if name else str(key))
+
+
 def _calls(file: Path) -> str:
     """Return the first function or class that a bare pickle names, "" where there is none; torch reads few of them."""
     strings: list[str] = []
@@ -145,7 +245,7 @@ def load_model(model: Model, checkpoint: Path | None, device: str) -> tuple[Any,
     network = params.registry("models")[model.kind].build(model)
     found = ""
     if checkpoint is not None:
-        tree: Any = load_tree(checkpoint)
+        tree: Any = {} if tensorflow.holds(checkpoint) else load_tree(checkpoint)
         if "kind" not in tree or "weights" not in tree:
             network.load_published(load_file(checkpoint))
         else:

@@ -168,9 +168,23 @@ def test_sky_counts_of_dtvnet_from_names_alone(
         sky_timelapse.clips(p, "test", [archive])
 
 
-def test_dtvnet_has_no_validation() -> None:
+@pytest.mark.parametrize(("paper", "name"), [("dtvnet", "DTVNet"), ("arflow", "ARFlow")])
+def test_some_papers_have_no_validation(paper: str, name: str) -> None:
     archive = sky_zip({"sky_train/a/a_1": {1: jpg(0)}})
-    assert "DTVNet has no split val" in refused(params_of("sky_timelapse", paper="dtvnet"), "val", [archive])
+    assert f"{name} has no split val" in refused(params_of("sky_timelapse", paper=paper), "val", [archive])
+
+
+def test_arflow_takes_every_frame_of_sky_as_it_is() -> None:
+    short = {f"sky_train/{ID}/{ID}_1": {n: jpg(n, 36, 64) for n in (1, 2, 4)}, "sky_train/b/b_1": {7: jpg(9, 36, 64)}}
+    archive = sky_zip({**short, "sky_train/b/b_2": {}})
+    p = params_of("sky_timelapse", paper="arflow", height=36, width=64, codec="jpeg")
+    made = store(p, "train", [archive])
+    assert {clip: made.frame[rows.start : rows.stop].tolist() for clip, rows in made.clips.items()} == {
+        f"{ID}/{ID}_1": [0, 1, 2], "b/b_1": [0],
+    }  # fmt: skip
+    assert bytes(made.encoded(2)) == jpg(4, 36, 64)
+    assert made.source(2).endswith(f"{ID}_frames_00000004.jpg")
+    assert made.meta["partial"] == "1 of 1 archives, 2 of 2392 clips"
 
 
 def test_sky_frames_in_natural_order_and_gaps_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

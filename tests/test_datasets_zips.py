@@ -621,9 +621,15 @@ def test_sintel_movie() -> None:
     archive = scenes_zip(Path("sintel_raw.zip"), shots, "Sintel_raw/")
     p = entry("sintel", renderings=["movie"], scenes="all")
     assert shapes(sintel.clips(p, "train", [archive])) == {"movie/02": [7, 8], "movie/shot 01": list(range(98, 103))}
-    assert (sintel.archives(p, "train"), sintel.archives(p, "test")) == (["sintel_raw.zip"], [])
-    with pytest.raises(RetakeError, match="have no split test: add clean or final"):
-        sintel.clips(p, "test", [])
+    assert (sintel.archives(p, "train"), sintel.archives(p, "benchmark")) == (["sintel_raw.zip"], [])
+    with pytest.raises(RetakeError, match="have no split benchmark: add clean or final"):
+        sintel.clips(p, "benchmark", [])
+    # its training is validated on MPI Sintel, which has true flow
+    validation = sintel_zip(Path(), {"cave_2": [b""] * 2}, {"cave_2": [flo(np.ones((4, 6, 2)))]})
+    assert sintel.archives(p, "test") == ["MPI-Sintel-complete.zip"]
+    assert list(shapes(sintel.clips(p, "test", [validation]))) == ["clean/cave_2", "final/cave_2"]
+    assert [clip for clip, *_ in sintel.truth(p, "test", [validation])] == ["clean/cave_2", "final/cave_2"]
+    assert sintel.expected(p, "test") == {"clips": 46, "frames": 2128}
     mixed = entry("sintel", renderings=["final", "movie"], scenes="all")
     complete = sintel_zip(Path(), {"cave_2": [b""] * 2}, {})
     assert list(shapes(sintel.clips(mixed, "train", [complete, archive]))) == [

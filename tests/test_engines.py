@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -214,62 +211,6 @@ def test_dvc_asks_again_when_the_plan_changes(reproduced: Project, tmp_path: Pat
     done = project.dvc("repro")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "flow warp" not in table(project).decode()
-
-
-STAGES = {
-    "download": "data/raw/demo/test.json",
-    "frames": "data/frames/demo/train.arrow",
-    "flow": "data/flow/dis/demo/test.arrow",
-    "train": "data/checkpoints/dmvfn_demo/demo.pt",
-    "predict": "data/predictions/demo/dmvfn_demo.arrow",
-    "score": "data/scores/demo/dmvfn_demo.parquet",
-    "table": TABLE,
-}
-
-
-def kill_and_repeat(project: Project, engine: str, stage: str, after: float, whole: bytes) -> None:
-    """Remove a stage's output, kill the engine and all its children `after` seconds into making it, run again."""
-    (project.folder / STAGES[stage]).unlink()
-    command = ["snakemake", "--cores", "2", TABLE] if engine == "snakemake" else ["dvc", "repro"]
-    process = subprocess.Popen(
-        command, cwd=project.folder, env=project.environment(), start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    time.sleep(after)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    if engine == "snakemake":
-        project.snakemake("--unlock", TABLE)
-        done = project.snakemake("--rerun-incomplete", TABLE)
-    else:
-        done = project.dvc("repro")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert table(project) == whole, f"{engine}: killed {after:.1f} s into {stage}"
-    left = list((project.folder / "data").rglob(".*.tmp*"))
-    assert not left, left
-
-
-@pytest.mark.parametrize("stage", ["frames", "train", "score"])
-def test_killed_stage_leaves_the_next_run_right(copy: Project, stage: str) -> None:
-    kill_and_repeat(copy, "snakemake", stage, 4.0, table(copy))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("engine", ["snakemake", "dvc"])
-@pytest.mark.parametrize("stage", list(STAGES))
-def test_killed_ten_times_at_random(
-    made: Project, reproduced: Project, tmp_path: Path, engine: str, stage: str
-) -> None:
-    import random
-
-    source = made if engine == "snakemake" else reproduced
-    shutil.copytree(source.folder, tmp_path / "copy", symlinks=True)
-    project = Project.__new__(Project)
-    project.folder = tmp_path / "copy"
-    draw = random.Random(f"{engine}{stage}")
-    for _ in range(10):
-        kill_and_repeat(project, engine, stage, draw.uniform(1.0, 7.0), table(made))
 
 
 def test_report(made: Project) -> None:

@@ -19,9 +19,10 @@ from tests.engines import ROOT, Project
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The project as delivered, with every experiment reproduced."""
+    """The project as delivered, with every experiment reproduced, and flow made ahead: trained, and published weights."""
     project = Project(tmp_path_factory.mktemp("graphs"))
     every = list(yaml.safe_load((ROOT / "params.yaml").read_text())["experiments"])
+    every += ["data/flow/arflow_sky/sky_timelapse_arflow/train.arrow", "data/flow/arflow_sky_published/demo/test.arrow"]
     project.edit({"reproduce": every})
     return project
 
@@ -231,7 +232,7 @@ def test_snakemake_lint_finds_only_what_is_accepted(project: Project) -> None:
 def test_help_answers_without_heavy_imports(project: Project) -> None:
     import sys
 
-    for stage in [*plan.OUTPUTS, "view", "handover", "plan"]:
+    for stage in [*plan.OUTPUTS, "upscale", "view", "handover", "plan"]:
         done = project.run(sys.executable, "-X", "importtime", "-m", f"pipeline.{stage}", "--help")
         assert done.returncode == 0, done.stderr
         heavy = re.findall(r"\| (torch|mlflow|lpips|torchvision|pandas)$", done.stderr, re.M)
@@ -244,6 +245,6 @@ def test_unknown_experiment_is_named(project: Project) -> None:
     assert "kity" in done.stdout + done.stderr
 
 
-def test_frames_and_flow_of_a_dataset_that_no_experiment_needs(project: Project) -> None:
+def test_frames_flow_and_weights_that_no_experiment_needs(project: Project) -> None:
     assert project.rules("data/frames/bair/test.arrow", "--forceall") == ["download", "frames"]
     assert project.rules("data/flow/farneback/dtdb_fire/test.arrow", "--forceall") == ["download", "flow", "frames"]

@@ -37,7 +37,7 @@ def toy(**changes: Any) -> Params:
         "models": {
             "copy_last": {"kind": "copy_last"} | NONE,
             "flow_warp": {"kind": "flow_warp"} | NONE | {"predict": {"flow": "dis"}},
-            "dis": {"kind": "dis"} | NONE | {"predict": {"preset": "medium"}},
+            "dis": {"kind": "dis"} | NONE | {"predict": {"export": "pairs", "preset": "medium"}},
             "truth": {"kind": "truth"} | NONE,
         },
         "protocols": {
@@ -46,6 +46,7 @@ def toy(**changes: Any) -> Params:
                 "samples": 2,
             },
         },
+        "profiles": {},
         "experiments": {
             "toy": {
                 "dataset": "toy", "trained_on": "toy", "protocol": "next3",

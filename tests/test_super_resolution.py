@@ -606,14 +606,16 @@ def test_view_shows_a_scene_beside_the_truth(made: params.Params, monkeypatch: p
         ({"experiment__report": [1]}, r"toy.report must be \[\]: the task super_resolution has no steps"),
         ({"experiment__metrics": {"epe": {"kind": "epe"}}}, "epe is no metric of the task super_resolution"),
         ({"experiment__models": {"dis": "DIS"}}, "dis is a flow model, the protocol's task is super_resolution"),
-        ({"experiment__protocol": "next5", "experiment__report": [1], "experiment__models": {"copy_last": "x"}}, "psnr_y_is_fine"),
+        (
+            {"experiment__protocol": "next5", "experiment__report": [1], "experiment__models": {"copy_last": "x"},
+             "experiment__metrics": {"f1": {"kind": "flow_f1", "average": "image", "clips": ""}}},
+            r"toy.metrics.f1: flow_f1 is no metric of the task prediction",
+        ),
         ({"protocol__saved": "floored"}, "saved: Input should be 'truncated' or 'rounded'"),
         ({"protocol__trim": -1}, "trim: Input should be greater than or equal to 0"),
     ],
 )  # fmt: skip
 def test_wrong_params_are_named(changes: dict[str, Any], words: str) -> None:
-    if words == "psnr_y_is_fine":
-        words = "toy.metrics.tof: tof is no metric of the task prediction"
     with pytest.raises(RetakeError, match=words):
         toy(**changes)
 

@@ -26,13 +26,20 @@ CODES = {
 MAGIC = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"
 
 
+def _eight_bits(value: int) -> int:
+    for _ in range(8):
+        value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    return value
+
+
+BYTES = [_eight_bits(value) for value in range(256)]
+
+
 def crc(data: bytes) -> int:
-    """Return the masked CRC-32C, bit by bit."""
+    """Return the masked CRC-32C, byte by byte."""
     state = 0xFFFFFFFF
     for byte in data:
-        state ^= byte
-        for _ in range(8):
-            state = state >> 1 ^ (0x82F63B78 if state & 1 else 0)
+        state = state >> 8 ^ BYTES[(state ^ byte) & 255]
     state ^= 0xFFFFFFFF
     rotated = (state >> 15 | state << 17) & 0xFFFFFFFF
     return (rotated + 0xA282EAD8) % 2**32

@@ -119,7 +119,7 @@ def check(path: Path) -> None:
     """Read the whole zip, flat in memory: raise RetakeError as `open_zip`, and for a member that is damaged."""
     with _open(path) as archive:
         for info in archive.infolist():
-            for _ in _chunks(path, archive, info):
+            for _ in chunks(path, archive, info):
                 pass
 
 
@@ -147,13 +147,13 @@ def read(member: Member, limit: int = LIMIT) -> bytes:
     if info.file_size > limit:
         raise RetakeError(f"{where} declares {info.file_size} bytes, more than the {limit} that a member may have")
     try:
-        return b"".join(_chunks(member.archive, archive, info))
+        return b"".join(chunks(member.archive, archive, info))
     except RetakeError as error:
         raise RetakeError(f"{error}. {_remedy(member.archive)}") from None
 
 
-def _chunks(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
-    """Yield a member's bytes; raise RetakeError when it is damaged or unpacks to another size than it declares."""
+def chunks(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    """Yield a member's bytes, of the archive opened at `path`; raise RetakeError when it is damaged or unpacks to another size than it declares."""
     where = f"{path}: {info.orig_filename!r}"
     # zipfile cuts a member at its declared size without a word: give it room, so that more is seen to be more.
     room = copy.copy(info)

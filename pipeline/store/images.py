@@ -38,6 +38,38 @@ def read_image(path: str | Path) -> np.ndarray:
     return np.ascontiguousarray(image[..., ::-1])
 
 
+def read_png(path: str | Path) -> np.ndarray:
+    """Return a PNG of any kind as (height, width, 3) uint8 RGB.
+
+    16 bits become 8, rounded; grey and palettes become RGB; alpha is dropped where it is opaque everywhere. Raises
+    RetakeError for a file that is missing, cut, no PNG or beyond 8K, and for one that can be seen through.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RetakeError(f"no image {path}: check the name")
+    data = path.read_bytes()
+    if not data.startswith(PNG) or len(data) < 33:
+        raise RetakeError(f"{path} is no PNG image, it begins with {data[:8]!r}")
+    width, height = struct.unpack_from(">II", data, 16)
+    if height * width > PIXELS:
+        raise RetakeError(f"{path} claims to be {width}x{height}, frames beyond {PIXELS} pixels are refused")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None or b"IEND" not in data[-16:]:
+        raise RetakeError(f"{path} cannot be read as an image: it is cut off or damaged")
+    if image.dtype == np.uint16:
+        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if image.ndim == 2:
+        return np.repeat(image[..., None], 3, axis=2)
+    if image.shape[2] == 4:
+        if image[..., 3].min() < 255:
+            raise RetakeError(
+                f"{path} has pixels that can be seen through, and nothing says what is behind them: put it on a "
+                f"background first (magick {path.name} -background black -flatten OUT.png)"
+            )
+        image = image[..., :3]
+    return np.ascontiguousarray(image[..., ::-1])
+
+
 def write_image(path: str | Path, image: np.ndarray) -> None:
     """Write (height, width, 3) uint8 RGB to `path`, atomically; its suffix is the format (.png, .jpg)."""
     path = Path(path)

@@ -60,17 +60,14 @@ def _remembered(path: Path, size: int, mtime_ns: int) -> dict[str, Span]:
 
 
 def _members(path: Path) -> dict[str, Span]:
-    remedy = f"Put the publisher's {path.name} there again (delete this one to have it downloaded), then run again"
+    remedy = _remedy(path)
     found: dict[str, Span] = {}
     size, end = path.stat().st_size, 0
     try:
         with tarfile.open(path, "r:") as archive:
             for info in archive:
-                reason = bad_name(info.name) or _bad(info)
-                if not reason and info.name in found:
-                    reason = "stands in it twice"
-                if reason:
-                    raise RetakeError(f"{path}: refused, its member {info.name!r} {reason}. {remedy}")
+                if checked(path, info).name in found:
+                    raise RetakeError(f"{path}: refused, its member {info.name!r} stands in it twice. {remedy}")
                 if info.isreg():
                     found[info.name] = Span(path, info.offset_data, info.size)
                 end = info.offset_data + -(-info.size // BLOCK) * BLOCK
@@ -84,6 +81,14 @@ def _members(path: Path) -> dict[str, Span]:
     return found
 
 
+def checked(path: Path, info: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Return a member of the tar at `path`; raises RetakeError for a path that leaves its folder, a link or a device."""
+    reason = bad_name(info.name) or _bad(info)
+    if reason:
+        raise RetakeError(f"{path}: refused, its member {info.name!r} {reason}. {_remedy(path)}")
+    return info
+
+
 def _bad(info: tarfile.TarInfo) -> str | None:
     if info.issym() or info.islnk():
         return "is a link"
@@ -92,6 +97,10 @@ def _bad(info: tarfile.TarInfo) -> str | None:
     if not info.isreg() and not info.isdir():
         return "is a device, pipe or unknown thing"
     return None
+
+
+def _remedy(path: Path) -> str:
+    return f"Put the publisher's {path.name} there again (delete this one to have it downloaded), then run again"
 
 
 def _why(path: Path, error: Exception) -> str:

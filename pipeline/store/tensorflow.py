@@ -13,19 +13,20 @@ import contextlib
 import functools
 import math
 import mmap
-import shutil
 import struct
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from pipeline.errors import RetakeError, near
+from pipeline.store import archives, tars
 
 MAGIC = bytes.fromhex("57fb808b247547db")
 FOOTER = 48
@@ -74,7 +75,7 @@ def read(source: str | Path, names: Iterable[str] | None = None, *, check: bool 
     Raises RetakeError for a missing file or shard, a damaged or compressed table, a wrong checksum, missing names.
     """
     path = Path(source)
-    if path.is_file() and not is_checkpoint(path) and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
+    if _is_archive(path):
         with unpacked(path) as inside:
             return read(inside, names, check=check)
     bundle = Bundle(source, check=check)
@@ -104,37 +105,68 @@ def is_checkpoint(source: str | Path) -> bool:
         return False
 
 
+def holds(source: str | Path) -> bool:
+    """Return whether a path is a TensorFlow checkpoint, or an archive with one: what `read` reads."""
+    path = Path(source)
+    return is_checkpoint(path) or (_is_archive(path) and bool(_tables(_members(path))))
+
+
 @contextlib.contextmanager
 def unpacked(archive: Path) -> Iterator[Path]:
     """Yield the checkpoint in a zip or tar file, unpacked for the time of the `with` block; other members stay packed.
 
-    Raises RetakeError when the archive holds none, or several.
+    Raises RetakeError when the archive holds none, or several, or a member that would leave its folder, a link or a device.
     """
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        members: dict[str, Callable[[], IO[bytes] | None]]
-        if zipfile.is_zipfile(archive):
-            zipped = stack.enter_context(zipfile.ZipFile(archive))
-            members = {m.filename: functools.partial(zipped.open, m) for m in zipped.infolist() if not m.is_dir()}
-        else:
-            tarred = stack.enter_context(tarfile.open(archive))
-            members = {m.name: functools.partial(tarred.extractfile, m) for m in tarred if m.isfile()}
-        tables = sorted(name for name in members if name.endswith((".index", ".ckpt")))
-        if len(tables) != 1:
-            held = ", ".join(tables or sorted(members)[:8]) or "nothing"
-            raise RetakeError(
-                f"{archive} must hold one TensorFlow checkpoint (a .ckpt file, or .index with .data-*), it holds: {held}. "
-                "Unpack it and give the checkpoint's path"
-            )
-        prefix = tables[0].removesuffix(".index")
-        for name, opened in members.items():
-            # Only the last part of a member's name is used: none can leave the folder
-            if name == tables[0] or name.startswith(f"{prefix}.data-"):
-                data = opened()
-                assert data is not None
-                with data, (folder / PurePosixPath(name).name).open("wb") as file:
-                    shutil.copyfileobj(data, file, 1 << 20)
-        yield folder / PurePosixPath(tables[0]).name
+    members = _members(archive)
+    tables = _tables(members)
+    if len(tables) != 1:
+        held = ", ".join(tables or sorted(members)[:8]) or "nothing"
+        raise RetakeError(
+            f"{archive} must hold one TensorFlow checkpoint (a .ckpt file, or .index with .data-*), it holds: {held}. "
+            "Unpack it and give the checkpoint's path"
+        )
+    prefix = tables[0].removesuffix(".index")
+    wanted = [name for name in members if name == tables[0] or name.startswith(f"{prefix}.data-")]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, chunks in _contents(archive, wanted):
+            with (Path(folder) / PurePosixPath(name).name).open("wb") as file:
+                file.writelines(chunks)
+        yield Path(folder) / PurePosixPath(tables[0]).name
+
+
+def _is_archive(path: Path) -> bool:
+    return path.is_file() and not is_checkpoint(path) and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+
+
+def _tables(members: Iterable[str]) -> list[str]:
+    """Return the members that are checkpoints; macOS adds files of its own beside each."""
+    return sorted(n for n in members if n.endswith((".index", ".ckpt")) and not PurePosixPath(n).name.startswith("._"))
+
+
+def _members(archive: Path) -> list[str]:
+    """Return the names of all files in a zip or tar, which may be compressed; hostile archives are refused."""
+    if zipfile.is_zipfile(archive):
+        with archives.open_zip(archive) as zipped:
+            return [name for name in zipped.namelist() if not name.endswith("/")]
+    try:
+        with tarfile.open(archive) as tarred:
+            return [member.name for member in tarred if tars.checked(archive, member).isreg()]
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise RetakeError(f"{archive} is not a whole tar archive: {error}. Fetch it again") from None
+
+
+def _contents(archive: Path, wanted: list[str]) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """Yield name and contents, in chunks, of some members."""
+    if zipfile.is_zipfile(archive):
+        with archives.open_zip(archive) as zipped:
+            for name in wanted:
+                yield name, archives.chunks(archive, zipped, zipped.getinfo(name))
+        return
+    with tarfile.open(archive) as tarred:
+        for member in tarred:
+            data = tarred.extractfile(member) if member.name in wanted else None
+            if data is not None:
+                yield member.name, iter(functools.partial(data.read, archives.CHUNK), b"")
 
 
 def _table_path(source: Path) -> Path:

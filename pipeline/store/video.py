@@ -15,10 +15,13 @@ import functools
 import io
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import av
 import numpy as np
+from av.video.reformatter import Interpolation
 
 from pipeline.errors import RetakeError
 from pipeline.store.archives import CutOff, Member, Stream, bad_name, read
@@ -26,9 +29,35 @@ from pipeline.store.archives import CutOff, Member, Stream, bad_name, read
 # Without this list FFmpeg takes a text file for a playlist and opens the files and addresses in it.
 FORMATS = "avi,mov,mp4,matroska,webm,mpegts,mpeg,mpegvideo,asf,flv,ogg"
 PIXELS = 1 << 25  # of one frame: 8K video has fewer
+EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 SLACK = 8  # bytes by which writers of AVI get their own length wrong
 
 Image = Callable[[], np.ndarray]
+
+
+class Shown(NamedTuple):
+    """How a frame is shown: from when and how long, in `base` seconds, and in which colours, FFmpeg's numbers for each.
+
+    `time` is None where the container stores no time stamps that can be trusted, `length` 0 where it is not known.
+    `rgb`: its pixels are RGB, not YUV.
+    """
+
+    time: int | None
+    length: int
+    base: Fraction
+    space: int
+    full_range: bool
+    primaries: int
+    transfer: int
+    rgb: bool
+
+
+class Info(NamedTuple):
+    """What a container says of a video: mean frames a second, shape of a pixel (width : height), number of packets."""
+
+    rate: Fraction
+    aspect: Fraction
+    packets: int
 
 
 def clip(name: str, member: Member, *, first: int = 0) -> Stream:
@@ -42,6 +71,21 @@ def frames(member: Member, *, first: int = 0) -> Iterator[tuple[int, Image]]:
     The conversion is FFmpeg's own, as OpenCV and `ffmpeg -pix_fmt rgb24` do it. Raises RetakeError for a file that is
     no video; CutOff behind the last good frame of a video that is cut off or damaged.
     """
+    for number, frame, where, _ in _decoded(member, first):
+        yield number, functools.partial(_image, frame, where)
+
+
+def shown(member: Member, *, first: int = 0) -> Iterator[tuple[int, Image, Shown]]:
+    """Yield what `frames` does, and how each frame is shown; raises the same.
+
+    Colours are converted with exact rounding, where FFmpeg's usual conversion is up to 2 of 255 too dark.
+    """
+    for number, frame, where, ordered in _decoded(member, first):
+        yield number, functools.partial(_image, frame, where, EXACT), _shown(frame, ordered)
+
+
+def _decoded(member: Member, first: int) -> Iterator[tuple[int, Any, str, bool]]:
+    """Yield number, decoded frame, where it is from, and whether its time stamps can be trusted."""
     where = f"{member.archive}: {member.name!r}"
     with _file(member) as file:
         short = _short(file)
@@ -53,7 +97,7 @@ def frames(member: Member, *, first: int = 0) -> Iterator[tuple[int, Image]]:
                     raise RetakeError(f"{where} holds no video stream that can be decoded")
                 stream.codec_context.options = {"max_pixels": str(PIXELS)}
                 ordered = container.format.name != "avi"
-                shown: int | None = None
+                last: int | None = None
                 for packet in container.demux(stream):
                     if packet.is_corrupt:
                         raise CutOff(_lost(where, number - first, short or "a packet of it is not whole"))
@@ -64,13 +108,13 @@ def frames(member: Member, *, first: int = 0) -> Iterator[tuple[int, Image]]:
                         if frame.is_corrupt:
                             raise CutOff(_lost(where, number - first, short or "a frame of it is damaged"))
                         if ordered and frame.pts is not None:
-                            if shown is not None and frame.pts <= shown:
+                            if last is not None and frame.pts <= last:
                                 raise RetakeError(
-                                    f"{where}: frame {number} is shown at {frame.pts}, the one before at {shown}: its "
+                                    f"{where}: frame {number} is shown at {frame.pts}, the one before at {last}: its "
                                     f"time stamps are wrong; write it anew (ffmpeg -i IN -fps_mode passthrough OUT)"
                                 )
-                            shown = frame.pts
-                        yield number, functools.partial(_image, frame, f"{where}, frame {number}")
+                            last = frame.pts
+                        yield number, frame, f"{where}, frame {number}", ordered
                         number += 1
         except (av.FFmpegError, ValueError) as error:
             reason = short or getattr(error, "strerror", None) or str(error)
@@ -101,6 +145,28 @@ def probe(member: Member) -> tuple[int, int, int]:
             raise RetakeError(f"{where} cannot be read as a video: {error}") from None
 
 
+def info(path: Path) -> Info:
+    """Return what the container of the video at `path` says, without decoding; raises RetakeError as `probe`."""
+    _, _, packets = probe(Member(path.parent, path.name))
+    with av.open(str(path), "r", options={"format_whitelist": FORMATS}) as container:
+        stream: Any = container.streams.best("video")
+        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        return Info(Fraction(rate), Fraction(stream.sample_aspect_ratio or 1), packets)
+
+
+def _shown(frame: Any, ordered: bool) -> Shown:
+    return Shown(
+        frame.pts if ordered else None,
+        int(frame.duration or 0),
+        Fraction(frame.time_base),
+        int(frame.colorspace),
+        int(frame.color_range) == 2,
+        int(frame.color_primaries),
+        int(frame.color_trc),
+        frame.format.is_rgb,
+    )
+
+
 def _lost(where: str, count: int, reason: str) -> str:
     return f"{where}: {reason}; the {count} frames before that are good"
 
@@ -113,9 +179,9 @@ def _file(member: Member) -> BinaryIO:
     return io.BytesIO(read(member))
 
 
-def _image(frame: Any, where: str) -> np.ndarray:
+def _image(frame: Any, where: str, conversion: Interpolation | None = None) -> np.ndarray:
     """Return a decoded frame as (height, width, 3) uint8 RGB, turned as its display matrix says."""
-    image = frame.to_ndarray(format="rgb24")
+    image = frame.to_ndarray(format="rgb24", interpolation=conversion)
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image

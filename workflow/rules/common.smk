@@ -3,9 +3,13 @@
 
 
 def data(stage):
-    return lambda wildcards: plan.inputs(
-        P, stage, plan.fields_of(P, stage, **wildcards)
-    )
+    def files(wildcards):
+        # What a killed job left is made again unasked (--rerun-incomplete): stages write atomically, nothing is lost by it.
+        # Set here because Snakemake's settings come after parsing.
+        workflow.dag_settings.force_incomplete = True
+        return plan.inputs(P, stage, plan.fields_of(P, stage, **wildcards))
+
+    return files
 
 
 def code(stage):

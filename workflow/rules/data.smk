@@ -2,6 +2,8 @@
 
 
 rule download:
+    input:
+        data=data("download"),
     output:
         manifest="data/raw/{dataset}/{split}.json",
     log:

@@ -11,6 +11,8 @@ rule predict:
         "logs/predict-{experiment}-{model}.log",
     benchmark:
         "logs/benchmarks/predict-{experiment}-{model}.tsv"
+    wildcard_constraints:
+        model=one_of(P.models),
     retries: 1
     threads: P.compute.threads
     resources:

@@ -10,8 +10,6 @@ rule score:
         "logs/score-{experiment}-{model}.log",
     benchmark:
         "logs/benchmarks/score-{experiment}-{model}.tsv"
-    wildcard_constraints:
-        model=ROWS,
     threads: P.compute.threads
     resources:
         gpu=1,

@@ -7,11 +7,11 @@ def scored(wildcards):
     Snakemake holds a table for up to date when files it was made from are missing (a training that failed, a fresh clone
     with results in git). `forcefiles` is private: tests/test_engines.py fails a training and must see the next run rebuild.
     """
-    experiment = wildcards.experiment
+    files = data("table")(wildcards)  # an unknown experiment is refused here
     workflow.dag.forcefiles.update(
-        f for f in plan.files(P, [experiment]) if not os.path.exists(f)
+        f for f in plan.files(P, [wildcards.experiment]) if not os.path.exists(f)
     )
-    return plan.inputs(P, "table", plan.fields_of(P, "table", experiment=experiment))
+    return files
 
 
 rule table:

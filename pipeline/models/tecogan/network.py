@@ -313,13 +313,25 @@ class Recurrent(nn.Module):
         specification); `published_dropping`: five outputs are dropped even when fewer frames were prepended.
         Raises RetakeError when a side is below 8 or the size changes.
         """
+        for state in self.states(frames, published_dropping=published_dropping, tile=tile):
+            yield state.output
+
+    def states(
+        self,
+        frames: Iterable[Tensor],
+        state: State | None = None,
+        *,
+        published_dropping: bool = False,
+        tile: int | None = None,
+    ) -> Iterator[State]:
+        """Yield what `upscale` does with what the next frame needs; `state`: go on behind the frame it is of."""
         device = next(self.parameters()).device
-        state: State | None = None
-        for frame, kept in super_resolution.warmed(frames, published_dropping=published_dropping):
+        run = super_resolution.warmed(frames, published_dropping=published_dropping)
+        for frame, kept in run if state is None else ((frame, True) for frame in frames):
             check_frame(frame, state)
             state = self.step(frame.to(device), state, tile)
             if kept:
-                yield state.output
+                yield state
 
 
 def check_frame(frame: Tensor, state: State | None) -> None:
@@ -373,6 +385,33 @@ def published_blocks(state: Mapping[str, Any]) -> int:
     return max((int(m[1]) for m in found if m), default=0)
 
 
+def _check_blocks(network: nn.Module, found: int) -> None:
+    generator = getattr(network, "generator", None)
+    if found and generator is not None and found != generator.blocks:
+        raise RetakeError(
+            f"the checkpoint's generator has {found} residual blocks, network.blocks is {generator.blocks}: "
+            f"set network.blocks to {found} in params.yaml, or name an entry of `models` that has as many"
+        )
+
+
+def load_own(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy weights of our own; those of a discriminator where both have one.
+
+    Raises RetakeError when the generator has another number of blocks, or lists what is missing or of another shape.
+    """
+    blocks = {key.split(".")[1] for key in state if key.startswith("generator.resblock_")}
+    _check_blocks(network, len(blocks))
+    own = network.state_dict()
+    missing = [key for key in own if key not in state and key.startswith(("fnet.", "generator."))]
+    wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
+    if missing or wrong:
+        raise RetakeError(
+            f"the checkpoint is not of this TecoGAN network: missing {', '.join(missing[:4]) or 'nothing'}, "
+            f"of another shape {', '.join(wrong[:4]) or 'nothing'}"
+        )
+    network.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
+
+
 def renamed(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return what `state` has of a flow network and a generator of any depth, under the keys of our state dicts."""
     with torch.device("meta"):
@@ -383,17 +422,15 @@ def renamed(state: Mapping[str, Any]) -> dict[str, Tensor]:
 def load_variables(network: nn.Module, state: Mapping[str, Any]) -> None:
     """Copy TensorFlow variables, selected by exact name, into all parts of `network`; further ones are ignored.
 
-    `state`: {variable: array or tensor in TensorFlow's layout}; optimiser slots and averages in it do no harm.
+    `state`: {variable: array or tensor in TensorFlow's layout}; optimiser slots and averages in it do no harm. Where it
+    has no discriminator, as checkpoints for inference have none, that of `network` stays as it is.
     Raises RetakeError when the generator has another number of blocks, or lists what is missing or of another shape.
     """
-    found = published_blocks(state)
-    generator = getattr(network, "generator", None)
-    if found and generator is not None and found != generator.blocks:
-        raise RetakeError(
-            f"the checkpoint's generator has {found} residual blocks, network.blocks is {generator.blocks}: "
-            f"set network.blocks to {found} in params.yaml"
-        )
+    _check_blocks(network, published_blocks(state))
     names, own = variables(network), network.state_dict()
+    judge = SCOPES["discriminator"]
+    if not any(name.startswith(judge) for name in state):
+        names = {key: name for key, name in names.items() if not name.startswith(judge)}
     missing = [name for name in names.values() if name not in state]
     if missing:
         held = ", ".join(sorted({name.split("/")[0] for name in state})) or "nothing"

@@ -21,7 +21,16 @@ from pipeline.errors import RetakeError
 from pipeline.losses.slim_vgg import NAMES as VGG_NAMES
 from pipeline.losses.slim_vgg import SlimVgg
 from pipeline.models.tecogan import SCALE, Params, Train, ops
-from pipeline.models.tecogan.network import FED_BACK, Discriminator, Recurrent, ResidualBlock, load_variables, renamed
+from pipeline.models.tecogan.network import (
+    FED_BACK,
+    Discriminator,
+    Recurrent,
+    ResidualBlock,
+    State,
+    load_own,
+    load_variables,
+    renamed,
+)
 from pipeline.store import tensorflow
 from pipeline.tasks.super_resolution import degrade_crops
 
@@ -77,12 +86,21 @@ class TecoGAN(Recurrent):
 
     def predict(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield each frame upscaled, as `upscale` does, with the settings of `predict` in params.yaml."""
-        settings = self.p.predict
-        return self.upscale(frames, published_dropping="published_dropping" in settings.quirks, tile=settings.tile)
+        return (state.output for state in self.predict_from(None, frames))
+
+    def predict_from(self, state: dict[str, Tensor] | None, frames: Iterable[Tensor]) -> Iterator[State]:
+        """Yield what `predict` does as states; go on behind the frame that `state` is of, or begin where it is None.
+
+        `state`: a `State` as a dict, on any device.
+        """
+        settings, device = self.p.predict, self.balance.device
+        dropping = "published_dropping" in settings.quirks
+        before = None if state is None else State(**{key: value.to(device) for key, value in state.items()})
+        return self.states(frames, before, published_dropping=dropping, tile=settings.tile)
 
     def load_published(self, state: dict[str, Tensor]) -> None:
-        """Copy the variables of a published TensorFlow checkpoint; see `network.load_variables`."""
-        load_variables(self, state)
+        """Copy the variables of a published TensorFlow checkpoint, or weights of our own; see `network.load_variables`."""
+        (load_own if any(key.startswith("generator.") for key in state) else load_variables)(self, state)
 
     def start_from(self, state: dict[str, Tensor]) -> None:
         """Copy the weights of another training, FRVSR's for TecoGAN; the discriminator keeps its new weights.
@@ -181,8 +199,8 @@ class TecoGAN(Recurrent):
             from pipeline import weights
 
             assert recipe.vgg_weights is not None
-            source = Path(recipe.vgg_weights)
-            file = source if source.exists() else weights.path(recipe.vgg_weights)
+            own = tensorflow.holds(recipe.vgg_weights)
+            file = Path(recipe.vgg_weights) if own else weights.path(recipe.vgg_weights)
             self._vgg = SlimVgg(tensorflow.read(file, VGG_NAMES)).to(device)
         return self._vgg
 
@@ -197,7 +215,7 @@ def starting_weights(source: str) -> dict[str, Tensor]:
     from pipeline import weights
 
     if Path(source).suffix != ".pt":
-        return renamed(tensorflow.read(source))
+        return renamed(tensorflow.read(source if tensorflow.holds(source) else weights.path(source)))
     tree: Any = weights.load_tree(source)
     return tree["weights"] if "kind" in tree else tree
 
