@@ -155,7 +155,10 @@ def _estimate(p: Params, fields: plan.Fields, protocol: Any) -> None:
 
 
 def _upscale(p: Params, fields: plan.Fields, protocol: Any) -> None:
-    """Upscale every scene, frame by frame: no more than a few frames are held, whatever its length."""
+    """Upscale every scene, frame by frame: no more than a few frames are held, whatever its length.
+
+    The time of a frame has its share of the warm-up in it.
+    """
     import torch
 
     name = fields["model"]
@@ -190,8 +193,11 @@ def _upscale(p: Params, fields: plan.Fields, protocol: Any) -> None:
                 upscaled = iter(network.predict(given(clip)))
             for row in high.clips[clip]:
                 frame = int(high.frame[row])
-                with clock:
-                    image = next(upscaled, None)
+                try:
+                    with clock:
+                        image = next(upscaled, None)
+                except RetakeError as error:
+                    raise RetakeError(f"{(low or high).path}, {clip}: {error}") from None
                 if image is None:
                     raise RetakeError(
                         f"{name} gives fewer frames of {clip} than the {len(high.clips[clip])} it has: does its entry "
@@ -224,6 +230,7 @@ def _load(p: Params, fields: plan.Fields) -> tuple[Any, str, str]:
 def _meta(p: Params, fields: plan.Fields, store: Store, network: Any, digest: str) -> dict[str, Any]:
     """Return what every prediction store says of itself."""
     uses = plan.uses(p, "predict", fields)
+    parts = getattr(network, "upscaling", [network])  # a discriminator that was trained along is no part of the row
     return {
         "kind": "predictions",
         "experiment": fields["experiment"],
@@ -236,7 +243,7 @@ def _meta(p: Params, fields: plan.Fields, store: Store, network: Any, digest: st
         "partial": store.meta.get("partial"),
         "checkpoint": digest,
         "params": hashlib.sha256(json.dumps(uses, sort_keys=True).encode()).hexdigest(),
-        "parameters": sum(t.numel() for t in network.parameters()) if hasattr(network, "parameters") else 0,
+        "parameters": sum(t.numel() for part in parts if hasattr(part, "parameters") for t in part.parameters()),
     }
 
 

@@ -149,6 +149,7 @@ def test_a_recurrent_network_s_frames_are_stored_as_8_bits(
 ) -> None:
     torch.manual_seed(0)
     network = params.registry("models")["tecogan"].build(project.models["tiny"])
+    network.discriminator = torch.nn.Linear(9, 9)  # trained along, no part of the row
     monkeypatch.setattr(weights, "load_model", lambda *_: (network, "ab" * 32))
     predict.predict(toy(experiment__models={"tiny": "Tiny"}), "toy", "tiny")
     store, low = Store("data/predictions/toy/tiny.arrow"), Store(LOW)
@@ -162,10 +163,21 @@ def test_a_recurrent_network_s_frames_are_stored_as_8_bits(
     assert store.meta["protocol"] == {"saved": "truncated", "trim": 2, "border": "cropped"}
     assert (store.meta["low"], store.meta["input"]) == (low.identity, "the dataset's")
     assert (store.meta["partial"], store.meta["checkpoint"], store.meta["samples"]) == ("2 of 4 clips", "ab" * 32, 1)
-    assert store.meta["parameters"] == sum(w.numel() for w in network.parameters())
+    assert store.meta["parameters"] == 1_745_506 + sum(w.numel() for w in network.generator.parameters())
     speed = json.loads(Path("data/predictions/toy/tiny.speed.json").read_text())
     assert speed["batch"] == 1
     assert speed["ms_per_frame"] > 0
+
+
+def test_a_scene_too_small_for_the_network_is_named(project: params.Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_stores(scenes={"a": (6, 64, 28)})
+    network = params.registry("models")["tecogan"].build(project.models["tiny"])
+    monkeypatch.setattr(weights, "load_model", lambda *_: (network, ""))
+    monkeypatch.setattr(predict, "_gmacs_of_scenes", lambda *_: 0.0)
+    with pytest.raises(
+        RetakeError, match=r"frames/toy/test_lr.arrow, a: low-resolution frames of 7x16 pixels: .* at least 8"
+    ):
+        predict.predict(toy(experiment__models={"tiny": "Tiny"}), "toy", "tiny")
 
 
 def test_multiply_adds_are_those_of_a_frame_in_a_running_scene(project: params.Params) -> None:
@@ -439,17 +451,30 @@ def test_a_wrong_folder_of_scenes_is_refused_with_all_that_is_wrong(project: par
 # Table
 
 
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the scores of both baselines and of brought scenes."""
+    folder = tmp_path_factory.mktemp("scored")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        p = toy()
+        write_stores()
+        save()
+        bring.bring(p, "toy", "mine")
+        for name in ("nearest", "bicubic"):
+            predict.predict(p, "toy", name)
+        for name in ("nearest", "bicubic", "mine"):
+            score.score(p, "toy", name)
+        shutil.copytree(ROOT / "results/published", "results/published")
+    return folder
+
+
 @pytest.fixture
-def made(project: params.Params) -> params.Params:
-    """Both baselines and brought scenes, scored."""
-    save()
-    bring.bring(project, "toy", "mine")
-    for name in ("nearest", "bicubic"):
-        predict.predict(project, "toy", name)
-    for name in ("nearest", "bicubic", "mine"):
-        score.score(project, "toy", name)
-    shutil.copytree(ROOT / "results/published", "results/published")
-    return project
+def made(scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> params.Params:
+    """A copy of it, and its parameters."""
+    shutil.copytree(scored, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    return toy()
 
 
 def test_cells_are_folder_and_frame_averages_and_scenes(made: params.Params) -> None:

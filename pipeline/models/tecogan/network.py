@@ -286,6 +286,11 @@ class Recurrent(nn.Module):
         self.fnet = FNet()
         self.generator = Generator(blocks)
 
+    @property
+    def upscaling(self) -> list[nn.Module]:
+        """What upscaling runs through; in training there is a discriminator beside it."""
+        return [self.fnet, self.generator]
+
     @torch.no_grad()
     def step(self, frame: Tensor, state: State | None, tile: int | None = None) -> State:
         """Return the state after one more frame; its `output` is the upscaled frame.
