@@ -23,7 +23,7 @@ from pipeline.store.rendering import LANDSCAPES
 from pipeline.tasks import super_resolution
 from tests.engines import Project
 
-PINNED = "b4e61d1c91f3f9dac16655cfd6d33a733a9e31cfe90c3e5a55cf1af177679f6e"
+PINNED = "6ce8a6d71355a589fdaa2c29579fcbf9d444424b72235175283b3da01aedafa0"
 
 
 def small(**changes: object) -> demo_vsr.Params:

@@ -93,10 +93,10 @@ def render(split: str, place: int, height: int, width: int) -> list[np.ndarray]:
     name, looks, frames = SCENES[split][place], LANDSCAPES[split], FRAMES[split]
     speed, at = chance(f"{name} tram's motion", 2).tolist()
     whole = panorama(name, looks[place % len(looks)], height + RISE * (frames - 1), width)
-    tram_at = (width * (64 + at // 2) // 256, height * 87 // 100)
+    tram_at = (width * (64 + at // 2) // 256, height * 81 // 100)
     sprites = [
         *flying(name, height, width, DRIFTS),
-        Sprite(*draw_tram(name, max(height // 96, 1)), tram_at, (1 + speed % 3, 0)),
+        Sprite(*draw_tram(name, max(height // 64, 1)), tram_at, (1 + speed % 3, 0)),
     ]
     pictures = []
     for t in range(frames):
