@@ -23,7 +23,7 @@ from pipeline.store.rendering import LANDSCAPES
 from pipeline.tasks import super_resolution
 from tests.engines import Project
 
-PINNED = "576950c9dbcde286703ed79600a6ff396b4cde94e9d592de037f9edf369ea7fa"
+PINNED = "6ce8a6d71355a589fdaa2c29579fcbf9d444424b72235175283b3da01aedafa0"
 
 
 def small(**changes: object) -> demo_vsr.Params:
@@ -65,16 +65,13 @@ def test_no_scene_is_in_two_splits() -> None:
     assert len(first) == 6
 
 
-def test_motions_are_fractions_of_a_low_resolution_pixel() -> None:
-    """Most of a frame is the one before, moved by 1 to 3 of the 4 pixels; tram and balloons are not."""
-    pans = set()
+def test_the_camera_rises_by_a_quarter_of_a_low_resolution_pixel() -> None:
+    """Most of a frame is the one before, moved down by 1 of the 4 pixels; tram and balloons are not."""
     for place in range(4):
         frames = np.stack(demo_vsr.render("test", place, 64, 96))
-        same = [(frames[1:, :, : 96 - n] == frames[:-1, :, n:]).all(-1).mean() for n in range(5)]
-        assert 0.5 < max(same) < 0.95
-        pans.add(int(np.argmax(same)))
-    assert pans <= {1, 2, 3}
-    assert len(pans) > 1
+        same = [(frames[1:, n:] == frames[:-1, : 64 - n]).all(-1).mean() for n in range(5)]
+        assert int(np.argmax(same)) == 1
+        assert 0.5 < same[1] < 0.95
 
 
 def test_a_few_steps_of_the_recipe_lower_the_loss(tmp_path: Path) -> None:
