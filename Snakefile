@@ -70,7 +70,7 @@ report: "workflow/report/workflow.rst"
 rule all:
     default_target: True
     input:
-        tables=[str(plan.path("table", experiment=e)) for e in P.reproduce],
+        made=plan.targets(P),
 
 
 include: "workflow/rules/common.smk"

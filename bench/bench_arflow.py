@@ -1,15 +1,21 @@
-"""ARFlow's cost volume against `unfold`, and the whole network against itself with shifted products."""
+"""ARFlow's cost volume against `unfold`, the network against itself with shifted products, the flow stage end to end."""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.common import Row, interleave
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from torch import Tensor
 
 SHAPE = (1, 32, 96, 208)  # the finest level of a 384x832 pair
@@ -49,7 +55,9 @@ def unfolded(one: Tensor, two: Tensor) -> Tensor:
 
 
 def run() -> list[Row]:
-    return [*cost_volume(), network()]
+    import torch
+
+    return [*cost_volume(), network(), stage(), *([precision("cuda")] if torch.cuda.is_available() else [])]
 
 
 def cost_volume() -> list[Row]:
@@ -114,3 +122,110 @@ def network() -> Row:
     return Row(
         "PWCLite, two frames", "the same with 81 shifted products, as published without CUDA", slow / fast, 1, detail
     )
+
+
+def stage(height: int = 384, width: int = 832, frames: int = 13) -> Row:
+    """Return how much faster the flow stage is than its steps one after another, and how the time is shared there."""
+    import cv2
+    import numpy as np
+    import yaml
+
+    from pipeline import compute, flow, params, plan, weights
+    from pipeline.store import flow as files
+    from pipeline.store.frames import Store, Writer
+
+    name, fields = "arflow_kitti15_ar_published", {"dataset": "bench", "split": "test"}
+    tree = yaml.safe_load(Path("params.yaml").read_text()) | {"reproduce": [], "experiments": {}}
+    tree["datasets"] = {"bench": tree["datasets"]["sintel"]}
+    tree["models"] = {name: tree["models"][name]}
+    tree["models"][name]["predict"] |= {"height": height, "width": width}
+    p = params.load(tree)
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        images = plan.path("frames", **fields)
+        with Writer(images, codec="png", meta={}) as out:
+            for n in range(frames):
+                texture = rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+                out.add("clip", n, cv2.resize(texture, (width, height), interpolation=cv2.INTER_CUBIC))
+        network = params.registry("models")["arflow"].build(p.models[name])
+        network.start_kaiming()
+        checkpoint = plan.path("train", model=name, dataset="bench")
+        weights.save(checkpoint, {"kind": "arflow", "weights": network.state_dict(), "best": None})
+        device = compute.device(p)
+        store = Store(images)
+        spent = {"loading": 0.0, "network": 0.0, "encoding and writing": 0.0}
+
+        def timed(what: str, action: Callable[[], Any]) -> Any:
+            start = time.perf_counter()
+            done = action()
+            spent[what] += time.perf_counter() - start
+            return done
+
+        def steps() -> None:
+            estimator, _ = weights.load_model(p.models[name], checkpoint, device)
+            before = timed("loading", lambda: store.image(0))
+            with Writer("steps.arrow", codec="flow64", dtype="float32", channels=2, meta={}) as out:
+                for n in range(1, frames):
+                    after = timed("loading", lambda n=n: store.image(n))
+                    field = timed("network", lambda one=before, two=after: estimator.estimate(one, two))
+                    timed("encoding and writing", lambda n=n, field=field: out.add("clip", n - 1, field))
+                    before = after
+
+        slow, fast = interleave(3, steps, lambda: flow.make(p, name, "bench", "test"))
+        fields_alike = [Store(path) for path in ("steps.arrow", plan.path("flow", estimator=name, **fields))]
+        assert all(
+            np.abs(fields_alike[0].image(row) - fields_alike[1].image(row)).max() <= 2 / files.UNIT
+            for row in range(frames - 1)
+        )
+    whole = sum(spent.values())
+    shares = ", ".join(f"{what} {100 * share / whole:.0f} %" for what, share in spent.items())
+    detail = (
+        f"{height}x{width} PNG, {device}, {p.compute.threads} threads, batch {p.compute.batch}: "
+        f"{(frames - 1) / fast:.2f} pairs/s against {(frames - 1) / slow:.2f}; one after another: {shares}"
+    )
+    return Row("flow stage, ARFlow end to end", "its steps one after another, batch 1", slow / fast, 1, detail)
+
+
+def precision(device: str, height: int = 384, width: int = 832, batch: int = 8) -> Row:
+    """Return how much faster bfloat16 is than float32, and samples a second of the training without ground truth."""
+    from types import SimpleNamespace
+
+    import lightning_fabric
+    import torch
+    import yaml
+
+    from pipeline import params
+
+    p = params.load(yaml.safe_load(Path("params.yaml").read_text()))
+    recipe = p.models["arflow_sintel_raw"].model_copy(deep=True)
+    recipe.train.height, recipe.train.width = height, width
+    net = params.registry("models")["arflow"].build(recipe).to(device)
+    frames = torch.rand(batch, 2, 3, height, width, device=device)
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def forward(half: bool) -> None:
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=half):
+            net(frames)
+        wait()
+
+    fabric = lightning_fabric.Fabric(accelerator=device, devices=1)
+    named = net.configure()
+    module, *optimisers = fabric.setup(net, *named.values())
+    state = SimpleNamespace(
+        fabric=fabric, module=module, optimisers=dict(zip(named, optimisers, strict=True)), step=0, steps=1
+    )
+
+    def train() -> None:
+        net.training_step(frames, state)
+        wait()
+
+    slow, fast, step = interleave(5, lambda: forward(False), lambda: forward(True), train)
+    what = torch.cuda.get_device_name() if device == "cuda" else device
+    detail = (
+        f"{height}x{width}, batch {batch}, {what}: {batch / fast:.1f} against {batch / slow:.1f} pairs/s; training in "
+        f"float32 {batch / step:.1f} samples/s"
+    )
+    return Row("PWCLite in bfloat16", "float32", slow / fast, 1, detail)

@@ -1,6 +1,8 @@
 """Videos: decoding, and making a store, beside FFmpeg writing raw frames and PNG files; one core, the same video.
 
-FFmpeg is its libraries as PyAV brings them, with the settings that the command takes by itself.
+FFmpeg is its libraries as PyAV brings them, with the settings that the command takes by itself, but for one: the FFmpeg
+of today filters PNG rows by Paeth's predictor, older ones (5.1 for one) not at all, which is more than twice as fast.
+That faster one is the baseline.
 """
 
 from __future__ import annotations
@@ -32,14 +34,14 @@ def run() -> list[Row]:
         folder = Path(name)
         _film(folder / "film.avi")
         decoding = interleave(5, lambda: _ffmpeg_raw(folder), lambda: _decode(folder))
-        codecs = ("raw", "jpeg", "png")
+        codecs = ("raw", "jpeg", "zstd")  # those that the entries of video datasets have
         making = interleave(3, lambda: _ffmpeg_png(folder), *(functools.partial(_store, folder, c) for c in codecs))
     detail = f"{WIDTH}x{HEIGHT} MPEG-4, one core"
     return [
         Row("video, decoded to RGB", "ffmpeg writing raw frames", decoding[0] / decoding[1], 0.7, detail),
         *(
-            Row(f"video to a store, {codec}", "ffmpeg writing PNG files", making[0] / spent, goal, detail)
-            for codec, spent, goal in zip(codecs, making[1:], (5, 5, 5), strict=True)
+            Row(f"video to a store, {codec}", "ffmpeg writing PNG files", making[0] / spent, 5, detail)
+            for codec, spent in zip(codecs, making[1:], strict=True)
         ),
     ]
 
@@ -66,6 +68,7 @@ def _ffmpeg_png(folder: Path) -> None:
     with av.open(str(folder / "film.avi")) as film:
         encoder: Any = av.CodecContext.create("png", "w")
         encoder.height, encoder.width, encoder.pix_fmt = HEIGHT, WIDTH, "rgb24"
+        encoder.options = {"pred": "none"}
         encoder.time_base = film.streams.video[0].time_base
         for i, frame in enumerate(film.decode(video=0)):
             for packet in encoder.encode(frame.reformat(format="rgb24")):
@@ -77,7 +80,7 @@ def _decode(folder: Path) -> None:
         image()
 
 
-def _store(folder: Path, codec: Literal["raw", "jpeg", "png"]) -> None:
+def _store(folder: Path, codec: Literal["raw", "jpeg", "zstd"]) -> None:
     settings = params.Dataset(kind="film", height=None, width=None, codec=codec, archives="present")
     clip = video.clip("film", Member(folder, "film.avi"))
     problems: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import statistics
 import time
@@ -42,3 +43,19 @@ def interleave(rounds: int, *actions: Callable[[], Any]) -> list[float]:
 def peak_mib() -> float:
     """Return this process's peak resident memory."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def peak_of(action: Callable[[], Any]) -> float:
+    """Return the peak resident memory, MiB, of a forked process that does `action` once."""
+    read, write = os.pipe()
+    if not os.fork():
+        try:
+            action()
+        finally:
+            os.write(write, f"{peak_mib():.0f}".encode())
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as end:
+        text = end.read()
+    os.wait()
+    return float(text)

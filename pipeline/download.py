@@ -2,7 +2,7 @@
 
     python -m pipeline.download --dataset kitti --split test
     python -m pipeline.download --list               # every dataset: size, licence, login, what is here
-    python -m pipeline.download --check kitti        # verifies what is here again, fetches nothing
+    python -m pipeline.download --check kitti        # an entry or kind: verifies what is here again, fetches nothing
 
 Archives lie in `data/raw/<kind>/<file>`, downloaded or put there by hand, and are verified alike; they are never
 changed. What an archive unpacks to may lie there in its place, as a folder (or a link to one) with the archive's name
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -205,7 +206,7 @@ def listing() -> str:
     table = [("dataset", "archives", "size", "here", "by", "licence", "login")]
     for (name, by), some in sorted(groups.items()):
         here = [row for row in some if archives.place(RAW / name / row.file).exists()]
-        size = fetch.human(sum(row.bytes or 0 for row in some)) if all(row.bytes for row in some) else "not published"
+        size = _size(some)
         table.append(
             (
                 name,
@@ -226,14 +227,32 @@ def listing() -> str:
     return "\n".join(lines + by_hand)
 
 
+def _size(rows: list[fetch.Source]) -> str:
+    """Return the bytes of archives; where only a rounded figure is published, in the note, with "about"."""
+    rounded = [re.search(r"([0-9.]+) GB", row.note) for row in rows]
+    sizes = [row.bytes or (float(gb[1]) * 1e9 if gb else None) for row, gb in zip(rows, rounded, strict=True)]
+    known = [size for size in sizes if size]
+    if len(known) < len(rows):
+        return "not published"
+    return ("" if all(row.bytes for row in rows) else "about ") + fetch.human(sum(known))
+
+
 def check(p: Params, dataset: str) -> None:
-    """Verify every archive of `dataset` that is here, whatever was remembered; raises RetakeError if one is wrong."""
-    entry, module = _entry(p, dataset)
-    names = list(dict.fromkeys(name for split in module.SPLITS for name in module.archives(entry, split)))
-    rows = _rows(entry.kind, names, hasattr(module, "generate"))
-    facts, absent, wrong = gather(rows, RAW / entry.kind, fetching=False, record=False, fresh=True)
+    """Verify every archive that is here of an entry, or of all entries of a kind, whatever was remembered.
+
+    Raises RetakeError if one is wrong. Of folders in an archive's place the files are counted, not read.
+    """
+    registry = params.registry("datasets")
+    entries = [e for name, e in p.datasets.items() if dataset in (name, e.kind)] or [_entry(p, dataset)[0]]
+    kind, module = entries[0].kind, registry[entries[0].kind]
+    names = list(dict.fromkeys(n for e in entries for split in module.SPLITS for n in module.archives(e, split)))
+    rows, folder = _rows(kind, names, hasattr(module, "generate")), RAW / kind
+    facts, absent, wrong = gather(rows, folder, fetching=False, record=False, fresh=True)
     for fact in facts:
-        print(f"right    {fact.file}  {fact.sha256}")
+        if (folder / fact.file).is_dir():
+            print(f"folder   {fact.file}  {fetch.human(fact.bytes)}, read as it is: there is no checksum of its files")
+        else:
+            print(f"right    {fact.file}  {fact.sha256}")
     for source, _ in absent:
         print(f"missing  {source.file}")
     if wrong:

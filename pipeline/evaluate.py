@@ -1,12 +1,16 @@
 """Score a folder of clips, a video or an array against the truth, without any experiment: prints a table.
 
     python -m pipeline.evaluate PREDICTIONS TRUTH --metrics psnr,ssim,lpips,fvd
+    python -m pipeline.evaluate PREDICTIONS TRUTH --profile dmvfn
+    python -m pipeline.evaluate PREDICTIONS TRUTH --metrics psnr,dmvfn.lpips,cinn.fvd
 
 PREDICTIONS and TRUTH, each one of: a folder of clips (sub-folders of PNG images, or videos), a folder of the PNG images
 of one clip, a video, or an array file (.npy, or .npz with one array): (T, H, W, 3) or (N, T, H, W, 3), RGB, uint8, or
-float in [0,1]. Clips are paired by name (those of an array are 0000, 0001, …; a single clip with a single one), images
-by position in the natural order of their names. Frame metrics are averaged over the frames of a clip, and in the last
-row over all frames; FID, FVD and DTFVD are of the whole set. What a cell is stands below the table.
+float in [0,1]. Clips are paired by name (those of an array are 000000, 000001, …; a single clip with a single one), images
+by position in the natural order of their names. What a metric is stands under `profiles` in params.yaml: a bare name is that of
+the profile asked for, `clean` where none is. Metrics of frames (and of neighbouring frames) are averaged over a clip, and in
+the last row over all frames; FID, FVD and DTFVD are of the whole set, and their features are kept in data/features. What a
+cell is stands below the table.
 """
 
 from __future__ import annotations
@@ -14,54 +18,20 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from pipeline import params
 from pipeline.errors import RetakeError, near, progress, run
-from pipeline.metrics import Undefined, sets, variants
+from pipeline.metrics import Undefined, cache, sets, squared, temporal
+from pipeline.store.clips import Clip, clips, size, unit
 
-SLACK = 1e-3  # what a float may lie outside [0,1]
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
-ARRAYS = (".npy", ".npz")
 SHOWN = 8
-# What may be asked for: module of pipeline/metrics and its settings
-FRAMES: dict[str, tuple[str, dict[str, str]]] = {
-    "psnr": ("psnr", {}),
-    "ssim": ("ssim", {}),
-    "ms_ssim": ("ms_ssim", {}),
-    "lpips": ("lpips", {"net": "alex", "colour": "rgb"}),
-    "lpips_vgg": ("lpips", {"net": "vgg", "colour": "rgb"}),
-    "lpips_squeeze": ("lpips", {"net": "squeeze", "colour": "rgb"}),
-    "lpips_bgr": ("lpips", {"net": "alex", "colour": "bgr"}),
-}
-# Those of 8-bit images; floats are rounded
-EIGHT: dict[str, tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], str]] = {
-    "psnr_y": (variants.psnr_y, "PSNR of luma, range 255, TecoGAN's border crop, no frames left out"),
-    "ssim_y": (variants.ssim_y, "SSIM of luma, 7x7 uniform, range that of the output, TecoGAN's border crop"),
-    "psnr_ffmpeg": (
-        functools.partial(variants.ffmpeg, measure="psnr"),
-        "FFmpeg's psnr_avg, planes of yuv444p (DTVNet)",
-    ),
-    "ssim_ffmpeg": (functools.partial(variants.ffmpeg, measure="ssim"), "FFmpeg's SSIM, planes of yuv444p (DTVNet)"),
-}
-KNOWN = (*FRAMES, *EIGHT, *sets.SETS)
-
-
-@dataclass
-class Clip:
-    """One clip: `read()` gives (T, H, W, 3), uint8, or float32 in [0,1]; `rate` in frames a second, videos only."""
-
-    where: str
-    read: Callable[[], np.ndarray]
-    rate: Fraction | None = None
+NEEDS = ("frames", "pairs", "features")
+Pairs = dict[str, tuple[Clip, Clip]]
 
 
 def main() -> None:
@@ -69,159 +39,135 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("predictions", type=Path)
     parser.add_argument("truth", type=Path)
-    parser.add_argument("--metrics", default="psnr,ssim", help=f"of {', '.join(KNOWN)}")
+    parser.add_argument("--metrics", help="names, PROFILE.NAME for one of another profile; default: psnr,ssim")
+    parser.add_argument("--profile", help="entry of `profiles` in params.yaml; without --metrics: all of its metrics")
     args = parser.parse_args()
-    print(evaluate(args.predictions, args.truth, [name.strip() for name in args.metrics.split(",")]))
+    names = args.metrics or ("" if args.profile else "psnr,ssim")
+    profile = args.profile or "clean"
+    print(evaluate(args.predictions, args.truth, [name.strip() for name in names.split(",") if name], profile))
 
 
-def evaluate(predictions: Path, truth: Path, metrics: list[str]) -> str:
+def evaluate(predictions: Path, truth: Path, metrics: list[str], profile: str = "clean") -> str:
     """Return the table as text. Raises RetakeError for what cannot be scored, when its clip is reached."""
-    for name in metrics:
-        if name not in KNOWN:
-            raise RetakeError(f"no metric {name!r}{near(name, KNOWN)}")
-    found = _paired(clips(predictions), clips(truth), predictions, truth)
+    chosen = choose(metrics, profile)
+    pairs = _paired(clips(predictions), clips(truth), predictions, truth)
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     modules = params.registry("metrics")
-    built: dict[str, Any] = {}
-    notes: dict[str, str] = {}
-    for name in metrics:
-        if name in FRAMES:
-            kind, keys = FRAMES[name]
-            settings = modules[kind].Params(kind=kind, **keys)
-            built[name] = modules[kind].build(settings, device)
-            notes[name] = json.dumps(modules[kind].settings(settings), ensure_ascii=False)
-        elif name in EIGHT:
-            built[name] = functools.partial(_eight, EIGHT[name][0])
-            notes[name] = EIGHT[name][1]
-    networks = {name: sets.build(name, device) for name in metrics if name in sets.SETS}
+    built = {name: modules[metric.kind].build(metric, device) for name, metric in chosen.items()}
+    needs = {name: modules[metric.kind].NEEDS for name, metric in chosen.items()}
+    notes = {
+        name: json.dumps(modules[metric.kind].settings(metric), ensure_ascii=False) for name, metric in chosen.items()
+    }
+    values: dict[str, dict[str, np.ndarray]] = {name: {} for name in chosen}
+    contents: tuple[list[str], list[str]] = ([], [])
+    frames = 0
 
-    values: dict[str, dict[str, np.ndarray]] = {name: {} for name in built}
-    features: dict[str, list[list[np.ndarray]]] = {name: [[], []] for name in networks}
-    for clip, (predicted, true) in progress(found.items(), unit="clip", desc="evaluate"):
-        pair = [_checked(c) for c in (predicted, true)]
-        if pair[0].shape != pair[1].shape:
+    def skip(name: str, reason: Undefined) -> None:
+        built.pop(name)
+        values[name] = {}
+        notes[name] = f"no values: {reason}"
+
+    for clip, pair in progress(pairs.items(), unit="clip", desc="evaluate"):
+        read = [c.read() for c in pair]
+        if read[0].shape != read[1].shape:
             raise RetakeError(
-                f"{predicted.where} has {_size(pair[0])}, {true.where} has {_size(pair[1])}: give as many of the same size"
+                f"{pair[0].where} has {size(read[0])}, {pair[1].where} has {size(read[1])}: give as many of the same size"
             )
-        images = [_unit(p) for p in pair]
-        for name, function in list(built.items()):
+        frames += len(read[0])
+        if "features" in needs.values():
+            for content, images in zip(contents, read, strict=True):
+                content.append(cache.of_images(images))
+        both = [unit(images) for images in read]
+        for name in [name for name in built if needs[name] != "features"]:
+            function = built[name] if needs[name] == "frames" else _neighbours(built[name])
             try:
-                values[name][clip] = function(*images)
+                values[name][clip] = function(*both)
             except Undefined as reason:
-                built.pop(name)
-                values[name] = {}
-                notes[name] = f"no values: {reason}"
-        for name, network in networks.items():
-            for kept, image in zip(features[name], images, strict=True):
-                kept.append(network.features(image))
+                skip(name, reason)
     whole: dict[str, float] = {}
-    for name, network in networks.items():
-        whole[name], notes[name] = network.distance(*(np.concatenate(rows) for rows in features[name]))
-    return _table(list(found), metrics, values, whole, notes)
+    for name in [name for name in built if needs[name] == "features"]:
+        try:
+            found = _set(built[name], pairs, contents, frames)
+        except Undefined as reason:
+            skip(name, reason)
+            continue
+        whole[name] = found.value
+        notes[name] += f"; {found.note}"
+        if found.interval:
+            notes[name] += "; 95 % bootstrap interval {:.4f} to {:.4f}".format(*found.interval)
+    shown: dict[str, Callable[[float], float]] = {
+        name: squared.decibel if hasattr(modules[m.kind], "MEAN") else float for name, m in chosen.items()
+    }
+    return _table(list(pairs), values, whole, notes, shown)
 
 
-def clips(path: Path) -> dict[str, Clip]:
-    """Return the clips at a path by name; a single clip is named "". Raises RetakeError where there is none."""
-    if path.is_dir():
-        images = _images(path)
-        if images:
-            return {"": _folder(path, images)}
-        found: dict[str, Clip] = {}
-        for entry in sorted(path.rglob("*")):
-            name = str(entry.relative_to(path))
-            if entry.is_dir() and _images(entry):
-                found[name] = _folder(entry, _images(entry))
-            elif entry.suffix.lower() in VIDEOS:
-                found[str(entry.relative_to(path).with_suffix(""))] = _video(entry)
-        if not found:
-            raise RetakeError(f"{path} holds no PNG images, no folders of them and no videos ({', '.join(VIDEOS)})")
-        return found
-    if not path.is_file():
-        raise RetakeError(f"no file or folder {path}")
-    if path.suffix.lower() in VIDEOS:
-        return {"": _video(path)}
-    if path.suffix.lower() in ARRAYS:
-        return _array(path)
-    raise RetakeError(
-        f"{path} is neither a folder nor a video ({', '.join(VIDEOS)}) nor an array ({', '.join(ARRAYS)})"
-    )
+def choose(names: list[str], profile: str) -> dict[str, Any]:
+    """Return the metrics by the name that was asked for; all of the profile where no name is given.
+
+    Raises RetakeError for an unknown name, with the nearest one, and for a metric that does not compare frames.
+    """
+    profiles = params.load().profiles
+    if profile not in profiles:
+        raise RetakeError(f"no profile {profile!r}{near(profile, profiles)}")
+    known = {f"{key}.{name}": metric for key, entries in profiles.items() for name, metric in entries.items()}
+    modules = params.registry("metrics")
+    chosen: dict[str, Any] = {}
+    for name in names or profiles[profile]:
+        metric = profiles[profile].get(name, known.get(name))
+        if metric is None:
+            others = [dotted for dotted in known if dotted.endswith(f".{name}")]
+            raise RetakeError(
+                f"no metric {name!r} in profile {profile}"
+                + (f": name it {' or '.join(others)}" if others else near(name, [*profiles[profile], *known]))
+            )
+        needs = modules[metric.kind].NEEDS
+        if needs in NEEDS:
+            chosen[name] = metric
+        elif names:
+            why = {"samples": "several samples of a start", "fields": "flow fields", "flow": "flow fields"}[needs]
+            raise RetakeError(f"{name} compares {why}, not two sets of clips: it is a metric of experiments")
+    if not chosen:
+        raise RetakeError(f"profile {profile} has no metric of frames: its metrics are those of experiments")
+    return chosen
 
 
-def _images(folder: Path) -> list[Path]:
-    def natural(file: Path) -> list[Any]:
-        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+def _neighbours(function: Callable[..., float]) -> Callable[..., np.ndarray]:
+    """Return the function of two clips that gives a metric of neighbouring frames for each pair, (T - 1,)."""
 
-    return sorted((f for f in folder.iterdir() if f.suffix.lower() == ".png" and f.name[0] != "."), key=natural)
-
-
-def _folder(folder: Path, files: list[Path]) -> Clip:
-    def read() -> np.ndarray:
-        images: list[np.ndarray] = []
-        for file in files:
-            image = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
-            if image is None:
-                raise RetakeError(f"{file} is no PNG image, or damaged")
-            if image.ndim != 3 or image.shape[2] != 3:
-                raise RetakeError(f"{file} has {1 if image.ndim == 2 else image.shape[2]} channels: write it as RGB")
-            if images and (image.shape, image.dtype) != (images[0].shape, images[0].dtype):
-                raise RetakeError(
-                    f"{file} is {_side(image)} {image.dtype}, the first image {_side(images[0])} {images[0].dtype}"
+    def values(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+        if len(true) < 2:
+            raise Undefined("two neighbouring frames are needed")
+        whole, eight = (slice(None), slice(None)), temporal.eight_bits(true)
+        return np.array(
+            [
+                function(
+                    predicted[i : i + 2], true[i : i + 2], whole, functools.partial(temporal.motion, *eight[i : i + 2])
                 )
-            images.append(image[..., ::-1])
-        return np.stack(images)
+                for i in range(len(true) - 1)
+            ]
+        )
 
-    return Clip(str(folder), read)
-
-
-def _side(image: np.ndarray) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"
+    return values
 
 
-def _video(file: Path) -> Clip:
-    import av
+def _set(distance: sets.Distance, pairs: Pairs, contents: tuple[list[str], list[str]], frames: int) -> sets.Found:
+    """Return a distance of the whole sets; features that are kept are not made again."""
 
-    from pipeline.store import video
-    from pipeline.store.archives import Member
+    def images(side: int) -> Iterator[np.ndarray]:
+        for pair in progress(pairs.values(), unit="clip", desc="features"):
+            yield unit(pair[side].read())
 
-    def read() -> np.ndarray:
-        return np.stack([image() for _, image in video.frames(Member(file.parent, file.name))])
-
-    try:
-        with av.open(str(file), options={"format_whitelist": video.FORMATS}) as container:
-            stream = container.streams.best("video")
-            rate = getattr(stream, "average_rate", None)
-    except (av.FFmpegError, ValueError) as error:
-        raise RetakeError(f"{file} cannot be read as a video: {error}") from None
-    return Clip(str(file), read, rate)
+    count = frames if distance.unit == "frames" else len(pairs)
+    predicted, true = (
+        distance.rows(cache.digest(*(c.encode() for c in contents[side])), count, functools.partial(images, side))
+        for side in (0, 1)
+    )
+    return distance.distance(predicted, true)
 
 
-def _array(file: Path) -> dict[str, Clip]:
-    try:
-        loaded = np.load(file, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            if len(loaded.files) != 1:
-                raise RetakeError(f"{file} holds {len(loaded.files)} arrays ({', '.join(loaded.files[:5])}): give one")
-            loaded = loaded[loaded.files[0]]
-    except (ValueError, EOFError, OSError) as error:
-        raise RetakeError(f"{file} cannot be read as an array: {error}") from None
-    if loaded.ndim not in (4, 5) or loaded.shape[-1] != 3 or not loaded.size:
-        raise RetakeError(f"{file} has the shape {loaded.shape}: (T, H, W, 3) or (N, T, H, W, 3) is needed")
-    if loaded.dtype not in (np.uint8, np.float16, np.float32, np.float64):
-        raise RetakeError(f"{file} is {loaded.dtype}: uint8, or float in [0,1], is needed")
-
-    def clip(index: int) -> Clip:
-        return Clip(f"{file}, clip {index:04}", functools.partial(np.array, loaded[index]))
-
-    if loaded.ndim == 4:
-        return {"": Clip(str(file), functools.partial(np.array, loaded))}
-    return {f"{index:04}": clip(index) for index in range(len(loaded))}
-
-
-def _paired(
-    predicted: dict[str, Clip], true: dict[str, Clip], predictions: Path, truth: Path
-) -> dict[str, tuple[Clip, Clip]]:
+def _paired(predicted: dict[str, Clip], true: dict[str, Clip], predictions: Path, truth: Path) -> Pairs:
     if len(predicted) == len(true) == 1:
         pairs = {next(iter(true)): (next(iter(predicted.values())), next(iter(true.values())))}
     else:
@@ -245,61 +191,27 @@ def _paired(
     return pairs
 
 
-def _checked(clip: Clip) -> np.ndarray:
-    images = clip.read()
-    if images.dtype.kind == "f":
-        for number, image in enumerate(images):
-            if np.isnan(image).any():
-                raise RetakeError(f"{clip.where}, frame {number}: NaN")
-            if not (image.min() >= -SLACK and image.max() <= 1 + SLACK):
-                raise RetakeError(
-                    f"{clip.where}, frame {number}: values from {image.min():g} to {image.max():g}, [0,1] is needed: "
-                    "divide, or save uint8"
-                )
-    return images
-
-
-def _unit(images: np.ndarray) -> np.ndarray:
-    scale = np.float32(np.iinfo(images.dtype).max) if images.dtype.kind == "u" else np.float32(1)
-    unit = images.astype(np.float32) / scale
-    unit.flags.writeable = False  # SSIM and MS-SSIM share what they find of these very arrays
-    return unit
-
-
-def _eight(function: Callable[..., np.ndarray], *images: np.ndarray) -> np.ndarray:
-    return function(*(np.rint(np.clip(i, 0, 1) * 255).astype(np.uint8) for i in images))
-
-
-def _size(images: np.ndarray) -> str:
-    return f"{len(images)} frames of {images.shape[2]}x{images.shape[1]}"
-
-
 def _table(
     names: list[str],
-    metrics: list[str],
     values: dict[str, dict[str, np.ndarray]],
     whole: dict[str, float],
     notes: dict[str, str],
+    shown: dict[str, Callable[[float], float]],
 ) -> str:
-    def cell(number: float | None) -> str:
-        return "" if number is None else f"{number:.4f}"
+    def cell(metric: str, found: list[np.ndarray]) -> str:
+        return f"{shown[metric](float(np.concatenate(found).mean())):.4f}" if found else ""
 
-    rows = [["clip", *metrics]]
+    rows = [["clip", *values]]
     for clip in names if len(names) > 1 else []:
-        rows.append(
-            [clip, *(cell(float(values[m][clip].mean()) if clip in values.get(m, {}) else None) for m in metrics)]
-        )
-    last: list[str] = []
-    for metric in metrics:
-        found = list(values.get(metric, {}).values())
-        last.append(cell(float(np.concatenate(found).mean()) if found else whole.get(metric)))
+        rows.append([clip, *(cell(m, [found[clip]] if clip in found else []) for m, found in values.items())])
+    last = [f"{whole[m]:.4f}" if m in whole else cell(m, list(found.values())) for m, found in values.items()]
     rows.append([f"all {len(names)}", *last])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     ]
-    return "\n".join([*(line.rstrip() for line in lines), "", *(f"{m}: {notes[m]}" for m in metrics)])
+    return "\n".join([*(line.rstrip() for line in lines), "", *(f"{m}: {notes[m]}" for m in values)])
 
 
 if __name__ == "__main__":

@@ -5,11 +5,14 @@
     python -m pipeline.flow A.png B.png --estimator arflow_sky --checkpoint arflow.pth.tar --output flow.flo
 
 The store (`data/flow/<estimator>/<dataset>/<split>.arrow`) has a row for each frame whose successor by number is in the
-clip: the flow frame -> frame + 1, (height, width, 2) px, off by at most 0.0111 px (`store/flow.py`). The estimator
+clip: the flow frame -> frame + 1, (height, width, 2) px, off by at most 0.0111 px (`store/flow.py`). An estimator whose
+`predict.export` is `sky` writes what DTVNet trains with instead: `sky_pairs`, 128x128. The estimator
 `truth` takes exact flow from the dataset's archives; there pixels without flow are NaN. The second form takes two
-images; `.flo` or `.png` (KITTI's 16 bits), and a picture in the colours of Baker et al. Pairs run in parallel on all
-cores; order and bytes do not depend on their number. A trained estimator takes one pair after the other, on the device
-and the threads of `compute`; its checkpoint is the one that the experiment's `trained_on` makes.
+images; `.flo`, `.npy` or `.png` (KITTI's 16 bits), and a picture in the colours of Baker et al. Pairs run in parallel on
+all cores; order and bytes do not depend on their number. A network takes pairs of one size in batches of
+`compute.batch`, on the device and the threads of `compute`, while the cores decode the next frames and encode the last
+fields; its checkpoint is the one that the experiment's `trained_on` makes, and without an experiment the one of the
+dataset itself.
 """
 
 from __future__ import annotations
@@ -17,13 +20,14 @@ from __future__ import annotations
 import argparse
 import collections
 import inspect
+import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -35,11 +39,24 @@ from pipeline.store import flow as files
 from pipeline.store.frames import Store, Writer
 from pipeline.store.images import read_image, write_image
 
-WRITE = {".flo": files.write_flo, ".png": files.write_kitti}
+WRITE = {".flo": files.write_flo, ".png": files.write_kitti, ".npy": files.write_npy}
+SKY = 128  # px, sides of the fields of the export for DTVNet
+
+
+class Pair(NamedTuple):
+    """One field to make: rows of the frame store. `before` is for networks of three frames, `name` numbers the field."""
+
+    clip: str
+    name: int
+    before: int
+    first: int
+    second: int
+
 
 # A pair to come: clip, frame, and what gives its flow (H, W, 2) float32.
 Job = tuple[str, int, Callable[[], np.ndarray]]
 Encoded = tuple[bytes, tuple[int, int]]  # and (height, width)
+Loaded = tuple[Pair, list[Future[np.ndarray]]]  # before, first, second
 
 
 def main() -> None:
@@ -52,7 +69,7 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint", type=Path, help="with images: a checkpoint of data/checkpoints, or a published file"
     )
-    parser.add_argument("--output", type=Path, help="with images: flow.flo, or flow.png (KITTI, 16 bits)")
+    parser.add_argument("--output", type=Path, help="with images: flow.flo, flow.npy, or flow.png (KITTI, 16 bits)")
     parser.add_argument("--picture", type=Path, help="with images: a picture of the flow")
     args = parser.parse_args()
     p = params.load()
@@ -78,10 +95,10 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
     if split not in splits:
         raise RetakeError(f"dataset {dataset} has no split {split!r}{near(split, splits)}")
     frames = Store(plan.path("frames", dataset=dataset, split=split))
-    clips = pairs(frames)
-    count = sum(len(rows) for rows in clips.values())
-    if not count:
+    wanted = PAIRS[model.export](frames)
+    if not wanted:
         raise RetakeError(f"{frames.path}: no two consecutive frames in any of {len(frames.clips)} clips, so no flow")
+    named = {(pair.clip, int(frames.frame[pair.name])): pair for pair in wanted}
     estimator, digest = None, ""
     if model.kind not in plan.TRUTH:
         checkpoint = None
@@ -95,9 +112,11 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
         "settings": model.model_dump(mode="json"),
         "unit": "px",
         "error": round(files.ERROR, 6),
+        "export": model.export,
         "frames": str(frames.path),
         "data": frames.identity,
         **{key: frames.meta.get(key) for key in ("dataset", "split", "height", "width", "licence", "partial")},
+        **({"height": SKY, "width": SKY} if model.export == "sky" else {}),
         "versions": {"opencv": cv2.__version__},
     }
     # One thread inside OpenCV: pairs are the unit of work, and an estimator that splits an image by the number of
@@ -111,26 +130,47 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
         ThreadPoolExecutor(workers) as pool,
     ):
         if estimator is None:
-            jobs = _exact(p, model.kind, dataset, split, frames, clips)
+            jobs = _exact(p, model.kind, dataset, split, frames, named)
         else:
-            jobs = _estimated(model, estimator, frames, clips, pool)
-        bar = progress(_encoded(jobs, pool, 2 * workers), total=count, unit="pair", desc=f"flow {name}")
+            loaded = _loaded(model, frames, wanted, pool, 2 * max(workers, p.compute.batch))
+            jobs = _estimated(model, estimator, frames, loaded, p.compute.batch)
+        bar = progress(_encoded(jobs, pool, 2 * workers), total=len(wanted), unit="pair", desc=f"flow {name}")
         for clip, frame, (encoded, size) in bar:
-            out.add(clip, frame, encoded=encoded, size=size)
+            out.add(clip, frame, source=frames.source(named[clip, frame].name), encoded=encoded, size=size)
             done += 1
         if not done:
             raise RetakeError(f"{p.datasets[dataset].kind} has no exact flow of any pair in {frames.path}")
     rate = done / (time.monotonic() - started)
-    log.info("flow of %d pairs in %d clips, %.1f a second: %s", done, len(clips), rate, output)
+    log.info("flow of %d pairs in %d clips, %.1f a second: %s", done, len(frames.clips), rate, output)
     return output
 
 
-def pairs(frames: Store) -> dict[str, list[int]]:
-    """Return for each clip the rows whose next row is the next frame by number; a gap in the numbers is no pair."""
-    return {
-        clip: [row for row in rows[:-1] if frames.frame[row + 1] == frames.frame[row] + 1]
+def pairs(frames: Store) -> list[Pair]:
+    """Return the pairs of frames that follow each other by number, named by their first; a gap in the numbers is none."""
+    found = []
+    for clip, rows in frames.clips.items():
+        follows = {row for row in rows[1:] if frames.frame[row] == frames.frame[row - 1] + 1}
+        found += [
+            Pair(clip, row, row - 1 if row in follows else row, row, row + 1) for row in rows if row + 1 in follows
+        ]
+    return found
+
+
+def sky_pairs(frames: Store) -> list[Pair]:
+    """Return the pairs of the published export for DTVNet: a clip of n frames has n - 1 fields, named by their second.
+
+    The first field is of the first frame to itself, field i is of frame i - 1 to frame i, and the last frame has none.
+    Gaps in the numbers are gone over. (The published code also means to begin anew every 32 frames, but its counter
+    never moves; DTVNet reads the first 32 alone.)
+    """
+    return [
+        Pair(clip, row, *(max(row - back, rows.start) for back in (2, 1, 0)))
         for clip, rows in frames.clips.items()
-    }
+        for row in rows[:-1]
+    ]
+
+
+PAIRS: dict[str, Callable[[Store], list[Pair]]] = {"pairs": pairs, "sky": sky_pairs}
 
 
 def make_pair(
@@ -151,7 +191,9 @@ def make_pair(
     if model.kind in plan.TRUTH:
         raise RetakeError("truth is read from a dataset's archives: name an estimator for two images")
     if output is not None and output.suffix not in WRITE:
-        raise RetakeError(f"{output}: flow is written as {' or '.join(WRITE)} (KITTI, 16 bits), by the name's suffix")
+        raise RetakeError(
+            f"{output}: flow is written as {', '.join(WRITE)} (.png: KITTI, 16 bits), by the name's suffix"
+        )
     if model.has_weights and checkpoint is None:
         raise RetakeError(f"{model.kind} needs --checkpoint: a file of data/checkpoints, or a published one")
     if checkpoint is not None and not model.has_weights:
@@ -162,7 +204,9 @@ def make_pair(
         raise RetakeError(f"{images[0]} is {sizes[0]}, {images[1]} is {sizes[1]}: flow needs two images of one size")
     _check(model, first.shape[:2], str(images[0]))
     cv2.setNumThreads(1)
-    flow = _estimate(model, _build(model, checkpoint, device)[0])(first, first, second)
+    estimator = _build(model, checkpoint, device)[0]
+    three = [first] if getattr(estimator, "context", 2) == 3 else []
+    flow = _finite(model, estimator.estimate(first, second, *three))
     if output is not None:
         WRITE[output.suffix](output, flow)
         log.info("wrote %s", output)
@@ -203,53 +247,65 @@ def _build(model: Model, checkpoint: Path | None, device: str) -> tuple[Any, str
     return weights.load_model(model, checkpoint, device)
 
 
-def _estimate(model: Model, estimator: Any) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-    """Return the estimator as a function of the frame before, the first and the second, that refuses to give NaN."""
-    three = getattr(estimator, "context", 2) == 3
-
-    def estimate(before: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        flow: np.ndarray = estimator.estimate(first, second, *([before] if three else []))
-        bad = ~np.isfinite(flow).all(axis=-1)
-        if bad.any():
-            raise RetakeError(
-                f"{model.kind} gives flow that is not finite at {bad.sum()} pixels: look at the two images"
-            )
-        return flow
-
-    return estimate
+def _finite(model: Model, flow: np.ndarray) -> np.ndarray:
+    """Return the flow; raises RetakeError where it is not finite."""
+    bad = ~np.isfinite(flow).all(axis=-1)
+    if bad.any():
+        raise RetakeError(f"{model.kind} gives flow that is not finite at {bad.sum()} pixels: look at the two images")
+    return flow
 
 
-def _estimated(
-    model: Model, estimator: Any, frames: Store, clips: dict[str, list[int]], pool: ThreadPoolExecutor
-) -> Iterator[Job]:
-    """Yield the pairs of a store; every frame is decoded once, in the pool.
+def _loaded(
+    model: Model, frames: Store, wanted: Iterable[Pair], pool: ThreadPoolExecutor, ahead: int
+) -> Iterator[Loaded]:
+    """Yield pairs with their frames, which the pool decodes, each once, `ahead` pairs before they are asked for."""
+    decoded: dict[int, Future[np.ndarray]] = {}
+    waiting: collections.deque[Loaded] = collections.deque()
+    for pair in wanted:
+        where = f"{frames.path}, {pair.clip} frame {frames.frame[pair.first]}"
+        _check(model, frames.size[pair.first], where)
+        if (frames.size[pair.first] != frames.size[pair.second]).any():
+            raise RetakeError(f"{where}: the next frame has another size")
+        rows = pair[2:]
+        # Submitted before the jobs that wait for them: a pool that serves in order cannot lock up.
+        decoded = {row: decoded.get(row) or pool.submit(frames.image, row) for row in dict.fromkeys(rows)}
+        waiting.append((pair, [decoded[row] for row in rows]))
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting
 
-    A network estimates here, not in the pool: it has threads, or a GPU, of its own.
+
+def _estimated(model: Model, estimator: Any, frames: Store, loaded: Iterator[Loaded], most: int) -> Iterator[Job]:
+    """Yield the pairs of a store, estimated in the pool.
+
+    A network estimates here, `most` pairs of one size at a time: it has threads, or a GPU, of its own. Then the pool
+    decodes what comes next and encodes what came before.
     """
-    estimate = _estimate(model, estimator)
+    views = getattr(estimator, "context", 2)
 
-    def job(*images: Future[np.ndarray]) -> Callable[[], np.ndarray]:
-        return lambda: estimate(*(image.result() for image in images))
+    def finished(flow: np.ndarray) -> np.ndarray:
+        flow = _finite(model, flow)
+        return files.resize(flow, SKY, SKY) if model.export == "sky" else flow
+
+    def job(images: list[Future[np.ndarray]]) -> Callable[[], np.ndarray]:
+        return lambda: finished(estimator.estimate(*(image.result() for image in images[-2:])))
 
     def known(flow: np.ndarray) -> Callable[[], np.ndarray]:
-        return lambda: flow
+        return lambda: finished(flow)
 
-    for clip, rows in clips.items():
-        decoded: dict[int, Future[np.ndarray]] = {}
-        for row in rows:
-            where = f"{frames.path}, {clip} frame {frames.frame[row]}"
-            _check(model, frames.size[row], where)
-            if (frames.size[row] != frames.size[row + 1]).any():
-                raise RetakeError(f"{where}: the next frame has another size")
-            # Submitted before the job that waits for them: a pool that serves in order cannot lock up.
-            three = {r: decoded[r] for r in (row - 1,) if r in decoded and r + 1 in decoded}
-            decoded = three | {r: decoded.get(r) or pool.submit(frames.image, r) for r in (row, row + 1)}
-            ready = job(decoded.get(row - 1, decoded[row]), decoded[row], decoded[row + 1])
-            yield clip, int(frames.frame[row]), known(ready()) if model.has_weights else ready
+    if not hasattr(estimator, "estimate_batch"):
+        for pair, images in loaded:
+            yield pair.clip, int(frames.frame[pair.name]), job(images)
+        return
+    for _, alike in itertools.groupby(loaded, key=lambda found: tuple(frames.size[found[0].first])):
+        while some := list(itertools.islice(alike, most)):
+            stacked = np.stack([np.stack([image.result() for image in images[-views:]]) for _, images in some])
+            for (pair, _), flow in zip(some, estimator.estimate_batch(stacked), strict=True):
+                yield pair.clip, int(frames.frame[pair.name]), known(flow)
 
 
 def _exact(
-    p: Params, estimator: str, dataset: str, split: str, frames: Store, clips: dict[str, list[int]]
+    p: Params, estimator: str, dataset: str, split: str, frames: Store, named: dict[tuple[str, int], Pair]
 ) -> Iterator[Job]:
     """Yield the exact flow that the dataset's archives hold, NaN where it is not valid."""
     kind = p.datasets[dataset].kind
@@ -269,7 +325,7 @@ def _exact(
     if not path.exists():
         raise RetakeError(f"no manifest {path}: make it with `snakemake {path}`")
     archives = [Path("data/raw") / kind / archive["file"] for archive in json.loads(path.read_text())["archives"]]
-    size = {(clip, int(frames.frame[r])): tuple(frames.size[r]) for clip, rows in clips.items() for r in rows}
+    size = {pair: tuple(frames.size[rows.first]) for pair, rows in named.items()}
 
     def job(flow: np.ndarray, valid: np.ndarray) -> Callable[[], np.ndarray]:
         return lambda: np.where(valid[..., None], flow, np.float32(np.nan))

@@ -40,6 +40,7 @@ from pipeline.store.images import JPEG, image_size
 from pipeline.store.verified import unpacked
 
 SHOWN = 50  # problems that a message lists
+UNPADDED = "unpadded: rows and columns from the top left that are the source's, the others are padding"
 LIMIT = 64 << 20  # bytes of one stored frame
 WORKERS = 8  # threads: each may hold a decoded frame
 
@@ -82,6 +83,7 @@ def make(p: Params, dataset: str, split: str) -> Path:
         **{"colour": "RGB", "resize": _resize(module, d), "licence": module.LICENCE, "partial": partial},
         **({"fit": _fit(d)} if hasattr(d, "fit") else {}),
         **({"values": module.VALUES} if hasattr(module, "VALUES") else {}),
+        **({"values": UNPADDED} if _fit(d) == "pad" else {}),
         "versions": {"opencv": cv2.__version__},
     }
     # One thread inside OpenCV: frames are the unit of work.
@@ -199,6 +201,8 @@ def write(
                     continue
                 encoded, size = result
                 sizes.append((where, size))
+                if _fit(d) == "pad":
+                    values = np.array(_unpadded(size, d), np.float32)
                 if not problems:
                     source = f"{member.archive.name}/{member.name}"
                     out.add(name, number, encoded=encoded, size=stored_size(size, d), source=source, values=values)
@@ -289,11 +293,17 @@ def resized(image: np.ndarray, d: Dataset) -> np.ndarray:
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     if _fit(d) == "antialiased":
         return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-    scale = min(height / size[0], width / size[1], 1)
-    inner = round(size[0] * scale), round(size[1] * scale)
+    inner = _unpadded(size, d)
     if inner != size:
         image = cv2.resize(image, inner[::-1], interpolation=cv2.INTER_LINEAR)
     return cv2.copyMakeBorder(image, 0, height - inner[0], 0, width - inner[1], cv2.BORDER_REPLICATE)
+
+
+def _unpadded(size: Size, d: Dataset) -> Size:
+    """Return the (height, width) that a padded frame has without its padding."""
+    height, width = stored_size(size, d)
+    scale = min(height / size[0], width / size[1], 1)
+    return round(size[0] * scale), round(size[1] * scale)
 
 
 def _resize(module: ModuleType, d: Dataset) -> str:

@@ -27,6 +27,8 @@ from pipeline.errors import RetakeError, near
 
 FILE = Path("params.yaml")
 SCHEMA = Path("workflow/schemas/params.schema.json")
+FLOW = re.compile(r"data/flow/(?P<estimator>[^/]+)/(?P<dataset>[^/]+)/(?P<split>[^/]+)\.arrow")
+CHECKPOINT = re.compile(r"data/checkpoints/(?P<model>[^/]+)/(?P<dataset>[^/]+)\.pt")
 VARIABLE = "RETAKE_PARAMS"  # the Snakefile hands --config and --configfile to the stages in it
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -55,7 +57,9 @@ class Compute(Strict):
     precision: Literal["32-true", "bf16-mixed"] = Field(description="arithmetic of training and prediction")
     channels_last: bool = Field(description="memory layout of convolutions; a little faster, other rounding")
     threads: int = Field(ge=1, description="CPU threads of one job; another number may change the last digits")
-    batch: int = Field(ge=1, description="windows predicted together; may change the last digits")
+    batch: int = Field(
+        ge=1, description="windows predicted, or pairs of frames estimated, together; may change the last digits"
+    )
     workers: int = Field(ge=0, description="processes that load training data; 0 loads in the training process")
 
 
@@ -70,8 +74,8 @@ class Dataset(Strict):
         ge=16,
         description="width of the stored frames, pixels; null: as the height makes it (even), or the sources' own",
     )
-    codec: Literal["raw", "png", "jpeg"] = Field(
-        description="how frames are stored: raw reads fastest, png is lossless at half the bytes, jpeg keeps JPEG sources untouched"
+    codec: Literal["raw", "zstd", "png", "jpeg"] = Field(
+        description="how frames are stored: raw reads fastest; zstd is lossless at a third of the bytes, written four times as fast as png; jpeg keeps JPEG sources untouched"
     )
     archives: Literal["all", "present"] = Field(
         description="all: download what is missing; present: download nothing, go on with what lies in data/raw (the table says partial)"
@@ -103,6 +107,15 @@ class Train(Strict):
     )
 
 
+class Estimation(Strict):
+    """Settings that every flow estimator has."""
+
+    export: Literal["pairs", "sky"] = Field(
+        description="what the flow stage writes. pairs: each frame to the next, at the frames' size; sky: as published for "
+        "DTVNet, a clip's first frame to itself, then frame i - 1 to i, the last left out, brought to 128x128"
+    )
+
+
 class Model(Strict):
     """One system with its settings; a table has a row for each of its experiment's models."""
 
@@ -124,10 +137,15 @@ class Model(Strict):
         return getattr(self.predict, "flow", None)
 
     @property
+    def export(self) -> str:
+        """Which flow the flow stage writes, see `Estimation`."""
+        return getattr(self.predict, "export", "pairs")
+
+    @property
     def start(self) -> tuple[str, str] | None:
         """The (model, dataset) whose checkpoint training starts from; None for new weights and for published files."""
-        named = re.fullmatch(r"data/checkpoints/([^/]+)/([^/]+)\.pt", getattr(self.train, "start", None) or "")
-        return (named[1], named[2]) if named else None
+        named = CHECKPOINT.fullmatch(getattr(self.train, "start", None) or "")
+        return (named["model"], named["dataset"]) if named else None
 
     @property
     def has_weights(self) -> bool:
@@ -156,7 +174,7 @@ class Task(Strict):
 class Prediction(Task):
     """Video prediction: which frames are given, which are predicted, and how steps are averaged."""
 
-    NEEDS = ("frames", "flow")
+    NEEDS = ("frames", "pairs", "flow", "features", "samples")
     BRINGS = True
 
     task: Literal["prediction"] = Field(description="how a clip becomes inputs and targets")
@@ -230,7 +248,10 @@ class Experiment(Strict):
     models: dict[Name, str] = Field(
         min_length=1, description="rows, in this order: entry of models -> the label that tables print"
     )
-    metrics: dict[Name, Metric] = Field(min_length=1, description="column groups; the key names the columns")
+    metrics: dict[Name, Metric] = Field(
+        min_length=1,
+        description="column groups, the key names the columns; or a profile's name, for all of its metrics",
+    )
     report: list[int] = Field(
         description="steps k of the table's t+k columns, each the mean over the first k steps as published; [] for other tasks"
     )
@@ -248,14 +269,19 @@ class Experiment(Strict):
 class Params(Strict):
     """The whole of params.yaml."""
 
-    reproduce: list[Name] = Field(
-        description="experiments that `snakemake` and `dvc repro` make when no target is given"
+    reproduce: list[str] = Field(
+        description="experiments that `snakemake` and `dvc repro` make when no target is given, and flow stores to make "
+        "ahead of any experiment, data/flow/<estimator>/<dataset>/<split>.arrow"
     )
     tracking: Tracking = Field(description="where runs are mirrored")
     compute: Compute = Field(description="the machine")
     datasets: dict[Name, Dataset] = Field(description="datasets, each prepared one way")
     models: dict[Name, Model] = Field(description="systems and baselines with their settings")
     protocols: dict[Name, Protocol] = Field(description="which frames are given and which are predicted")
+    profiles: dict[Name, dict[Name, Metric]] = Field(
+        description="groups of metrics as a paper computed them: what `python -m pipeline.evaluate` knows by name, and what an "
+        "experiment takes whole by a profile's name (`metrics: dmvfn`)"
+    )
     experiments: dict[Name, Experiment] = Field(description="one table each")
 
     @functools.cached_property
@@ -266,7 +292,15 @@ class Params(Strict):
     @model_validator(mode="after")
     def _references(self) -> Params:
         for name in self.reproduce:
-            _known("reproduce", name, self.experiments, "experiment")
+            store = FLOW.fullmatch(name)
+            if store is None:
+                _known("reproduce", name, self.experiments, "experiment")
+                continue
+            estimators = {key: model for key, model in self.models.items() if model.task == "flow"}
+            _known(f"reproduce {name}", store["estimator"], estimators, "flow estimator")
+            _known(f"reproduce {name}", store["dataset"], self.datasets, "dataset")
+            splits = registry("datasets")[self.datasets[store["dataset"]].kind].SPLITS
+            _known(f"reproduce {name}", store["split"], dict.fromkeys(splits), "split")
         for name, experiment in self.experiments.items():
             where = f"experiments.{name}"
             _known(f"{where}.dataset", experiment.dataset, self.datasets, "dataset")
@@ -299,6 +333,11 @@ class Params(Strict):
                 _known(f"models.{name}.predict.flow", entry.flow, self.models, "flow estimator")
                 if self.models[entry.flow].task != "flow":
                     raise ValueError(f"models.{name}.predict.flow: {entry.flow} does not estimate flow")
+                if self.models[entry.flow].export != "pairs":
+                    raise ValueError(
+                        f"models.{name}.predict.flow: {entry.flow} exports flow for DTVNet alone; name one whose "
+                        "predict.export is pairs"
+                    )
         return self
 
     def _fits(self, where: str, experiment: Experiment) -> None:
@@ -336,10 +375,17 @@ def registry(package: str) -> dict[str, ModuleType]:
     return {name: module for name, module in sorted(modules.items()) if hasattr(module, "Params")}
 
 
+def _or_name(schema: dict[str, Any]) -> None:
+    """Let a JSON schema allow a name too."""
+    told = {key: schema.pop(key) for key in list(schema) if key not in ("description", "title")}
+    schema["anyOf"] = [told, {"type": "string"}]
+
+
 @functools.cache
 def params_class() -> type[Params]:
     """Return `Params` with the union of all registered datasets, models and metrics as its types."""
 
+    @functools.cache
     def union(package: str) -> Any:
         """Return the type of an entry: the classes of all modules, told apart by `kind`."""
         kinds: list[Any] = []
@@ -356,14 +402,17 @@ def params_class() -> type[Params]:
 
     def section(base: type[BaseModel], key: str, package: str) -> Any:
         entries: Any = dict.__class_getitem__((Name, union(package)))
-        return (entries, Field(description=base.model_fields[key].description, min_length=1))
+        named: Any = {"json_schema_extra": _or_name} if base is Experiment else {}
+        return (entries, Field(description=base.model_fields[key].description, min_length=1, **named))
 
     experiment: Any = create_model("Experiment", __base__=Experiment, metrics=section(Experiment, "metrics", "metrics"))
+    profiles: Any = dict.__class_getitem__((Name, dict.__class_getitem__((Name, union("metrics")))))
     return create_model(
         "Params",
         __base__=Params,
         datasets=section(Params, "datasets", "datasets"),
         models=section(Params, "models", "models"),
+        profiles=(profiles, Field(description=Params.model_fields["profiles"].description)),
         experiments=(dict[Name, experiment], Field(description=Params.model_fields["experiments"].description)),
     )
 
@@ -381,9 +430,25 @@ def load(raw: dict[str, Any] | None = None) -> Params:
         else:
             raw = _read()
     try:
-        return params_class().model_validate(raw)
+        return params_class().model_validate(_expanded(raw))
     except ValidationError as error:
         raise RetakeError(f"{source} is not valid:\n" + "\n".join(_explain(e) for e in error.errors())) from None
+
+
+def _expanded(raw: Any) -> Any:
+    """Return the tree with the metrics of a profile where an experiment names one; what else is wrong stays as it is."""
+    profiles = raw.get("profiles") if isinstance(raw, dict) else None
+    experiments = raw.get("experiments") if isinstance(raw, dict) else None
+    if not isinstance(profiles, dict) or not isinstance(experiments, dict):
+        return raw
+    found = dict(experiments)
+    for name, experiment in experiments.items():
+        profile = experiment.get("metrics") if isinstance(experiment, dict) else None
+        if isinstance(profile, str):
+            if profile not in profiles:
+                raise RetakeError(f"experiments.{name}.metrics: no profile {profile!r}{near(profile, profiles)}")
+            found[name] = experiment | {"metrics": profiles[profile]}
+    return raw | {"experiments": found}
 
 
 def _read() -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """What the Snakemake and DVC graphs share: every stage's instances, files, params keys and code.
 
 `python -m pipeline.plan` writes `workflow/plan.yaml`, the data of dvc.yaml's `foreach` (DVC's templates cannot pair
-experiments with models): the instances behind the experiments that `reproduce` names. Snakemake makes any experiment by
-its target. DVC runs that command too, as its stage `plan`: when it changes the file, the run stops and asks for a second
-`dvc repro`, because DVC read the old plan.
+experiments with models): the instances behind the experiments and flow stores that `reproduce` names. Snakemake makes
+any experiment, frames or flow by its target. DVC runs that command too, as its stage `plan`: when it changes the file,
+the run stops and asks for a second `dvc repro`, because DVC read the old plan.
 
 An input that only some instances have (a baseline has no checkpoint) repeats another of their inputs in the others, since
 DVC's templates have no optional dependencies.
@@ -16,7 +16,7 @@ import functools
 import hashlib
 import os
 import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ USES: dict[str, list[str]] = {
         "compute.channels_last",
     ],
     "bring": ["protocols.{protocol}"],
-    "score": ["experiments.{experiment}.metrics", "experiments.{experiment}.missing_weights"],
+    "score": ["{metrics}", "experiments.{experiment}.missing_weights"],
     "table": ["experiments.{experiment}"],
 }
 
@@ -126,6 +126,7 @@ SCAFFOLD = [
 ]
 
 TRUTH = ("truth", "truth_noc")  # kinds of model whose flow is read from a dataset's archives
+PUBLISHED = "workflow/weights.csv"  # input of an import: published weights need no dataset
 
 Fields = dict[str, str]
 Plan = dict[str, dict[str, Fields]]
@@ -146,8 +147,11 @@ def module(package: str, kind: str) -> str:
     return str(folder) if folder.is_dir() else f"{folder}.py"
 
 
-def plan(p: Params, experiments: list[str], trainings: Iterable[tuple[str, str]] = ()) -> Plan:
-    """Return stage -> instance name -> fields, for everything behind `experiments` and `trainings` (model, dataset)."""
+def plan(p: Params, wanted: list[str]) -> Plan:
+    """Return stage -> instance name -> fields, for everything behind `wanted`: experiments, flow stores and checkpoints by path.
+
+    A flow store's estimator has the weights that are trained on the store's own dataset.
+    """
     stages: Plan = {stage: {} for stage in OUTPUTS}
 
     def add(stage: str, **fields: str) -> Path:
@@ -162,7 +166,7 @@ def plan(p: Params, experiments: list[str], trainings: Iterable[tuple[str, str]]
     def checkpoint(name: str, dataset: str) -> str:
         """Return the checkpoint of a model: the one that is trained on the dataset, or imported."""
         model = p.models[name]
-        images = validation = truth = start = frames(dataset, "train")
+        images = validation = truth = start = PUBLISHED if model.checkpoint else frames(dataset, "train")
         if model.train is not None and model.train.validation is not None:
             validation = frames(dataset, model.train.validation)
             if model.task == "flow" and hasattr(params.registry("datasets")[p.datasets[dataset].kind], "truth"):
@@ -201,10 +205,18 @@ def plan(p: Params, experiments: list[str], trainings: Iterable[tuple[str, str]]
             )
         )
 
-    for model_and_dataset in trainings:
-        checkpoint(*model_and_dataset)
-    for name in experiments:
+    for name in wanted:
+        if store := params.FLOW.fullmatch(name):
+            flow(store["estimator"], store["dataset"], store["split"], store["dataset"])
+            continue
+        if trained := params.CHECKPOINT.fullmatch(name):
+            checkpoint(trained["model"], trained["dataset"])
+            continue
         e = p.experiments[name]
+        # The params key of its metrics: a profile's where the experiment has just those
+        metrics = next(
+            (f"profiles.{k}" for k, v in p.profiles.items() if v == e.metrics), f"experiments.{name}.metrics"
+        )
         test = frames(e.dataset, "test")
         # Low resolution: the dataset's own, where it has some.
         kind = params.registry("datasets")[p.datasets[e.dataset].kind]
@@ -228,10 +240,10 @@ def plan(p: Params, experiments: list[str], trainings: Iterable[tuple[str, str]]
                 "predict", experiment=name, model=row, protocol=e.protocol, frames=test, checkpoint=weights,
                 flow=exact if model.task == "flow" else estimated, low=low, code=module("models", model.kind),
             )  # fmt: skip
-            add("score", experiment=name, model=row, frames=test, flow=estimated, truth=truth, low=low)
+            add("score", experiment=name, model=row, frames=test, flow=estimated, truth=truth, low=low, metrics=metrics)
         for row, folder in e.predictions.items():
             add("bring", experiment=name, model=row, protocol=e.protocol, frames=test, low=low, source=folder)
-            add("score", experiment=name, model=row, frames=test, flow=test, truth=test, low=low)
+            add("score", experiment=name, model=row, frames=test, flow=test, truth=test, low=low, metrics=metrics)
         add("table", experiment=name, protocol=e.protocol, frames=test, truth=exact, low=low)
     return stages
 
@@ -297,11 +309,16 @@ def uses(p: Params, stage: str, fields: Fields) -> dict[str, Any]:
     return {key: params.subtree(p, key) for key in (k.format(**fields) for k in USES[stage])}
 
 
-def files(p: Params, experiments: list[str]) -> Iterator[str]:
-    """Yield every file between raw data and the tables of `experiments`, the tables included."""
-    for stage, instances in plan(p, experiments).items():
+def files(p: Params, wanted: list[str]) -> Iterator[str]:
+    """Yield every file between raw data and what is `wanted` (as in `plan`), that included."""
+    for stage, instances in plan(p, wanted).items():
         for fields in instances.values():
             yield from (output.format(**fields) for output in OUTPUTS[stage])
+
+
+def targets(p: Params) -> list[str]:
+    """Return the files that are made when no target is given."""
+    return [name if params.FLOW.fullmatch(name) else str(path("table", experiment=name)) for name in p.reproduce]
 
 
 def dump(p: Params) -> str:
@@ -313,35 +330,26 @@ def dump(p: Params) -> str:
 def fields_of(p: Params, stage: str, **wildcards: str) -> Fields:
     """Return the fields of the instance that `wildcards` name, in any experiment of params.yaml.
 
-    Frames, flow by an estimator without weights, and checkpoints are made of every dataset, needed by an experiment or
-    not. Raises RetakeError when nothing in params.yaml leads there, or when DVC runs the stages of an older plan.
+    Frames, flow and checkpoints are made of every dataset, needed by an experiment or not. Raises RetakeError when
+    nothing in params.yaml leads there, or when DVC runs the stages of an older plan.
     """
     if "DVC_STAGE" in os.environ and params.VARIABLE not in os.environ and FILE.read_text() != dump(p):
         raise RetakeError(f"{FILE} is behind params.yaml: run `python -m pipeline.plan`, then the same command again")
     if id(p) not in _WHOLE:
-        _WHOLE[id(p)] = (p, plan(p, list(p.experiments)))
+        _WHOLE[id(p)] = (p, plan(p, list(dict.fromkeys([*p.experiments, *p.reproduce]))))
     everything = _WHOLE[id(p)][1][stage]
     name = "-".join(wildcards[k] for k in _keys(stage))
     if name not in everything:
         dataset = p.datasets.get(wildcards.get("dataset", ""))
-        estimator = p.models.get(wildcards.get("estimator", ""))
+        model = p.models.get(wildcards.get("estimator", wildcards.get("model", "")))
         if dataset is not None and stage in ("download", "frames"):
             return {**wildcards, "code": module("datasets", dataset.kind)}
-        model = p.models.get(wildcards.get("model", ""))
-        if dataset is not None and stage == "train" and model is not None and model.has_weights:
-            return plan(p, [], [(wildcards["model"], wildcards["dataset"])])["train"][name]
-        if dataset is not None and stage == "flow" and estimator is not None and not estimator.has_weights:
-            images = str(path("frames", **wildcards))
-            raw = str(path("download", **wildcards)) if estimator.kind in TRUTH else images
-            code, dataset_code = module("models", estimator.kind), module("datasets", dataset.kind)
-            return {
-                **wildcards,
-                "frames": images,
-                "raw": raw,
-                "checkpoint": images,
-                "code": code,
-                "dataset_code": dataset_code,
-            }
+        if (
+            dataset is not None
+            and model is not None
+            and ((stage == "flow" and model.task == "flow") or (stage == "train" and model.has_weights))
+        ):
+            return plan(p, [str(path(stage, **wildcards))])[stage][name]
         raise RetakeError(f"no experiment in params.yaml needs {stage} of {name}{near(name, everything)}")
     return everything[name]
 

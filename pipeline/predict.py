@@ -241,6 +241,7 @@ def _meta(p: Params, fields: plan.Fields, store: Store, network: Any, digest: st
         "data": store.identity,
         "licence": store.meta.get("licence"),
         "partial": store.meta.get("partial"),
+        "fit": store.meta.get("fit"),
         "checkpoint": digest,
         "params": hashlib.sha256(json.dumps(uses, sort_keys=True).encode()).hexdigest(),
         "parameters": sum(t.numel() for part in parts if hasattr(part, "parameters") for t in part.parameters()),

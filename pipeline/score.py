@@ -5,12 +5,14 @@
 `data/scores/<experiment>/<model>.parquet` has the columns
 
     window   prediction: "<clip>:<start>"; flow: "<clip>:<frame>"; super_resolution: the clip
-    horizon  prediction: step from 1; super_resolution: number of the frame; 0 for a value of the whole window
+             "" for a value of the whole set
+    horizon  prediction: step from 1; super_resolution: number of the frame; 0 for a value of the whole window or set
     sample, metric, value (float64)
     weight   what the window counts in the mean: 1, or for pooled metrics its number of pixels; 0: it is left out
 
 Its schema's metadata, key `retake`, is JSON: each metric's label, direction, scale, digits and settings, what it `needs`,
-and the number of its values; the metrics without values and why; the prediction store's identity and metadata.
+its identity (a digest of kind and settings) and the number of its values; of metrics of sets the interval and the samples; the
+metrics without values and why; the prediction store's identity and metadata.
 Averages are made in the table. Windows, and the frames of scenes, are read one by one, so memory stays flat.
 """
 
@@ -18,6 +20,8 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,7 +35,7 @@ import pyarrow.parquet as pq
 
 from pipeline import compute, params, plan
 from pipeline.errors import RetakeError, log, progress, run
-from pipeline.metrics import Undefined, temporal
+from pipeline.metrics import Undefined, cache, frechet, sets, temporal
 from pipeline.params import Params, Prediction, SuperResolution
 from pipeline.store.atomic import atomic
 from pipeline.store.frames import Store
@@ -40,6 +44,7 @@ from pipeline.tasks import prediction, super_resolution
 from pipeline.tasks.prediction import Window
 
 SLACK = 1e-3  # what a float prediction may lie outside [0,1]
+AT_ONCE = 16  # frames that are read together for features
 Function = Callable[..., Any]
 Row = tuple[str, int, int, str, float, float]  # window, step, sample, metric, value, weight
 
@@ -122,19 +127,150 @@ def _score_windows(
     flow = Store(fields["flow"]) if metrics.of("flow") and _reads_flow(p, name) else None
     truth = Store(fields["truth"]) if flow else None
     rows: list[Row] = []
-    for window in progress(windows, unit="window", desc=f"score {name}"):
+    motion = _window_motion(frames, windows, protocol)
+    for number, window in enumerate(progress(windows, unit="window", desc=f"score {name}")):
         key = prediction.key(window)
-        target = _unit(prediction.targets(frames, window, protocol), f"{frames.path}, window {key}")
-        for sample, images in _predictions(predicted, key, protocol.horizon, samples, target.shape):
+        span = prediction.target_rows(frames, window, protocol)
+        height, width = frames.content[span[0]]
+        true = prediction.targets(frames, window, protocol)[:, :height, :width]
+        target = _unit(true, f"{frames.path}, window {key}")
+        for sample, images in _predictions(predicted, key, range(samples), frames, span):
             where = f"{predicted.path}, window {key}, sample {sample}"
             for metric, values in metrics.values("frames", where, images, target):
                 rows += [(key, step + 1, sample, metric, float(v), 1.0) for step, v in enumerate(values)]
+            for metric, value in _neighbours(metrics, where, images, target, motion(window)):
+                rows.append((key, 0, sample, metric, value, 1.0))
+        if metrics.of("samples"):
+            some = np.stack([images for _, images in _predictions(predicted, key, range(samples), frames, span)])
+            for metric, values in metrics.values("samples", f"{predicted.path}, window {key}", some):
+                drop = p.experiments[fields["experiment"]].metrics[metric].drop  # type: ignore[attr-defined]
+                kept = len(windows) if drop is None else frechet.kept(len(windows), drop)
+                rows.append((key, 0, 0, metric, float(values[0]), float(number < kept)))
         if flow is not None and truth is not None:
-            pair = [x[None] for x in (_flow(s, frames, window, protocol) for s in (flow, truth))]
+            pair = [_flow(s, frames, window, protocol)[None, :height, :width] for s in (flow, truth)]
             for metric, values in metrics.values("flow", f"{truth.path}, window {key}", *pair):
                 rows.append((key, 0, 0, metric, float(values[0]), 1.0))
     stores = [s.identity for s in (flow, truth) if s is not None]
-    return rows, {"windows": len(windows), "samples": samples, "flow": stores}
+    whole, facts = _score_sets(protocol, frames, predicted, windows, samples, metrics)
+    return rows + whole, {"windows": len(windows), "samples": samples, "flow": stores, "sets": facts}
+
+
+def _neighbours(
+    metrics: Metrics, where: str, images: np.ndarray, target: np.ndarray, motion: Callable[[int], temporal.Motion]
+) -> Iterator[tuple[str, float]]:
+    """Yield (metric, mean over neighbouring frames) of the metrics of pairs in a predicted clip."""
+    region = (slice(None), slice(None))
+    found: dict[str, list[float]] = {}
+    for step in range(len(images) - 1):
+        pair = images[step : step + 2], target[step : step + 2]
+        for metric, values in metrics.values("pairs", where, *pair, region, motion(step)):
+            found.setdefault(metric, []).append(float(values[0]))
+    for metric, each in found.items():
+        yield metric, float(np.mean(each))
+    if len(images) < 2:
+        for metric in list(metrics.of("pairs")):
+            metrics.skip(metric, "two predicted frames are needed, the protocol has one")
+
+
+def _score_sets(
+    protocol: Prediction, frames: Store, predicted: Store, windows: list[Window], samples: int, metrics: Metrics
+) -> tuple[list[Row], dict[str, Any]]:
+    """Return one value a sample of the metrics of sets (window "", step 0), and their intervals and notes by metric.
+
+    The true set is the targets of all windows, each frame as often as it is one. Features are kept; those of a true frame that
+    several windows share are made once.
+    """
+    rows: list[Row] = []
+    facts: dict[str, Any] = {}
+    spans = [prediction.target_rows(frames, window, protocol) for window in windows]
+    for metric, built in list(metrics.of("features").items()):
+        distance: sets.Distance = built  # type: ignore[assignment]
+        try:
+            true = _true_features(distance, frames, spans)
+            found = [
+                distance.distance(
+                    _predicted_features(distance, frames, predicted, windows, spans, sample),
+                    true,
+                    (protocol.horizon, protocol.horizon) if distance.unit == "frames" else (1, 1),
+                )
+                for sample in range(samples)
+            ]
+        except Undefined as reason:
+            metrics.skip(metric, str(reason))
+            continue
+        except RetakeError as error:
+            raise RetakeError(f"{metric} of {predicted.path}: {error}") from None
+        rows += [("", 0, sample, metric, f.value, 1.0) for sample, f in enumerate(found)]
+        intervals = [f.interval for f in found if f.interval]
+        facts[metric] = {"interval": np.mean(intervals, axis=0).tolist() if intervals else None, "note": found[0].note}
+    return rows, facts
+
+
+def _true_features(distance: sets.Distance, frames: Store, spans: list[range]) -> Any:
+    """Return the features of the targets: those of every frame, or of every window's clip."""
+    if distance.unit == "clips":
+        content = cache.digest(frames.identity.encode(), repr(spans).encode())
+        return distance.rows(
+            content,
+            len(spans),
+            lambda: (_unit(np.stack([_true(frames, r) for r in span]), str(frames.path)) for span in spans),
+        )
+    wanted = np.concatenate([np.array(span) for span in spans])
+    needed = np.unique(wanted)
+    content = cache.digest(frames.identity.encode(), needed.tobytes())
+
+    def images() -> Iterator[np.ndarray]:
+        """Yield stacks of frames of one size."""
+        changes = np.flatnonzero((np.diff(frames.content[needed], axis=0) != 0).any(axis=1)) + 1
+        for same in np.split(needed, changes):
+            for at in range(0, len(same), AT_ONCE):
+                yield _unit(np.stack([_true(frames, int(row)) for row in same[at : at + AT_ONCE]]), str(frames.path))
+
+    base = distance.rows(content, len(needed), images)
+    return cache.Taken(base, np.searchsorted(needed, wanted))
+
+
+def _predicted_features(
+    distance: sets.Distance, frames: Store, predicted: Store, windows: list[Window], spans: list[range], sample: int
+) -> np.ndarray:
+    """Return the features of one sample of all predictions, window by window."""
+
+    def images() -> Iterator[np.ndarray]:
+        for window, span in zip(progress(windows, unit="window", desc="features"), spans, strict=True):
+            for _, found in _predictions(predicted, prediction.key(window), range(sample, sample + 1), frames, span):
+                yield found
+
+    content = f"{predicted.identity} sample {sample}"
+    return distance.rows(content, len(spans) if distance.unit == "clips" else sum(map(len, spans)), images)
+
+
+def _window_motion(
+    frames: Store, windows: list[Window], protocol: Prediction
+) -> Callable[[Window], Callable[[int], temporal.Motion]]:
+    """Return the function of a window and a step that gives a function for the true motion from there to the next step."""
+    reach: dict[str, range] = {}
+    for window in windows:
+        span = prediction.target_rows(frames, window, protocol)
+        before = reach.get(window[0], span)
+        reach[window[0]] = range(min(before.start, span.start), max(before.stop, span.stop))
+    kept = {clip: _true_motion(frames, clip, rows) for clip, rows in reach.items()}
+
+    def motion(window: Window) -> Callable[[int], temporal.Motion]:
+        first = prediction.target_rows(frames, window, protocol).start
+        return lambda step: functools.partial(kept[window[0]], first + step)
+
+    return motion
+
+
+def _true_motion(frames: Store, clip: str, rows: range) -> Callable[[int], np.ndarray]:
+    """Return the function of a row that gives the true motion from it to the next; estimated once for `rows`, and kept."""
+
+    @functools.cache
+    def kept() -> np.ndarray:
+        content = f"{frames.identity} {clip} {rows.start} to {rows.stop}"
+        return temporal.kept_motion(content, len(rows), lambda: (_true(frames, row) for row in rows))
+
+    return lambda row: kept()[row - rows.start]
 
 
 def _score_scenes(
@@ -149,6 +285,7 @@ def _score_scenes(
         true = frames.clips[clip]
         scored = slice(protocol.trim, len(true) - protocol.trim)
         region = _scored_part(frames, true[0], protocol)
+        motion = _true_motion(frames, clip, true[scored])
         before: list[np.ndarray] = []
         for pair in zip(predicted.clips[clip][scored], true[scored], strict=True):
             frame = int(frames.frame[pair[1]])
@@ -157,7 +294,7 @@ def _score_scenes(
             found = list(metrics.values("frames", where, *(image[:, *region] for image in images)))
             if before and metrics.of("pairs"):
                 both = [np.concatenate(x) for x in zip(before, images, strict=True)]
-                found += metrics.values("pairs", where, *both, region)
+                found += metrics.values("pairs", where, *both, region, functools.partial(motion, pair[1] - 1))
             rows += [(clip, frame, 0, metric, float(values[0]), 1.0) for metric, values in found]
             before = images
     return rows, {"windows": len(clips), "samples": 1, "flow": []}
@@ -282,7 +419,7 @@ def _build(p: Params, experiment: str, name: str) -> Metrics:
 
     e, registry = p.experiments[experiment], params.registry("metrics")
     metrics = Metrics()
-    images = any(registry[m.kind].NEEDS in ("frames", "pairs") for m in e.metrics.values())
+    images = any(registry[m.kind].NEEDS not in ("flow", "fields") for m in e.metrics.values())
     device = compute.device(p) if images else "cpu"
     for key, metric in e.metrics.items():
         module = registry[metric.kind]
@@ -314,7 +451,9 @@ def _describe(p: Params, experiment: str) -> dict[str, Any]:
             "scale": registry[metric.kind].SCALE,
             "digits": getattr(registry[metric.kind], "DIGITS", 2),
             "needs": registry[metric.kind].NEEDS,
-            "settings": registry[metric.kind].settings(metric),
+            "mean": getattr(registry[metric.kind], "MEAN", None),
+            "settings": (told := registry[metric.kind].settings(metric)),
+            "identity": hashlib.sha256(json.dumps([metric.kind, told], sort_keys=True).encode()).hexdigest()[:8],
         }
         for key, metric in p.experiments[experiment].metrics.items()
     }
@@ -325,22 +464,28 @@ def _label(module: Any, metric: Any) -> str:
     return str(module.label(metric)) if hasattr(module, "label") else str(module.LABEL)
 
 
+def _true(frames: Store, row: int) -> np.ndarray:
+    """Return a true frame without its padding."""
+    height, width = frames.content[row]
+    return frames.image(row)[:height, :width]
+
+
 def _predictions(
-    store: Store, key: str, horizon: int, samples: int, shape: tuple[int, ...]
+    store: Store, key: str, samples: range, frames: Store, span: range
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (sample, images (horizon, H, W, 3) float32 in [0,1])."""
+    """Yield (sample, images (horizon, H, W, 3) float32 in [0,1]) for the true frames in the rows `span`, without padding."""
     at = {(int(store.sample[r]), int(store.frame[r])): r for r in store.clips[key]}
-    for sample in range(samples):
+    size, (height, width) = tuple(frames.size[span[0]]), frames.content[span[0]]
+    for sample in samples:
         images = []
-        for step in range(1, horizon + 1):
+        for step in range(1, len(span) + 1):
             image = store.image(at[sample, step])
-            if image.shape != shape[1:]:
-                height, width = image.shape[:2]
+            if image.shape != (*size, 3):
                 raise RetakeError(
-                    f"{store.path}, window {key}, step {step}: the image is {width}x{height}, "
-                    f"the true frame {shape[2]}x{shape[1]}: predict at the size of the dataset"
+                    f"{store.path}, window {key}, step {step}: the image is {image.shape[1]}x{image.shape[0]}, "
+                    f"the true frame {size[1]}x{size[0]}: predict at the size of the dataset"
                 )
-            images.append(image)
+            images.append(image[:height, :width])
         yield sample, _unit(np.stack(images), f"{store.path}, window {key}, sample {sample}")
 
 

@@ -42,7 +42,12 @@ RESAMPLES, SEED, INTERVAL = 1000, 0, (2.5, 97.5)
 MILLIONS = {"1e6": 10**6, "million": 10**6}
 PARTS = ("low", "high", "spread")
 SPEED = ("ms_per_frame", "frames_per_s", "peak_memory_mib", "device", "threads", "batch")
-FACTS = ("n", "samples", "parameters", "gmacs", "checkpoint", "data", "params", "partial", "note")
+FITS = {  # how frames came to the size that a dataset's entry says
+    "resize": "resized without regard to their aspect ratio (OpenCV, linear)",
+    "antialiased": "resized without regard to their aspect ratio (Pillow, bilinear with antialiasing)",
+    "pad": "scaled down where they do not fit, then padded by their last column and row; padding is not scored",
+}
+FACTS = ("n", "samples", "parameters", "gmacs", "checkpoint", "data", "params", "partial", "note", "metrics")
 
 
 @dataclass
@@ -142,6 +147,7 @@ def make(p: Params, experiment: str) -> None:
     e, protocol = p.experiments[experiment], p.protocols[fields["protocol"]]
     layout = LAYOUTS[protocol.task]
     rows = [measured(p, experiment, name) for name in (*e.models, *e.predictions)]
+    _same_metrics(rows)
     columns = layout.columns(e, rows[0].meta)
     for row in rows:
         fill(row, columns)
@@ -192,6 +198,7 @@ def measured(p: Params, experiment: str, name: str) -> Row:
     made = meta["predictions"]
     meta["values"], meta["weights"], meta["horizons"] = _pivot(table.to_pydict(), meta, path)
     notes = [f"{metric}: {reason}" for metric, reason in sorted(meta["skipped"].items())]
+    notes += [f"{metric}: {told['note']}" for metric, told in sorted(meta.get("sets", {}).items())]
     if made.get("brought"):
         notes.insert(0, f"brought as {made['brought']}")
     facts = {
@@ -202,8 +209,22 @@ def measured(p: Params, experiment: str, name: str) -> Row:
         **{key: made[key][:12] for key in ("checkpoint", "data", "params")},
         "partial": made.get("partial") or "",
         "note": "; ".join(notes),
+        "metrics": " ".join(f"{metric}:{about['identity']}" for metric, about in meta["metrics"].items()),
     }
     return Row(name, e.models.get(name, name), "measured", facts=facts, meta=meta)
+
+
+def _same_metrics(rows: list[Row]) -> None:
+    """Raise RetakeError when two rows' values of a metric are not of the same kind, settings and versions."""
+    first = rows[0]
+    for row in rows[1:]:
+        for metric, about in row.meta["metrics"].items():
+            other = first.meta["metrics"][metric]
+            if about["identity"] != other["identity"]:
+                raise RetakeError(
+                    f"{metric} of {row.name} is {about['settings']}, that of {first.name} {other['settings']}: they do not "
+                    "compare. Score all rows again: `snakemake --forcerun score`"
+                )
 
 
 def _pivot(
@@ -244,28 +265,44 @@ def _pivot(
 
 def fill(row: Row, columns: list[Column]) -> None:
     """Compute the cells of a measured row, and of a row with steps its values at each single step."""
-    values, weights = row.meta["values"], row.meta["weights"]
-    wanted: dict[Any, tuple[float, np.ndarray, np.ndarray]] = {}  # where to put it -> scale, units, what they count
+    values, weights, abouts = row.meta["values"], row.meta["weights"], row.meta["metrics"]
+    wanted: dict[Any, tuple[str, np.ndarray, np.ndarray]] = {}  # where to put it -> metric, units, what they count
     for column in columns:
         metric = column.metric
         if metric in values and (not column.window or column.window in values[metric]):
-            wanted[column.name] = (column.about["scale"], *column.units(values[metric], weights[metric]))
-    for metric, scale in {c.metric: c.about["scale"] for c in columns if c.k and c.metric in values}.items():
+            wanted[column.name] = (metric, *column.units(values[metric], weights[metric]))
+    for metric in dict.fromkeys(c.metric for c in columns if c.k and c.metric in values):
         steps = np.stack(list(values[metric].values()))
         for step in range(steps.shape[2]):
-            wanted[metric, step + 1] = (scale, steps[:, :, step], np.array(list(weights[metric].values())))
+            wanted[metric, step + 1] = (metric, steps[:, :, step], np.array(list(weights[metric].values())))
     for n in dict.fromkeys(len(units) for _, units, _ in wanted.values()):  # those of as many units share draws
         some = {where: cell for where, cell in wanted.items() if len(cell[1]) == n}
-        stacked = np.stack([scale * units.mean(axis=1) for scale, units, _ in some.values()], axis=1)
+        scales = [abouts[metric]["scale"] for metric, _, _ in some.values()]
+        stacked = np.stack(
+            [s * units.mean(axis=1) for s, (_, units, _) in zip(scales, some.values(), strict=True)], axis=1
+        )
         lows, highs = bootstrap(stacked, np.stack([weight for *_, weight in some.values()], axis=1))
-        for (where, (scale, units, weight)), low, high in zip(some.items(), lows, highs, strict=True):
+        for (where, (metric, units, weight)), scale, *ends in zip(some.items(), scales, lows, highs, strict=True):
             samples = scale * (units * weight[:, None]).mean(axis=0) / weight.mean()
+            mean = samples.mean()
+            if abouts[metric]["mean"] == "decibel":  # of squared errors, whose mean is taken first
+                samples, mean, *ends = (_decibel(x) for x in (samples, mean, *ends[::-1]))
+            elif metric in row.meta.get(
+                "sets", {}
+            ):  # drawn over the set's samples: there is one value to draw from here
+                ends = [scale * x for x in row.meta["sets"][metric]["interval"] or (math.nan, math.nan)]
             spread = samples.std(ddof=1) if len(samples) > 1 and np.isfinite(samples).all() else math.nan
-            cell = Cell(float(samples.mean()), float(low), float(high), float(spread))
+            cell = Cell(float(mean), float(ends[0]), float(ends[1]), float(spread))
             if isinstance(where, tuple):
                 row.steps[where] = cell
             else:
                 row.cells[where] = cell
+
+
+def _decibel(errors: Any) -> Any:
+    """Return the PSNR of mean squared errors of images in [0,1]."""
+    with np.errstate(divide="ignore"):
+        return -10 * np.log10(errors)
 
 
 def bootstrap(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -556,6 +593,9 @@ def _explain(e: Experiment, rows: list[Row]) -> list[str]:
         lines.append(f"* {row.label}: {lineage}.")
     for partial in dict.fromkeys(row.facts["partial"] for row in rows if row.facts["partial"]):
         lines.append(f"* **Partial data: {partial}.** Not comparable with published numbers.")
+    for fit in dict.fromkeys(row.meta["predictions"].get("fit") for row in rows):
+        if fit:
+            lines.append(f"* Frames: `fit: {fit}`, {FITS[fit]}.")
     for licence in dict.fromkeys(row.meta["predictions"].get("licence") for row in rows):
         if licence:
             lines.append(f"* Data: {licence}")

@@ -5,7 +5,8 @@
 
 The checkpoint (`data/checkpoints/<model>/<dataset>.pt`, loads with weights_only) holds `weights` (last), `best` (by
 validation as the task defines it: PSNR at t+1, endpoint error), the params that made them and the data's identity.
-Beside it: `<dataset>.metrics.jsonl`, one line a step, and, until the end, `<dataset>.resume/<key>.pt`, from which a killed training goes on to the same weights. The key is a hash of
+Beside it: `<dataset>.metrics.jsonl`, one line a step, for some tasks what validation looks like
+(`<dataset>.validation.png`, `.mp4`, made anew each time), and, until the end, `<dataset>.resume/<key>.pt`, from which a killed training goes on to the same weights. The key is a hash of
 params, data and code, so a changed training never goes on with the old state. SIGTERM saves and exits with code 75, which
 schedulers requeue.
 """
@@ -174,6 +175,9 @@ def train(p: Params, fields: plan.Fields) -> None:
                 if fabric.global_rank == 0:
                     name, value = validation.score(fabric.device)
                     values[name] = value
+                    if hasattr(validation, "show"):
+                        for file in validation.show(fabric.device, output.with_suffix("")):
+                            mlflow.artifact(file)
                     rank = value if task.BETTER == "higher" else -value
                     if rank > best[0]:
                         best = (rank, {k: v.detach().cpu().clone() for k, v in network.state_dict().items()})

@@ -6,6 +6,7 @@
     python -m pipeline.view data/predictions/kitti/dmvfn.arrow --clip CLIP:START
     python -m pipeline.view data/predictions/vid4/tecogan.arrow --clip SCENE
     python -m pipeline.view data/flow/dis/kitti/test.arrow --format flo         # every field (of --clip) as a file
+    python -m pipeline.view data/flow/arflow_sky/sky_timelapse_arflow/train.arrow --format npy --output flow/sky_train
 
 Files go to `--output`, or to `data/view/` under the store's and the clip's name. Only the rows that are shown are read.
 `picture` is the one that the table stage leaves in `results/`.
@@ -54,7 +55,9 @@ def main() -> None:
     parser.add_argument("store", type=Path, help="an .arrow file of data/frames, data/flow or data/predictions")
     parser.add_argument("--clip", help="the clip (of predictions: the window, CLIP:START); without it they are listed")
     parser.add_argument("--output", type=Path, help="folder to write to (default: under data/view/)")
-    parser.add_argument("--format", choices=["flo", "kitti", "png"], help="flow: write files of this format, no sheet")
+    parser.add_argument(
+        "--format", choices=["flo", "kitti", "npy", "png"], help="flow: write files of this format, no sheet"
+    )
     args = parser.parse_args()
     store = Store(args.store)
     if args.clip is not None and args.clip not in store.clips:
@@ -67,7 +70,7 @@ def main() -> None:
     clips = list(store.clips) if args.clip is None else [args.clip]
     base = args.output or _folder(store.path, args.format)
     for clip in progress(clips, unit="clip", desc="view") if len(clips) > 1 else clips:
-        folder = base if args.output and len(clips) == 1 else base / _safe(clip)
+        folder = base if args.output and args.clip is not None else base / _safe(clip)
         if args.format:
             export(store, clip, args.format, folder)
         elif store.meta["channels"] == 2:
@@ -114,10 +117,20 @@ def show_flow(store: Store, clip: str, folder: Path) -> None:
     scale = _scale(store, rows)
     frames = _frames_of(store) if Path(store.meta["frames"]).exists() else None
 
+    sky = store.meta.get("export") == "sky"
+
     def stacked(row: int, colours: np.ndarray) -> np.ndarray:
         if frames is None:
             return colours
-        return np.vstack([_display(frames.image(_row(frames, clip, int(store.frame[row])))), colours])
+        image = _display(frames.image(_row(frames, clip, int(store.frame[row]))))
+        size = colours.shape[1], colours.shape[0]
+        if image.shape != colours.shape:
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        return np.vstack([image, colours])
+
+    def caption(row: int) -> str:
+        number = int(store.frame[row])
+        return f"{number if row == rows[0] else number - 1} to {number}" if sky else f"{number} to {number + 1}"
 
     def images() -> Iterator[np.ndarray]:
         for row in progress(rows, unit="field", desc="flow"):
@@ -127,8 +140,7 @@ def show_flow(store: Store, clip: str, folder: Path) -> None:
 
     write_video(folder / "clip.mp4", images(), RATE)
     cells: list[Cell] = [
-        (f"{store.frame[row]} to {store.frame[row] + 1}", stacked(row, files.colours(store.image(row), scale)))
-        for row in _spread(rows, SHEET)
+        (caption(row), stacked(row, files.colours(store.image(row), scale))) for row in _spread(rows, SHEET)
     ]
     key = legend(scale)
     write_image(folder / "legend.png", key)
@@ -193,13 +205,20 @@ def show_scene(store: Store, clip: str, folder: Path) -> None:
 
 
 def export(store: Store, clip: str, kind: str, folder: Path) -> None:
-    """Write every field of a clip as `<frame>.flo`, as KITTI's 16-bit `.png` (kitti), or in colours as `.png` (png)."""
+    """Write every field of a clip as `<frame>.flo`, as KITTI's 16-bit `.png` (kitti), or in colours as `.png` (png).
+
+    npy: `.npy`, named like the image that names the field, as DTVNet looks for it; images of one name: by number.
+    """
     rows = store.clips[clip]
+    images = [Path(store.source(row)).stem for row in rows]
+    distinct = len(set(images)) == len(images)
     scale = _scale(store, rows) if kind == "png" else 0.0
     for row in progress(rows, unit="field", desc=kind, leave=False):
         flow, name = store.image(row), f"{store.frame[row]:010d}"
         if kind == "flo":
             files.write_flo(folder / f"{name}.flo", flow)
+        elif kind == "npy":
+            files.write_npy(folder / f"{images[row - rows[0]] if distinct else name}.npy", flow)
         elif kind == "kitti":
             files.write_kitti(folder / f"{name}.png", flow)
         else:

@@ -18,6 +18,8 @@ import pickletools
 import re
 import sys
 import warnings
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +135,90 @@ def params_of(file: str | Path) -> dict[str, Any]:
     """Return {params key: value} that made a checkpoint of ours; {} for a published one. Raises as `load_tree`."""
     tree: Any = {} if tensorflow.holds(file) else load_tree(file)
     return json.loads(tree["params"]) if isinstance(tree, dict) and isinstance(tree.get("params"), str) else {}
+
+
+def load_script(file: str | Path) -> dict[str, Tensor]:
+    """Return the tensors by name of a TorchScript archive, on the CPU; its code is neither read nor run.
+
+    Such a file is a program, and `torch.jit.load` takes it as one: weights_only does not reach it. Its members `data/*` are
+    plain numbers, and `data.pkl` says which tensor they are, in a pickle of which only the few names that stand for
+    tensors and lists are allowed here; the program's own classes become empty shells. Raises RetakeError as `load_file`.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise RetakeError(f"no weights {file}: check the name")
+    try:
+        _whole(file)
+        with zipfile.ZipFile(file) as zipped:
+            table = next((n for n in zipped.namelist() if n.endswith("/data.pkl")), None)
+            if table is None or f"{table.removesuffix('data.pkl')}constants.pkl" not in zipped.namelist():
+                raise RetakeError(f"{file} is no TorchScript archive")
+            root = table.removesuffix("data.pkl")
+            tree = _Scripted(io.BytesIO(zipped.read(table)), lambda key: zipped.read(f"{root}data/{key}")).load()
+            return dict(_tensors(tree, ""))
+    except pickle.UnpicklingError as error:
+        raise RetakeError(f"{file} is refused: {error}") from None
+    except (RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise RetakeError(f"{file} is no TorchScript archive, or truncated: {type(error).__name__} {error}") from None
+
+
+class _Shell:
+    """Stands in for an object of a TorchScript program: its attributes, nothing that runs."""
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+
+
+class _Scripted(pickle.Unpickler):
+    """Reads `data.pkl` of a TorchScript archive; `data` gives the bytes of one of its storages."""
+
+    def __init__(self, file: io.BytesIO, data: Any) -> None:
+        super().__init__(file)
+        self.data = data
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what a name of the pickle stands for."""
+        from collections import OrderedDict
+
+        import torch
+
+        if module.startswith("__torch__"):
+            return _Shell
+        storages = {"FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
+                    "LongStorage": torch.int64, "IntStorage": torch.int32, "BoolStorage": torch.bool,
+                    "ByteStorage": torch.uint8, "BFloat16Storage": torch.bfloat16}  # fmt: skip
+        known = {("torch", key): value for key, value in storages.items()} | {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): _rebuilt,
+        }
+        known |= {("torch.jit._pickle", f"build_{kind}list"): list for kind in ("int", "tensor", "double", "bool")}
+        known[("torch.jit._pickle", "restore_type_tag")] = lambda value, _: value
+        if (module, name) not in known:
+            raise pickle.UnpicklingError(f"it would run code, {module}.{name}")
+        return known[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Return a storage as a flat tensor."""
+        import torch
+
+        _, dtype, key, _, count = pid
+        return torch.frombuffer(bytearray(self.data(key)), dtype=dtype, count=count)
+
+
+def _rebuilt(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Any:
+    return storage.as_strided(tuple(size), tuple(stride), offset).contiguous()
+
+
+def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a tree of shells by their dotted names."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    parts = vars(value) if isinstance(value, _Shell) else value if isinstance(value, dict) else {}
+    for key, part in parts.items():
+        yield from _tensors(part, f"{name}.{key}" if name else str(key))
 
 
 def _calls(file: Path) -> str:

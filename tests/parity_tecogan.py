@@ -66,7 +66,16 @@ def recipe(**changes: Any) -> dict[str, Any]:
         **dict(
             moving_first_frame=0.3, lr=5e-5, min_lr=None, adam="tensorflow", first_output="glorot", start=None, warp=1.0
         ),
-        **dict(ping_pong=0.5, vgg=0.2, vgg_weights="vgg_19.ckpt", adversarial=0.01, layers=1.0, balance=0.4, quirks=[]),
+        **dict(
+            ping_pong=0.5,
+            vgg=0.2,
+            vgg_weights="vgg_19.ckpt",
+            adversarial=0.01,
+            layers=1.0,
+            discriminator="merged",
+            balance=0.4,
+            quirks=[],
+        ),
         **changes,
     }
 

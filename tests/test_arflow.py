@@ -21,7 +21,7 @@ from pipeline.errors import RetakeError
 from pipeline.losses import unflow
 from pipeline.metrics import Undefined, flow_errors
 from pipeline.models import arflow
-from pipeline.models.arflow import published, transform
+from pipeline.models.arflow import transform
 from pipeline.models.arflow.network import PWCLite, correlation, correlation_shifts
 
 RECIPE: dict[str, Any] = {
@@ -94,7 +94,7 @@ def params(
         },
         "train": train,
         "checkpoint": None,
-        "predict": {"fit": "resize", "height": None, "width": None, "weights": "last", **predict},
+        "predict": {"export": "pairs", "fit": "resize", "height": None, "width": None, "weights": "last", **predict},
     }
     return arflow.Params.model_validate(tree)
 
@@ -452,6 +452,19 @@ def test_flow_comes_back_at_the_frames_size_in_its_pixels(
     np.testing.assert_allclose(flow, np.broadcast_to(expected, flow.shape), rtol=1e-5)
 
 
+def test_the_quirk_warps_half_a_pixel_off() -> None:
+    tree = params().model_dump()
+    tree["network"]["quirks"]["half_pixel_warp"] = True
+    frames = render(0, 64, 128)[0]
+    found = []
+    for entry in (params(), arflow.Params.model_validate(tree)):
+        torch.manual_seed(0)
+        network = arflow.build(entry)
+        network.start_kaiming()
+        found.append(network.estimate(*frames))
+    assert np.abs(found[0] - found[1]).max() > 0.01
+
+
 def test_resize_takes_the_test_size(monkeypatch: pytest.MonkeyPatch) -> None:
     network = arflow.build(params(height=128, width=192))
     seen = []
@@ -487,22 +500,6 @@ def test_three_frames_need_the_one_before() -> None:
     flow = network.estimate(first, second, previous)
     assert flow.shape == (64, 64, 2)
     assert not np.allclose(flow, network.estimate(first, second, second))
-
-
-def test_sky_export_begins_with_a_frame_to_itself_and_leaves_the_last_out() -> None:
-    class Difference:
-        def estimate(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-            return np.full((*first.shape[:2], 2), float(second[0, 0, 0]) - float(first[0, 0, 0]), np.float32)
-
-    frames = [np.full((36, 64, 3), value, np.uint8) for value in (0, 1, 3, 7, 15)]
-    files = dict(published.sky_export(Difference(), frames))
-    assert list(files) == [0, 1, 2, 3]
-    for i, motion in enumerate((0, 1, 2, 4)):
-        assert files[i].shape == (128, 128, 2)
-        assert files[i].dtype == np.float32
-        np.testing.assert_allclose(
-            files[i], np.broadcast_to([motion * 128 / 64, motion * 128 / 36], (128, 128, 2)), rtol=1e-6
-        )
 
 
 def test_flow_errors_by_hand() -> None:

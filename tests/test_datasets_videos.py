@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import download, fetch, frames
+from pipeline import download, fetch, frames, params
 from pipeline.datasets import bair, dtdb, iper, qst, sky_timelapse, tecogan_train
 from pipeline.errors import RetakeError
 from pipeline.store import layout, scenes, tars, tfrecord, video
@@ -168,9 +168,23 @@ def test_sky_counts_of_dtvnet_from_names_alone(
         sky_timelapse.clips(p, "test", [archive])
 
 
-def test_dtvnet_has_no_validation() -> None:
+@pytest.mark.parametrize(("paper", "name"), [("dtvnet", "DTVNet"), ("arflow", "ARFlow")])
+def test_some_papers_have_no_validation(paper: str, name: str) -> None:
     archive = sky_zip({"sky_train/a/a_1": {1: jpg(0)}})
-    assert "DTVNet has no split val" in refused(params_of("sky_timelapse", paper="dtvnet"), "val", [archive])
+    assert f"{name} has no split val" in refused(params_of("sky_timelapse", paper=paper), "val", [archive])
+
+
+def test_arflow_takes_every_frame_of_sky_as_it_is() -> None:
+    short = {f"sky_train/{ID}/{ID}_1": {n: jpg(n, 36, 64) for n in (1, 2, 4)}, "sky_train/b/b_1": {7: jpg(9, 36, 64)}}
+    archive = sky_zip({**short, "sky_train/b/b_2": {}})
+    p = params_of("sky_timelapse", paper="arflow", height=36, width=64, codec="jpeg")
+    made = store(p, "train", [archive])
+    assert {clip: made.frame[rows.start : rows.stop].tolist() for clip, rows in made.clips.items()} == {
+        f"{ID}/{ID}_1": [0, 1, 2], "b/b_1": [0],
+    }  # fmt: skip
+    assert bytes(made.encoded(2)) == jpg(4, 36, 64)
+    assert made.source(2).endswith(f"{ID}_frames_00000004.jpg")
+    assert made.meta["partial"] == "1 of 1 archives, 2 of 2392 clips"
 
 
 def test_sky_frames_in_natural_order_and_gaps_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -877,6 +891,32 @@ def test_scenes_lie_inside_shots(positions: set[int], total: int, length: int) -
 def test_no_frames_no_scenes() -> None:
     assert scenes.cuts(iter(())) == ([], 0)
     assert scenes.starts([], 0, 120) == []
+
+
+# Bad archives
+
+
+@pytest.mark.parametrize(
+    ("kind", "split", "example"),
+    [
+        ("sky_timelapse", "test", "sky_test/07U1fSrk9oI/07U1fSrk9oI_1/07U1fSrk9oI_frames_00000001.jpg"),
+        ("iper", "val", "006_1_1.mp4"),
+        ("dtdb", "train", "fire/train/<video>/frame0.jpg"),
+        ("qst", "train", "train_urls.txt"),
+    ],
+)
+def test_wrong_archives_in_the_right_place(kind: str, split: str, example: str) -> None:
+    """Another archive, the right one inside another zip, an empty one, half of one."""
+    p = params_of(kind)
+    path = make_zip(raw(kind) / params.registry("datasets")[kind].archives(p, split)[0], {"COCO/1.txt": b"", "a": b""})
+    assert f"no {example}" in refused(p, split, [path])
+    text = refused(p, split, [make_zip(path, {path.name: path.read_bytes()})])
+    assert (f"it holds another archive, {path.name!r}: put that one there" in text) or kind == "qst"
+    assert f"no {example}" in refused(p, split, [make_zip(path, {})])
+    make_zip(path, {f"{n}.bin": bytes(100) for n in range(100)})
+    text = refused(p, split, [cut_zip(path, 0.5)])
+    assert f"{path} is not a whole zip archive: it is truncated" in text
+    assert f"Put the publisher's {path.name} there again" in text
 
 
 # Memory

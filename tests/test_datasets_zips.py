@@ -34,6 +34,7 @@ from tests.layouts_zips import (
     davis_zip,
     entry,
     flo,
+    huge_zip,
     inside,
     jpg,
     kitti_flow_zips,
@@ -277,6 +278,23 @@ def test_ucf101_the_list_and_its_counts() -> None:
     assert sum(ucf101.EXPECTED.values()) == 13320
 
 
+@pytest.mark.parametrize("source", ["avi", "jpegs_256"])
+def test_ucf101_counts_from_names_alone(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """13,320 clips in the archive, 9,537 of them in trainlist01, 3,783 in testlist01."""
+    clips = [f"v_Class{chr(65 + k // 2000)}_g{k // 100 % 99:02d}_c{k % 100:02d}" for k in range(13320)]
+    lists = ucf_lists(Path(), clips[:9537], clips[9537:])
+    archive = Path(ucf101.ARCHIVES[source][0])
+    inside_ = {
+        "avi": [f"UCF-101/{clip.split('_')[1]}/{clip}.avi" for clip in clips],
+        "jpegs_256": [f"jpegs_256/{clip}/frame{n:06d}.jpg" for clip in clips for n in (1, 2)],
+    }[source]
+    monkeypatch.setattr(layout, "names", lambda path: inside_ if path == archive else archives.names(path))
+    p = entry("ucf101", source=source)
+    for split, count in (("train", 9537), ("test", 3783)):
+        found = ucf101.clips(p, split, [lists, archive])
+        assert {"clips": len({clip.name for clip in found})} == {"clips": count} == ucf101.expected(p, split)
+
+
 # DAVIS 2017
 
 
@@ -306,8 +324,11 @@ def test_davis_fit(resolution: str) -> None:
     small = cv2.resize(picture(9, 48, 110)[..., ::-1], (96, 42))[..., ::-1]
     assert np.array_equal(wide[:42], small)
     assert np.array_equal(wide[42:], np.repeat(small[-1:], 6, axis=0))
+    assert padded.meta["values"] == frames.UNPADDED
+    assert padded.content.tolist() == [[48, 85]] * 2 + [[42, 96]] * 2
     resized = store(entry("davis2017", resolution=resolution, fit="resize", height=48, width=96), "test", [archive])
     assert resized.meta["fit"] == "resize"
+    assert "values" not in resized.meta
     assert np.array_equal(resized.read("dog", [1])[0], cv2.resize(picture(1, 48, 85)[..., ::-1], (96, 48))[..., ::-1])
 
 
@@ -621,9 +642,15 @@ def test_sintel_movie() -> None:
     archive = scenes_zip(Path("sintel_raw.zip"), shots, "Sintel_raw/")
     p = entry("sintel", renderings=["movie"], scenes="all")
     assert shapes(sintel.clips(p, "train", [archive])) == {"movie/02": [7, 8], "movie/shot 01": list(range(98, 103))}
-    assert (sintel.archives(p, "train"), sintel.archives(p, "test")) == (["sintel_raw.zip"], [])
-    with pytest.raises(RetakeError, match="have no split test: add clean or final"):
-        sintel.clips(p, "test", [])
+    assert (sintel.archives(p, "train"), sintel.archives(p, "benchmark")) == (["sintel_raw.zip"], [])
+    with pytest.raises(RetakeError, match="have no split benchmark: add clean or final"):
+        sintel.clips(p, "benchmark", [])
+    # its training is validated on MPI Sintel, which has true flow
+    validation = sintel_zip(Path(), {"cave_2": [b""] * 2}, {"cave_2": [flo(np.ones((4, 6, 2)))]})
+    assert sintel.archives(p, "test") == ["MPI-Sintel-complete.zip"]
+    assert list(shapes(sintel.clips(p, "test", [validation]))) == ["clean/cave_2", "final/cave_2"]
+    assert [clip for clip, *_ in sintel.truth(p, "test", [validation])] == ["clean/cave_2", "final/cave_2"]
+    assert sintel.expected(p, "test") == {"clips": 46, "frames": 2128}
     mixed = entry("sintel", renderings=["final", "movie"], scenes="all")
     complete = sintel_zip(Path(), {"cave_2": [b""] * 2}, {})
     assert list(shapes(sintel.clips(mixed, "train", [complete, archive]))) == [
@@ -889,6 +916,38 @@ def test_memory_of_a_zip_of_3_gb() -> None:
                 out.writestr(f"vimeo_interp_test/target/{clip}/im{n}.png", data)
     assert path.stat().st_size > 3e9
     assert peak(path) < 700
+
+
+HUGE = """
+import sys
+from pathlib import Path
+from pipeline import frames
+from pipeline.store.frames import Store
+from tests.layouts_zips import entry
+from tests.test_datasets_zips import project
+p = entry("ucf101", source="jpegs_256", codec="jpeg")
+frames.read_manifest = lambda path, kind: ([Path(name) for name in sys.argv[1:]], [])
+print(len(Store(frames.make(project(ucf101=p), "ucf101", "train")).clips))
+print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_memory_of_a_zip_of_two_and_a_half_million_members() -> None:
+    """As many as UCF101's JPEG release has; the directory alone fills 250 MB."""
+    clips = [f"v_Class{chr(65 + k // 2000)}_g{k // 100 % 99:02d}_c{k % 100:02d}" for k in range(13320)]
+    images = (f"jpegs_256/{clip}/frame{n:06d}.jpg" for clip in clips for n in range(1, 188))
+    archive = huge_zip(Path("ucf101_jpegs_256.zip"), images, jpg(0, 16, 16))
+    lists = ucf_lists(Path(), clips[:9537])
+    done = subprocess.run(
+        [sys.executable, "-c", HUGE, str(lists), str(archive)],
+        env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    count, kib = map(int, done.stdout.split())
+    assert count == 9537
+    assert kib < 1.5 * 2**20
 
 
 def test_streams_say_where_they_are_from(tmp_path: Path) -> None:

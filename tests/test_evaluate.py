@@ -91,7 +91,7 @@ def test_clips_are_paired_by_name_and_averaged_by_frame(tmp_path: Path) -> None:
 def test_equal_images(tmp_path: Path) -> None:
     clips = saved(tmp_path / "a.npy", np.stack([images(2), images(2, seed=1)]))
     table = evaluate(clips, clips, ["psnr", "ssim"])
-    assert row(table, "0001") == row(table, "all 2") == [np.inf, 1]
+    assert row(table, "000001") == row(table, "all 2") == [np.inf, 1]
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -100,8 +100,38 @@ def test_the_command(tmp_path: Path) -> None:
     done = subprocess.run([*command, "psnr"], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout.splitlines()[1].split() == ["all", "1", "inf"], done.stderr
     done = subprocess.run([*command, "pnsr"], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1 and "no metric 'pnsr' (did you mean 'psnr'?)" in done.stderr
+    assert done.returncode == 1 and "no metric 'pnsr' in profile clean (did you mean 'psnr'?)" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_names_are_those_of_a_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bare name is the profile's; others by PROFILE.NAME; what a metric is stands below the table."""
+    a, b = saved(tmp_path / "a.npy", images(64, 64)), saved(tmp_path / "b.npy", noisy(images(64, 64)))
+    table = evaluate(b, a, ["psnr", "dtvnet.psnr", "psnr_of_mean"])
+    ours, ffmpegs, of_mean = row(table, "all 1")
+    assert ours != pytest.approx(ffmpegs, abs=0.01)
+    assert round(ffmpegs, 2) == pytest.approx(ffmpegs, abs=0.01) and of_mean <= ours
+    assert 'dtvnet.psnr: {"name": "PSNR (FFmpeg)"' in table
+    assert row(evaluate(b, a, ["psnr"], "dtvnet"), "all 1") == [ffmpegs]
+    assert evaluate(b, a, [], "dtvnet").splitlines()[0].split() == ["clip", "psnr", "ssim", "flow_mse"]
+    for names, profile, words in [
+        (["pfvd"], "clean", r"no metric 'pfvd' in profile clean: name it cinn\.pfvd"),
+        (["psnr"], "dmvnf", r"no profile 'dmvnf' \(did you mean 'dmvfn'\?\)"),
+        (["cinn.diversity_vgg"], "clean", "diversity_vgg compares several samples of a start, not two sets of clips"),
+        (["epe"], "arflow", "epe compares flow fields"),
+        ([], "arflow", "profile arflow has no metric of frames"),
+    ]:
+        with pytest.raises(RetakeError, match=words):
+            evaluate(b, a, names, profile)
+
+
+def test_psnr_of_mean_averages_errors_before_the_logarithm(tmp_path: Path) -> None:
+    truth = np.zeros((2, 2, 16, 16, 3), np.float32)
+    ours = truth.copy()
+    ours[0, 0], ours[1] = 0.2, 0.1
+    table = evaluate(saved(tmp_path / "b.npy", ours), saved(tmp_path / "a.npy", truth), ["psnr", "psnr_of_mean"])
+    assert row(table, "000000") == [np.inf, pytest.approx(-10 * np.log10(0.04 / 2), abs=1e-4)]
+    assert row(table, "all 2") == [np.inf, pytest.approx(-10 * np.log10((0.04 + 2 * 0.01) / 4), abs=1e-4)]
 
 
 def float_with(value: float) -> np.ndarray:

@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +17,12 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pipeline import flow as stage
-from pipeline import params
+from pipeline import params, plan, view, weights
 from pipeline.errors import RetakeError
 from pipeline.models import dis, farneback, truth
 from pipeline.store import flow as files
@@ -30,12 +31,21 @@ from pipeline.store.images import read_image, write_image
 
 NONE: dict[str, Any] = {"network": None, "train": None, "checkpoint": None}
 MODELS = {
-    "dis": dis.Params(kind="dis", **NONE, predict={"preset": "medium"}),
-    "quick": dis.Params(kind="dis", **NONE, predict={"preset": "ultrafast"}),
+    "dis": dis.Params(kind="dis", **NONE, predict={"export": "pairs", "preset": "medium"}),
+    "quick": dis.Params(kind="dis", **NONE, predict={"export": "pairs", "preset": "ultrafast"}),
+    "sky": dis.Params(kind="dis", **NONE, predict={"export": "sky", "preset": "medium"}),
     "farneback": farneback.Params(
         kind="farneback",
         **NONE,
-        predict={"pyr_scale": 0.5, "levels": 3, "winsize": 15, "iterations": 3, "poly_n": 5, "poly_sigma": 1.2},
+        predict={
+            "export": "pairs",
+            "pyr_scale": 0.5,
+            "levels": 3,
+            "winsize": 15,
+            "iterations": 3,
+            "poly_n": 5,
+            "poly_sigma": 1.2,
+        },
     ),
     "truth": truth.Params(kind="truth", **NONE, predict=None),
 }
@@ -255,7 +265,7 @@ def test_estimators_find_the_shift_of_a_texture(name: str, worst: float, shift: 
 @pytest.mark.parametrize(("preset", "least"), [("ultrafast", 32), ("fast", 32), ("medium", 16)])
 def test_dis_works_from_its_smallest_size_on_and_refuses_smaller(preset: str, least: int) -> None:
     """Below, OpenCV chooses pyramid levels by the width alone and dies of a segmentation fault on wide images."""
-    model = dis.Params(kind="dis", **NONE, predict={"preset": preset})
+    model = dis.Params(kind="dis", **NONE, predict={"export": "pairs", "preset": preset})
     for size in ((least, least), (least, 2000), (900, least)):
         model.check(*size)
         image = texture(*size)
@@ -283,16 +293,16 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(params, "registry", lambda package: {"toy": toy} if package == "datasets" else real(package))
     names = {"toy": SimpleNamespace(kind="toy"), "toys": SimpleNamespace(kind="toy")}
     models = {**MODELS, "copy_last": SimpleNamespace(task="prediction")}
-    return SimpleNamespace(models=models, datasets=names, toy=toy)
+    return SimpleNamespace(models=models, datasets=names, toy=toy, compute=SimpleNamespace(batch=2))
 
 
-def store_frames(clips: dict[str, dict[int, np.ndarray]], dataset: str = "toy") -> Store:
+def store_frames(clips: dict[str, dict[int, np.ndarray]], dataset: str = "toy", source: str = "") -> Store:
     path = Path("data/frames") / dataset / "test.arrow"
     meta = {"dataset": dataset, "split": "test", "height": 64, "width": 96, "licence": "none", "partial": "1 of 2"}
     with Writer(path, codec="png", meta=meta) as out:
         for clip, frames in clips.items():
             for number, image in frames.items():
-                out.add(clip, number, image)
+                out.add(clip, number, image, source=source or f"toy.zip/{clip}/{clip[0]}_frames_{number:08d}.jpg")
     return Store(path)
 
 
@@ -350,12 +360,62 @@ def test_few_pairs_are_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
             assert taken <= given_back + 5
 
 
+def test_sky_export_begins_with_a_frame_to_itself_and_leaves_the_last_out(project: Any, tmp_path: Path) -> None:
+    """Fields are named like their second frame, also in the files that DTVNet reads; gaps in the numbers are gone over."""
+    clips = two_clips()
+    frames = store_frames(clips)
+    path = stage.make(project, "sky", "toy", "test")
+    store = Store(path)
+    assert {clip: store.frame[rows.start : rows.stop].tolist() for clip, rows in store.clips.items()} == {
+        "a/left": [4, 5, 6, 9], "b/left": [0, 1, 2],
+    }  # fmt: skip
+    assert store.image(0).shape == (128, 128, 2)
+    assert (store.meta["export"], store.meta["height"], store.meta["width"]) == ("sky", 128, 128)
+    assert np.abs(store.image(0)).max() < 0.1  # DIS sees that nothing moves
+    estimate = dis.build(MODELS["dis"]).estimate  # type: ignore[arg-type]
+    images = list(clips["a/left"].values())
+    for row, (first, second) in enumerate(((0, 0), (0, 1), (1, 2), (2, 3))):
+        expected = files.resize(estimate(images[first], images[second]), 128, 128)
+        assert endpoint_error(store.image(row), expected).max() <= files.ERROR
+    assert endpoint_error(store.image(1), (2 * 128 / 96, 1 * 128 / 64))[12:-12, 12:-12].mean() < 0.3
+    assert [store.source(row) for row in range(4)] == [frames.source(row) for row in range(4)]
+    view.export(store, "a/left", "npy", tmp_path / "npy")
+    assert sorted(p.name for p in (tmp_path / "npy").iterdir()) == [f"a_frames_{n:08d}.npy" for n in (4, 5, 6, 9)]
+    array = np.load(tmp_path / "npy/a_frames_00000005.npy")
+    assert (array.shape, array.dtype) == ((128, 128, 2), np.float32)
+    np.testing.assert_array_equal(array, store.image(1))
+    view.show_flow(store, "a/left", tmp_path / "seen")
+    assert read_image(tmp_path / "seen/sheet.png").shape[1] > 4 * 128
+
+
+def test_fields_of_images_with_one_name_are_numbered(project: Any, tmp_path: Path) -> None:
+    store_frames({"a": dict(enumerate(moving(3, (1, 0))))}, source="film.mp4")
+    store = Store(stage.make(project, "dis", "toy", "test"))
+    view.export(store, "a", "npy", tmp_path / "npy")
+    assert sorted(p.name for p in (tmp_path / "npy").iterdir()) == ["0000000000.npy", "0000000001.npy"]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 40), st.integers(1, 40))
+def test_resize_is_bilinear_with_aligned_corners(height: int, width: int, to_height: int, to_width: int) -> None:
+    import torch
+
+    from pipeline.models.arflow.transform import resize_flow
+
+    flow = np.random.default_rng(0).normal(size=(height, width, 2)).astype(np.float32)
+    exact = torch.from_numpy(flow).double().permute(2, 0, 1)[None]
+    expected = resize_flow(exact, to_height, to_width)[0].permute(1, 2, 0)
+    found = files.resize(flow, to_height, to_width)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_stage_bad_input(project: Any) -> None:
     with pytest.raises(RetakeError, match=r"no store at data/frames/toy/test\.arrow: make it with `snakemake"):
         stage.make(project, "dis", "toy", "test")
     with pytest.raises(RetakeError, match=r"unknown flow estimator 'diss'.*'dis'"):
         stage.make(project, "diss", "toy", "test")
-    with pytest.raises(RetakeError, match=r"copy_last is a prediction model.*known: dis, farneback, quick, truth"):
+    with pytest.raises(RetakeError, match=r"copy_last is a prediction model.*known: dis, farneback, quick, sky, truth"):
         stage.make(project, "copy_last", "toy", "test")
     with pytest.raises(RetakeError, match=r"unknown dataset 'toyz'.*'toys?'"):
         stage.make(project, "dis", "toyz", "test")
@@ -437,6 +497,192 @@ def test_truth_bad_input(project: Any, archive: None) -> None:
     assert not list(Path("data").rglob("flow/**/*.arrow*"))
 
 
+# Networks: pairs in batches, after their weights came through the import of a published file.
+
+
+PUBLISHED = "arflow_kitti15_ar_published"
+
+
+def network_project(folder: Path, frames: int = 2) -> params.Params:
+    """Return the project's parameters, at small sizes, with a dataset of two clips of two sizes in `folder`."""
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"reproduce": [], "experiments": {}}
+    tree["compute"] |= {"device": "cpu", "threads": 1, "batch": 3}
+    tree["datasets"] = {"toy": tree["datasets"]["sintel"]}
+    tree["models"] = {PUBLISHED: tree["models"][PUBLISHED]}
+    tree["models"][PUBLISHED]["predict"] |= {"height": 64, "width": 128}
+    tree["models"][PUBLISHED]["network"]["frames"] = frames
+    (folder / "workflow").mkdir(exist_ok=True)
+    (folder / "workflow/weights.csv").write_text((ROOT / "workflow/weights.csv").read_text())
+    (folder / "params.yaml").write_text(yaml.safe_dump(tree))
+    clips = {"a": dict(enumerate(moving(6, (2, 1)))), "b": dict(enumerate(moving(3, (1, 0), (48, 80))))}
+    store_frames(clips)
+    return params.load(tree)
+
+
+def published_file(folder: Path, views: int = 2, dense: bool = False, **changes: Any) -> Path:
+    """Write a checkpoint as published: torch's pickle of `epoch` and `state_dict`."""
+    import torch
+
+    from pipeline.models.arflow.network import PWCLite
+
+    torch.manual_seed(0)
+    network = PWCLite(views, dense=dense)
+    network.start_kaiming()
+    path = folder / "data/weights/arflow_kitti15_ar.tar"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"epoch": 7, "state_dict": {**network.state_dict(), **changes}}, path)
+    return path
+
+
+def imported(p: params.Params) -> Path:
+    from pipeline import train
+
+    fields = plan.fields_of(p, "train", model=PUBLISHED, dataset="toy")
+    assert plan.inputs(p, "train", fields) == ["workflow/weights.csv"]  # no frames are prepared for it
+    train.import_published(p, fields)
+    return plan.path("train", **fields)
+
+
+def test_a_published_file_goes_through_the_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In batches of three pairs: those of one pair to a rounding, and the same bytes on any number of cores."""
+    monkeypatch.chdir(tmp_path)
+    p = network_project(tmp_path)
+    source = weights.load_file(published_file(tmp_path))
+    tree = weights.load_tree(imported(p))
+    assert weights.digest(tree["weights"]) == weights.digest(source)
+    stores = {}
+    for batch in (1, 3):
+        p.compute.batch = batch
+        written = []
+        for cores in (1, 5):
+            monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)))
+            written.append(stage.make(p, PUBLISHED, "toy", "test").read_bytes())
+        assert written[0] == written[1]
+        store = Store(plan.path("flow", estimator=PUBLISHED, dataset="toy", split="test"))
+        assert store.meta["checkpoint"] == weights.digest(source)
+        stores[batch] = [store.image(row) for row in range(len(store))]
+    assert [field.shape for field in stores[1]] == [(64, 96, 2)] * 5 + [(48, 80, 2)] * 2
+    for one, three in zip(stores[1], stores[3], strict=True):
+        assert np.abs(one - three).max() <= 1 / files.UNIT  # float error, on two sides of a rounding
+    frames = Store("data/frames/toy/test.arrow")
+    network, _ = weights.load_model(p.models[PUBLISHED], plan.path("train", model=PUBLISHED, dataset="toy"), "cpu")
+    assert endpoint_error(stores[3][4], network.estimate(*frames.read("a", [4, 5]))).max() < 2 * files.ERROR
+    assert np.abs(stores[3][4]).mean() > 0.1
+    for name, image in zip("AB", frames.read("a", [4, 5]), strict=True):
+        write_image(f"{name}.png", image)
+    checkpoint = Path("data/weights/arflow_kitti15_ar.tar")
+    stage.make_pair(p.models[PUBLISHED], [Path("A.png"), Path("B.png")], Path("f.flo"), None, checkpoint=checkpoint)
+    assert endpoint_error(files.read_flo("f.flo"), stores[3][4]).max() < 2 * files.ERROR
+
+
+def test_frames_are_decoded_while_the_network_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    p = network_project(tmp_path)
+    later, real = threading.Event(), Store.image
+
+    def image(self: Store, row: int) -> np.ndarray:
+        if row == 5:  # of the second batch
+            later.set()
+        return real(self, row)
+
+    class Estimator:
+        def estimate_batch(self, frames: np.ndarray) -> np.ndarray:
+            assert later.wait(60)
+            return np.zeros((len(frames), *frames.shape[2:4], 2), np.float32)
+
+    monkeypatch.setattr(Store, "image", image)
+    monkeypatch.setattr(stage, "_build", lambda *_: (Estimator(), "digest"))
+    assert len(Store(stage.make(p, PUBLISHED, "toy", "test"))) == 7
+
+
+def test_batches_are_of_one_size_and_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    p = network_project(tmp_path, frames=3)
+    seen = []
+
+    class Estimator:
+        context = 3
+
+        def estimate_batch(self, frames: np.ndarray) -> np.ndarray:
+            seen.append(frames.shape)
+            return (frames[:, 0, :1, :1, :2] + np.zeros((*frames.shape[2:4], 2))).astype(np.float32)
+
+    monkeypatch.setattr(stage, "_build", lambda *_: (Estimator(), "digest"))
+    path = stage.make(p, PUBLISHED, "toy", "test")
+    assert seen == [(3, 3, 64, 96, 3), (2, 3, 64, 96, 3), (2, 3, 48, 80, 3)]
+    store, frames = Store(path), Store("data/frames/toy/test.arrow")
+    before = {"a": [0, 0, 1, 2, 3], "b": [0, 0]}  # where a clip begins, its first frame twice
+    for clip, rows in store.clips.items():
+        found = [store.image(row)[0, 0].tolist() for row in rows]
+        assert found == [frames.read(clip, [n])[0, 0, 0, :2].tolist() for n in before[clip]]
+    Estimator.estimate_batch = lambda self, frames: np.full((*frames.shape[:1], 64, 96, 2), np.nan, np.float32)  # type: ignore[method-assign]
+    with pytest.raises(RetakeError, match="a frame 0: arflow gives flow that is not finite at 6144 pixels"):
+        stage.make(p, PUBLISHED, "toy", "test")
+
+
+@pytest.mark.parametrize(
+    ("views", "dense", "extra", "message"),
+    [
+        (3, False, {}, r"3-frame reduced network: set network.frames 3"),
+        (2, True, {}, r"2-frame dense network: set network.frames 2 and network.estimator dense"),
+        (2, False, {"module.conv": "tensor"}, r"1 unknown: module.conv"),
+        (2, False, {"run": os.getcwd}, r"was refused: loading it would run code \((posix|nt).getcwd\)"),
+    ],
+    ids=["views", "dense", "unknown", "code"],
+)
+def test_a_published_file_of_another_network_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, views: int, dense: bool, extra: dict[str, Any], message: str
+) -> None:
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    p = network_project(tmp_path)
+    published_file(tmp_path, views, dense, **{k: torch.zeros(1) if v == "tensor" else v for k, v in extra.items()})
+    with pytest.raises(RetakeError, match=message):
+        imported(p)
+    assert not Path("data/checkpoints").exists()
+
+
+def test_published_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    p = network_project(tmp_path)
+    tree = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    tree["models"][PUBLISHED]["checkpoint"] = "arflow_sky"
+    with pytest.raises(weights.Missing, match=r"no data/weights/sky_ckpt.pth.tar. Get sky_ckpt.pth.tar from https"):
+        imported(params.load(tree))
+    with pytest.raises(RetakeError, match=r"no checkpoint data/checkpoints/.*toy.pt: check the name, or make it with"):
+        stage.make(p, PUBLISHED, "toy", "test")
+
+
+def test_a_killed_stage_leaves_nothing_and_repeats_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    p = network_project(tmp_path)
+    published_file(tmp_path)
+    imported(p)
+    output = stage.make(p, PUBLISHED, "toy", "test")
+    expected = output.read_bytes()
+    output.unlink()
+    # stops for ever before the second batch, as if the machine were slow
+    code = (
+        "import time; from pipeline import flow, params; from pipeline.models.arflow import model\n"
+        "real, seen = model.ARFlow.estimate_batch, []\n"
+        "def slow(self, frames):\n"
+        "    seen.append(print('batch', flush=True) or (time.sleep(600) if seen else 0))\n"
+        "    return real(self, frames)\n"
+        f"model.ARFlow.estimate_batch = slow; flow.make(params.load(), {PUBLISHED!r}, 'toy', 'test')\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["batch\n"] * 2
+        process.kill()
+    assert not output.exists()
+    assert stage.make(p, PUBLISHED, "toy", "test").read_bytes() == expected
+    assert [path.name for path in output.parent.iterdir()] == [output.name]
+
+
 # Two images on the command line.
 
 
@@ -455,6 +701,10 @@ def test_two_images_give_flo_kitti_png_and_picture(tmp_path: Path, two_images: l
     assert read_image(tmp_path / "picture.png").shape == (80, 120, 3)
     stage.make_pair(MODELS["dis"], two_images, tmp_path / "f.png", None)
     assert endpoint_error(files.read_kitti(tmp_path / "f.png"), flow).max() <= files.ERROR
+    stage.make_pair(MODELS["dis"], two_images, tmp_path / "f.npy", None)
+    array = np.load(tmp_path / "f.npy")
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, flow)
 
 
 def test_two_images_bad_input(tmp_path: Path, two_images: list[Path]) -> None:
@@ -485,7 +735,7 @@ def test_two_images_bad_input(tmp_path: Path, two_images: list[Path]) -> None:
     for images in (two_images[:1], [*two_images, two_images[0]]):
         with pytest.raises(RetakeError, match=f"between two images, {len(images)} given"):
             stage.make_pair(model, images, output, None)
-    with pytest.raises(RetakeError, match=r"f\.txt: flow is written as \.flo or \.png"):
+    with pytest.raises(RetakeError, match=r"f\.txt: flow is written as \.flo, \.png, \.npy"):
         stage.make_pair(model, two_images, tmp_path / "f.txt", None)
     with pytest.raises(RetakeError, match="truth is read from a dataset's archives"):
         stage.make_pair(MODELS["truth"], two_images, output, None)

@@ -195,20 +195,68 @@ def test_the_plan_knows_start_weights_and_truth() -> None:
 def test_flow_by_a_trained_estimator_waits_for_its_checkpoint() -> None:
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
     tree["models"]["flow_warp"]["predict"]["flow"] = "arflow_sky"
+    tree["models"]["arflow_sky"]["predict"]["export"] = "pairs"
     stages = plan.plan(params.load(tree), ["demo"])
     made = stages["flow"]["arflow_sky-demo-test"]
     assert made["checkpoint"] == "data/checkpoints/arflow_sky/demo.pt"
     assert made["checkpoint"] in plan.inputs(params.load(tree), "flow", made)
-    assert stages["train"]["arflow_sky-demo"]["truth"] == "data/flow/truth/demo/val.arrow"
+    assert stages["train"]["arflow_sky-demo"]["truth"] == "data/flow/truth/demo/test.arrow"
     other = copy.deepcopy(tree["experiments"]["demo"]) | {"trained_on": "kitti"}
     tree["experiments"]["other"] = other
     with pytest.raises(RetakeError, match=r"asked for with .*arflow_sky/demo.pt and with .*arflow_sky/kitti.pt: make"):
         plan.plan(params.load(tree), ["demo", "other"])
 
 
+def test_flow_stores_are_made_ahead_of_any_experiment() -> None:
+    """Those that `reproduce` names, and in Snakemake any other: of any dataset, trained on it or imported."""
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    sky = "data/flow/arflow_sky/sky_timelapse_arflow/train.arrow"
+    tree["reproduce"] = [sky]
+    p = params.load(tree)
+    assert plan.targets(p) == [sky]
+    stages = plan.plan(p, p.reproduce)
+    assert {stage: list(made) for stage, made in stages.items() if made} == {
+        "download": ["sky_timelapse_arflow-train", "sky_timelapse_arflow-test"],
+        "frames": ["sky_timelapse_arflow-train", "sky_timelapse_arflow-test"],
+        "flow": ["arflow_sky-sky_timelapse_arflow-train"],
+        "train": ["arflow_sky-sky_timelapse_arflow"],
+    }
+    tree["reproduce"] = []
+    p = params.load(tree)
+    ahead = plan.fields_of(p, "flow", estimator="arflow_sky", dataset="sky_timelapse_arflow", split="train")
+    assert ahead == stages["flow"]["arflow_sky-sky_timelapse_arflow-train"]
+    trained = plan.fields_of(p, "train", model="arflow_sky", dataset="sky_timelapse_arflow")
+    assert trained == stages["train"]["arflow_sky-sky_timelapse_arflow"]
+    known = plan.fields_of(p, "flow", estimator="arflow_sintel_ar_mv_published", dataset="bair", split="test")
+    assert known["checkpoint"] == "data/checkpoints/arflow_sintel_ar_mv_published/bair.pt"
+    imported = plan.fields_of(p, "train", model="arflow_sintel_ar_mv_published", dataset="bair")
+    assert plan.inputs(p, "train", imported) == ["workflow/weights.csv"]
+    with pytest.raises(RetakeError, match=r"no experiment in params.yaml needs train of dis-bair"):
+        plan.fields_of(p, "train", model="dis", dataset="bair")
+
+
+def test_published_entries_name_their_files_and_networks() -> None:
+    from pipeline import fetch
+
+    p = params.load(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    rows = {row.name for row in fetch.sources(ROOT / "workflow/weights.csv", key="name", extra=("use",))}
+    entries = {name: p.models[name] for name in p.models if name.startswith("arflow") and name.endswith("_published")}
+    assert {model.checkpoint for model in entries.values()} == {name for name in rows if name.startswith("arflow")}
+    for name, model in entries.items():
+        assert name == f"{model.checkpoint}_published"
+        assert (model.network.frames == 3) == ("_mv" in name)
+        assert (model.export == "sky") == ("_sky" in name)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
+        ("reproduce", ["data/flow/diss/demo/test.arrow"], r"unknown flow estimator 'diss' \(did you mean 'dis'"),
+        ("reproduce", ["data/flow/copy_last/demo/test.arrow"], "unknown flow estimator 'copy_last'"),
+        ("reproduce", ["data/flow/dis/dem/test.arrow"], r"unknown dataset 'dem' \(did you mean 'demo'"),
+        ("reproduce", ["data/flow/dis/demo/tset.arrow"], r"unknown split 'tset' \(did you mean 'test'"),
+        ("models.flow_warp.predict.flow", "dis_sky", "dis_sky exports flow for DTVNet alone; name one whose"),
+        ("models.dis.predict.export", "skies", "models.dis.predict.export: Input should be 'pairs' or 'sky'"),
         ("experiments.kitti_flow.report", [1], r"kitti_flow.report must be \[\]: the task flow has no steps"),
         ("experiments.demo.report", [], "must name steps from 1 to horizon 5"),
         ("experiments.kitti_flow.predictions", {"mine": "x"}, "only frames that were predicted can be brought"),

@@ -54,7 +54,7 @@ def message(archives: list[Path], **changes: Any) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("codec", ["raw", "png"])
+@pytest.mark.parametrize("codec", ["raw", "zstd", "png"])
 def test_frames_are_the_resized_sources(codec: str) -> None:
     sources = [[picture(10 * k + i, 37, 122) for i in range(4)] for k in range(2)]
     archives = [drive_zip(RAW, d, [encoded(s) for s in some]) for d, some in zip((A, B), sources, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -93,6 +94,54 @@ def test_few_samples_are_told_with_their_number(caplog: pytest.LogCaptureFixture
     with caplog.at_level(logging.WARNING, "retake"):
         frechet.distance(features(9, 10, 0), features(40, 10, 1))
     assert "of 9 and 40 samples with 10 features" in caplog.text
+
+
+@pytest.mark.parametrize(("n", "m"), [(60, 70), (10, 12), (10, 70)])
+def test_rows_read_at_once_do_not_matter(n: int, m: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nor that they are mapped from a file."""
+    sets = []
+    for name, rows in (("a", features(n, 24, 1)), ("b", features(m, 24, 2))):
+        np.save(tmp_path / f"{name}.npy", rows)
+        sets.append(np.load(tmp_path / f"{name}.npy", mmap_mode="r"))
+    for route in ROUTES:
+        found = []
+        for chunk in (4096, 30, 7, 1):
+            monkeypatch.setattr(frechet, "CHUNK", chunk)
+            found.append(frechet.distance(*sets, route))
+        assert found == pytest.approx([found[0]] * 4, rel=1e-7), route
+
+
+def test_memory_does_not_grow_with_the_samples(tmp_path: Path) -> None:
+    import tracemalloc
+
+    peaks = []
+    for rows in (10_000, 80_000):
+        np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(rows, 16)).astype(np.float32))
+        mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
+        tracemalloc.start()
+        frechet.distance(mapped, mapped)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 2 * 8 * 80_000 + 100_000  # the counts of rows alone
+
+
+def test_counted_moments_are_those_of_repeated_rows() -> None:
+    a = features(30, 5, 0)
+    counts = np.random.default_rng(0).integers(0, 4, 30)
+    counted, repeated = frechet.moments(a, counts), frechet.moments(np.repeat(a, counts, axis=0))
+    np.testing.assert_allclose(counted.mean, repeated.mean, rtol=1e-12)
+    np.testing.assert_allclose(counted.covariance, repeated.covariance, rtol=1e-10, atol=1e-12)
+
+
+def test_interval_draws_whole_clips() -> None:
+    """Frames of a clip that are all alike say no more than one of them: the interval is that of the clips."""
+    a, b = features(60, 4, 0), features(60, 4, 1)
+    alone = frechet.interval(a, b, draws=60)
+    together = frechet.interval(np.repeat(a, 5, axis=0), np.repeat(b, 5, axis=0), each=(5, 5), draws=60)
+    apart = frechet.interval(np.repeat(a, 5, axis=0), np.repeat(b, 5, axis=0), draws=60)
+    assert alone is not None and together is not None and apart is not None
+    assert together == pytest.approx(alone, rel=0.1)
+    assert apart[1] - apart[0] < 0.7 * (together[1] - together[0])
 
 
 def test_bad_features() -> None:

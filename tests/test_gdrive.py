@@ -9,6 +9,7 @@ import random
 import re
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,6 +174,31 @@ def test_file_that_is_gone_or_not_public(drive: Drive, page: bytes) -> None:
 def test_page_that_gdown_was_not_written_for(drive: Drive) -> None:
     drive.page(b'<html><form id="download-form" method="get"></form></html>')
     assert re.search(r"a page that gdown [0-9.]+ does not understand \(KeyError", failing(source()))
+
+
+def test_confirmation_page_for_ever(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "PAGES", 0.5)
+    drive.server.put(FIRST, CONFIRM, Move(headers=HTML))
+    drive.server.put(FILE, CONFIRM, Move(headers=HTML))
+    text = failing(source())
+    assert "shows pages for 0.5 s, such as the one that asks to confirm the download, and never the file" in text
+    assert f"Download it by hand in a browser from https://drive.google.com/file/d/{ID}/view" in text
+    assert len(drive.asked()) > 1
+    assert not list(Path().iterdir())
+
+
+def test_file_that_takes_longer_than_pages_may(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "PAGES", 1.5)
+    body, heard = packed(), []
+
+    def slow(now: int) -> None:
+        if not heard:
+            time.sleep(2)
+        heard.append(now)
+
+    drive.file(body)
+    assert get(source(size=len(body)), moved=slow) == body
+    assert len(heard) > 2
 
 
 def test_quota_page_and_a_mirror(drive: Drive) -> None:

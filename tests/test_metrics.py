@@ -16,6 +16,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from pipeline import params, weights
 from pipeline.errors import RetakeError
 from pipeline.metrics import Undefined, epe, lpips, ms_ssim, psnr, ssim, structure
+from pipeline.metrics.networks import perceptual
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
@@ -272,6 +273,35 @@ def test_lpips_refuses_values_that_are_no_image(trunks: Any) -> None:
             metric(y, x)
     with pytest.raises(RetakeError, match="target frame 1"):
         metric(x, x - 1)
+
+
+def test_a_target_goes_through_lpips_once(trunks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all samples, and of windows that overlap; the oldest are forgotten, another size or order is another image."""
+    passes: list[int] = []
+    load = perceptual.load
+
+    def counted(net: str) -> Any:
+        network = load(net)
+        network.scaling_layer.register_forward_hook(lambda *_: passes.append(1))
+        return network
+
+    monkeypatch.setattr(perceptual, "load", counted)
+    metric = built(lpips, net="alex", colour="rgb")
+    frames, guess = natural(64, 80, 1, frames=4), natural(64, 80, 2, frames=3)
+    first = metric(guess, frames[:3])
+    assert len(passes) == 6
+    assert metric(guess, frames[:3]).tolist() == first.tolist()
+    assert len(passes) == 9
+    later = metric(guess, frames[1:])
+    assert len(passes) == 13
+    assert later.tolist() == built(lpips, net="alex", colour="rgb")(guess, frames[1:]).tolist()
+    passes.clear()
+    metric(guess.reshape(3, 80, 64, 3), frames[:3].reshape(3, 80, 64, 3))
+    assert len(passes) == 6
+    monkeypatch.setattr(perceptual, "KEPT_BYTES", 0)
+    metric(guess, frames[:3])
+    metric(guess, frames[:3])
+    assert len(passes) == 6 + 3 + 6
 
 
 def test_lpips_names_its_weights() -> None:

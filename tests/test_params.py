@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import params
+from pipeline import params, plan
 from pipeline.errors import RetakeError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,3 +90,21 @@ def test_not_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RetakeError, match="is not YAML"):
         params.load()
     assert not Path("owned").exists()
+
+
+def test_a_profile_s_name_stands_for_its_metrics() -> None:
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert tree["experiments"]["kitti"]["metrics"] == "dmvfn"
+    p = params.load(tree)
+    assert p.experiments["kitti"].metrics == p.profiles["dmvfn"]
+    assert tree["experiments"]["kitti"]["metrics"] == "dmvfn"  # what was given is not changed
+    fields = plan.plan(p, ["kitti", "demo"])["score"]
+    assert fields["kitti-dmvfn"]["metrics"] == "profiles.dmvfn"
+    assert fields["demo-copy_last"]["metrics"] == "experiments.demo.metrics"
+    assert plan.uses(p, "score", fields["kitti-dmvfn"])["profiles.dmvfn"]["lpips"]["colour"] == "bgr"
+    tree["experiments"]["kitti"]["metrics"] = "dmvnf"
+    with pytest.raises(RetakeError, match=r"experiments.kitti.metrics: no profile 'dmvnf' \(did you mean 'dmvfn'\?\)"):
+        params.load(tree)
+    tree["experiments"]["kitti"]["metrics"] = "arflow"
+    with pytest.raises(RetakeError, match="flow_epe is no metric of the task prediction"):
+        params.load(tree)

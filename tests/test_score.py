@@ -37,7 +37,7 @@ def toy(**changes: Any) -> Params:
         "models": {
             "copy_last": {"kind": "copy_last"} | NONE,
             "flow_warp": {"kind": "flow_warp"} | NONE | {"predict": {"flow": "dis"}},
-            "dis": {"kind": "dis"} | NONE | {"predict": {"preset": "medium"}},
+            "dis": {"kind": "dis"} | NONE | {"predict": {"export": "pairs", "preset": "medium"}},
             "truth": {"kind": "truth"} | NONE,
         },
         "protocols": {
@@ -46,6 +46,7 @@ def toy(**changes: Any) -> Params:
                 "samples": 2,
             },
         },
+        "profiles": {},
         "experiments": {
             "toy": {
                 "dataset": "toy", "trained_on": "toy", "protocol": "next3",
@@ -178,6 +179,46 @@ def test_epe_is_of_the_flow_that_the_model_reads(project: Params) -> None:
     assert found == {(w, "epe", 0, 0): 0.5 for w in dict.fromkeys(key[0] for key in rows)}  # row 0 has no exact flow
     assert meta["skipped"] == {}
     assert meta["metrics"]["epe"]["needs"] == epe.NEEDS == "flow"
+
+
+def test_padding_is_not_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stands in the padding of frames, predictions and flow, the values are those without it."""
+    kept, values = (164, 170), np.array([164, 170], np.float32)
+    found = []
+    for padded in (False, True):
+        (tmp_path / str(padded)).mkdir()
+        monkeypatch.chdir(tmp_path / str(padded))
+        p = toy(experiments__toy__metrics={k: {"kind": k} for k in ("psnr", "ssim", "ms_ssim", "epe", "tof")})
+        write_frames()
+        write_flows()
+        whole = Store(FRAMES)
+        meta = {**whole.meta, **({"fit": "pad", "values": "unpadded"} if padded else {})}
+        with Writer(FRAMES, codec="raw", meta=meta) as out:
+            for clip, rows in whole.clips.items():
+                for row in rows:
+                    image = whole.image(row).copy()
+                    image[kept[0] :], image[:, kept[1] :] = 7, 7
+                    image = image if padded else image[: kept[0], : kept[1]]
+                    out.add(clip, int(whole.frame[row]), image, values=values if padded else None)
+        flows = [Path(f"data/flow/{name}/toy/test.arrow") for name in ("dis", "truth")]
+        for path in flows:
+            fields = Store(path)
+            with Writer(path, codec="raw", dtype="float32", channels=2, meta={}) as out:
+                for clip, rows in fields.clips.items():
+                    for row in rows:
+                        field = fields.image(row).copy()
+                        field[kept[0] :], field[:, kept[1] :] = 1000 * len(path.name), -50
+                        out.add(clip, int(fields.frame[row]), field if padded else field[: kept[0], : kept[1]])
+
+        def guess(context: np.ndarray, step: int, sample: int) -> np.ndarray:
+            image = context[-1].astype(np.uint16) * 250
+            image[kept[0] :], image[:, kept[1] :] = 65535, 0
+            return image
+
+        write_predictions(p, "flow_warp", guess, samples=1, fit="pad" if padded else None)
+        found.append(read(score.score(p, "toy", "flow_warp"))[0])
+    assert len(found[0]) == 4 * (3 * 3 + 2)
+    assert found[0] == pytest.approx(found[1], abs=1e-9)
 
 
 def test_epe_names_the_flow_that_is_not_there(project: Params) -> None:
@@ -349,7 +390,7 @@ def wreck(folder: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("folder", ["brought is not a folder (experiments.toy.predictions.brought)"]),
+        ("folder", ["no brought (experiments.toy.predictions.brought)"]),
         (
             "names",
             ["000001 is missing", "000003 is missing", "000004 is no test window", "000002/pred_3.png is missing",
@@ -381,3 +422,95 @@ def test_long_lists_of_problems_are_cut(project: Params) -> None:
         Path(f"brought/x{number:02d}").mkdir()
     with pytest.raises(RetakeError, match=r"and 24 more\nexpected in brought"):
         bring.bring(project, "toy", "brought")
+
+
+def written(path: str, guess: Any) -> np.ndarray:
+    """All windows as one array, (4, 3, H, W, 3); saved as `path`."""
+    frames, protocol = Store(FRAMES), toy().protocols["next3"]
+    contexts = [prediction.inputs(frames, window, protocol) for window in prediction.windows(frames, protocol)]
+    array = np.stack([[guess(context, step) for step in (1, 2, 3)] for context in contexts])
+    np.savez(path, array) if path.endswith("z") else np.save(path, array)
+    return array
+
+
+def video(path: Path, clip: np.ndarray, rate: int = 25) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264rgb", rate=rate, options={"crf": "0"})
+        stream.height, stream.width, stream.pix_fmt = clip.shape[1], clip.shape[2], "rgb24"
+        for image in clip:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("kind", ["mine.npy", "mine.npz", "float.npy", "videos"])
+def test_arrays_and_videos_are_brought_as_folders_are(project: Params, kind: str) -> None:
+    save(Path("brought"), blend)
+    expected = Store(bring.bring(project, "toy", "brought"))
+    images = [expected.image(row).copy() for row in range(len(expected))]
+    guess = (lambda c, k: (blend(c, k) / 255).astype(np.float32)) if kind == "float.npy" else blend
+    if kind == "videos":
+        Path("videos").mkdir()
+        for number, clip in enumerate(written("mine.npy", guess)):
+            video(Path(f"videos/{number:06d}.mp4"), clip)
+    else:
+        written(kind, guess)
+    p = toy(experiments__toy__predictions={"brought": kind})
+    store = Store(bring.bring(p, "toy", "brought"))
+    assert list(store.clips) == list(expected.clips)
+    for row, image in enumerate(images):
+        assert (store.image(row) == image).all()
+    what = {"float.npy": "float array", "videos": "video"}.get(kind, "8-bit array")
+    assert store.meta["brought"] == what
+    score.score(p, "toy", "brought")
+
+
+def one_frame_fewer(array: np.ndarray) -> np.ndarray:
+    return array[:, :2]
+
+
+def out_of_range(array: np.ndarray) -> np.ndarray:
+    array = array.astype(np.float32) / 255
+    array[2, 1, 5, 5, 0], array[3, 0, 0, 0, 0] = 1.5, np.nan
+    return array
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (one_frame_fewer, ["000000 has 2 frames of 176x168, not 3 frames of 176x168", "000003 has 2 frames"]),
+        (lambda a: a[:3], ["000003 is missing"]),
+        (lambda a: np.concatenate([a, a[:1]]), ["000004 is not expected"]),
+        (lambda a: a[0], ["000000 is missing", "a single clip is not expected"]),
+        (lambda a: a[:, :, 1:], ["000001 has 3 frames of 176x167, not 3 frames of 176x168"]),
+        (out_of_range, ["clip 000002, frame 1: values from", "to 1.5, [0,1] is needed", "clip 000003, frame 0: NaN"]),
+        (lambda a: a.astype(np.float32), ["values from", "to 255, [0,1] is needed: divide, or save uint8"]),
+        (lambda a: a[..., :1], ["has the shape (4, 3, 168, 176, 1)"]),
+        (lambda a: a.astype(np.int64), ["is int64: uint8, or float in [0,1], is needed"]),
+    ],
+)  # fmt: skip
+def test_wrong_arrays_are_refused_with_what_was_expected(project: Params, change: Any, words: list[str]) -> None:
+    np.save("mine.npy", change(written("mine.npy", blend)))
+    with pytest.raises(RetakeError) as error:
+        bring.bring(toy(experiments__toy__predictions={"brought": "mine.npy"}), "toy", "brought")
+    for text in words:
+        assert text in str(error.value)
+    if "shape" not in words[0] and "int64" not in words[0]:
+        assert "in the order 000000, 000001, 000002, … 000003; the first has 3 frames of 176x168" in str(error.value)
+    assert not Path("data/predictions/toy/brought.arrow").exists()
+
+
+def test_wrong_videos_are_refused(project: Params) -> None:
+    Path("videos").mkdir()
+    for number, clip in enumerate(written("mine.npy", blend)):
+        video(Path(f"videos/{number:06d}.mp4"), clip, 30 if number == 2 else 25)
+    p = toy(experiments__toy__predictions={"brought": "videos"})
+    with pytest.raises(RetakeError, match=r"000002\.mp4 has 30 frames a second, videos/000000\.mp4 25"):
+        bring.bring(p, "toy", "brought")
+    Path("videos/000002.mp4").rename("videos/two.mp4")
+    with pytest.raises(RetakeError, match=r"(?s)000002 is missing.*two is not expected"):
+        bring.bring(p, "toy", "brought")
+    Path("videos/two.mp4").write_bytes(b"no video")
+    with pytest.raises(RetakeError, match=r"two\.mp4 cannot be read as a video"):
+        bring.bring(p, "toy", "brought")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,7 +26,7 @@ def images(n: int, height: int = 16, width: int = 24, dtype: str = "uint8") -> n
 @settings(max_examples=25, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 5), min_size=1, max_size=4),
-    codec=st.sampled_from(["raw", "png"]),
+    codec=st.sampled_from(["raw", "zstd", "png"]),
     dtype=st.sampled_from(["uint8", "uint16"]),
     batch=st.sampled_from([1, 3000, 1 << 30]),
 )
@@ -50,6 +51,34 @@ def test_round_trip(
     assert np.array_equal(np.concatenate([store.read(c, range(len(r))) for c, r in store.clips.items()]), pictures)
     row = store.clips[f"clip {len(lengths) - 1}"][-1]
     assert (store.frame[row], store.source(row)) == (lengths[-1] + 4, f"{len(lengths) - 1}/{lengths[-1] - 1}")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 7, 3), (5, 1, 3), (33, 47, 3)])
+def test_zstd_is_exact_for_all_values_and_shapes(shape: tuple[int, int, int]) -> None:
+    for image in (np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8), images(1, *shape[:2])[0]):
+        before = image.copy()
+        data = frames.ENCODE["zstd"](image)
+        assert np.array_equal(image, before)
+        assert np.array_equal(frames.DECODE["zstd"](memoryview(data), shape, np.dtype(np.uint8)), image)
+
+
+def test_zstd_is_smaller_than_png() -> None:
+    smooth = cv2.resize(images(1)[0], (320, 240), interpolation=cv2.INTER_CUBIC)
+    assert len(frames.ENCODE["zstd"](smooth)) < len(frames.ENCODE["png"](smooth))
+
+
+@pytest.mark.parametrize("codec", ["zstd", "png"])
+def test_damaged_image_is_refused(codec: str) -> None:
+    image = images(1)[0]
+    data = frames.ENCODE[codec](image)
+    for wrong, shape in (
+        (data[:-4], image.shape),
+        (b"", image.shape),
+        (b"x" + data[1:], image.shape),
+        (data, (8, 8, 3)),
+    ):
+        with pytest.raises(RetakeError, match="a stored image cannot be decoded as"):
+            frames.DECODE[codec](memoryview(wrong), shape, np.dtype(np.uint8))
 
 
 def test_crop_reads_the_same_pixels(tmp_path: Path) -> None:
@@ -127,6 +156,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     """600 MB of frames in one clip are written and read with less than 200 MB more than none."""
     script = f"""
 import resource, sys
+import cv2
 import numpy as np
 from pipeline.store.frames import Store, Writer
 image = np.zeros((500, 1000, 3), np.uint8)

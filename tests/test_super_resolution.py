@@ -421,7 +421,7 @@ def test_brought_scenes_are_paired_by_position(project: params.Params) -> None:
 def test_a_wrong_folder_of_scenes_is_refused_with_all_that_is_wrong(project: params.Params) -> None:
     with pytest.raises(
         RetakeError,
-        match=r"results_of_mine is not a folder .*; expected in .*: a/ with 7 PNGs of at least 80x64, b c/ with 6",
+        match=r"no results_of_mine .*; expected in .*: a/ with 7 PNGs of at least 80x64, b c/ with 6",
     ):
         bring.bring(project, "toy", "mine")
     save()
@@ -631,7 +631,11 @@ def test_view_shows_a_scene_beside_the_truth(made: params.Params, monkeypatch: p
         ({"experiment__report": [1]}, r"toy.report must be \[\]: the task super_resolution has no steps"),
         ({"experiment__metrics": {"epe": {"kind": "epe"}}}, "epe is no metric of the task super_resolution"),
         ({"experiment__models": {"dis": "DIS"}}, "dis is a flow model, the protocol's task is super_resolution"),
-        ({"experiment__protocol": "next5", "experiment__report": [1], "experiment__models": {"copy_last": "x"}}, "toy.metrics.tof: tof is no metric of the task prediction"),
+        (
+            {"experiment__protocol": "next5", "experiment__report": [1], "experiment__models": {"copy_last": "x"},
+             "experiment__metrics": {"f1": {"kind": "flow_f1", "average": "image", "clips": ""}}},
+            r"toy.metrics.f1: flow_f1 is no metric of the task prediction",
+        ),
         ({"protocol__saved": "floored"}, "saved: Input should be 'truncated' or 'rounded'"),
         ({"protocol__trim": -1}, "trim: Input should be greater than or equal to 0"),
     ],

@@ -90,6 +90,21 @@ def test_cells_are_cumulative_means_over_windows_and_samples(project: Params) ->
         )
 
 
+@pytest.mark.parametrize(
+    ("fit", "words"),
+    [
+        ("pad", "* Frames: `fit: pad`, scaled down where they do not fit, then padded by their last column and row; "
+                "padding is not scored."),
+        ("resize", "* Frames: `fit: resize`, resized without regard to their aspect ratio (OpenCV, linear)."),
+    ],
+)  # fmt: skip
+def test_table_says_how_frames_came_to_their_size(project: Params, fit: str, words: str) -> None:
+    write_predictions(project, "flow_warp", pan, samples=1, fit=fit)
+    score.score(project, "toy", "flow_warp")
+    table.make(project, "toy")
+    assert Path("results/toy_metrics.md").read_text().splitlines().count(words) == 1
+
+
 def test_facts_and_lineage_of_rows(project: Params) -> None:
     table.make(project, "toy")
     copy_last, flow_warp, brought = lines("results/toy_metrics.csv")

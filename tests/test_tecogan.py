@@ -513,6 +513,52 @@ def test_whole_recipe_takes_a_step() -> None:
     assert all(math.isfinite(v) for v in values.values())
 
 
+@pytest.mark.parametrize("kind", ["merged", "spatial", "spatial_temporal"])
+@pytest.mark.parametrize("ping_pong", [0.5, 0])
+def test_what_discriminators_see(kind: str, ping_pong: float) -> None:
+    """Frames of the triplets, their input, and triplets warped to the middle one, black outside the centre."""
+    net = model(discriminator=kind, vgg=0, vgg_weights=None, ping_pong=ping_pong, window=4, crop=40)
+    low, target = super_resolution.degrade_crops(pans(2, 4, 40))
+    order = [0, 1, 2, 3, 2, 1, 0] if ping_pong else [0, 1, 2, 3]
+    triplets = 2 if ping_pong else 1
+    clips, truth = low[:, order], 2 * target[:, order] - 1
+    _, flow, output = training.unroll(net, clips)
+    assert net.p.train is not None
+    seen = training._judged(net, clips, truth, output, flow.detach(), net.p.train)
+    parts = training.judges(net.p.train)
+    assert [part for part, _ in net.named_children()][2:] == list(parts)
+    channels = [27] if kind == "merged" else [6, 9][: len(parts)]
+    assert [pair[0].shape[1] for pair in seen] == channels == list(parts.values())
+    for side, frames in enumerate((truth, output)):
+        grouped = torch.stack([frames[:, 3 * k : 3 * k + 3] for k in range(triplets)], 1).flatten(0, 1)
+        inputs = torch.stack([clips[:, 3 * k : 3 * k + 3] for k in range(triplets)], 1).flatten(0, 1)
+        first = seen[0][side]
+        if kind == "merged":
+            torch.testing.assert_close(first[:, :9], ops.pack_triplets(grouped))
+        else:
+            torch.testing.assert_close(first[:, :3], grouped.flatten(0, 1))
+            torch.testing.assert_close(first[:, 3:], ops.resize_bilinear(inputs.flatten(0, 1), 4))
+        if kind != "spatial":
+            warped = first[:, 9:18] if kind == "merged" else seen[1][side]
+            assert not warped[:, :, :4].any()
+            torch.testing.assert_close(warped[:, 1::3, 4:28, 4:28], grouped[:, 1, :, 4:28, 4:28])
+
+
+@pytest.mark.parametrize("kind", ["spatial", "spatial_temporal"])
+def test_ablations_take_a_step(kind: str) -> None:
+    net = model(discriminator=kind, vgg=0, vgg_weights=None, window=2, crop=40)
+    state, before = stage(net), {k: v.detach().clone() for k, v in net.named_parameters()}
+    values = net.training_step(pans(1, 2, 40), state)
+    assert list(state.optimisers) == ["generator", "fnet", *training.judges(net.p.train)]
+    assert all(math.isfinite(v) for v in values.values())
+    assert {k.split(".")[0] for k, v in net.named_parameters() if not torch.equal(v, before[k])} == set(
+        state.optimisers
+    )
+    net.load_published(published(build(params(2))))  # a checkpoint for inference has none of them
+    total = values["l2_content_loss"] + 0.5 * values["PingPang"] + values["D_layer_loss_sum"]
+    assert values["All_loss_Gen"] == pytest.approx(total + 0.01 * values["t_adversarial_loss"], rel=1e-5)
+
+
 def test_adam_as_tensorflow_has_it() -> None:
     rng = np.random.default_rng(0)
     weight = nn.Parameter(torch.zeros(50, dtype=torch.float64))

@@ -5,20 +5,23 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import tf_writer
 import torch
 import yaml
 from parity_tecogan import params, recipe
-from test_tecogan import published
+from test_tecogan import published, texture
 
 from pipeline import params as project_params
 from pipeline import train, weights
@@ -26,6 +29,8 @@ from pipeline.errors import RetakeError
 from pipeline.models.tecogan import build
 from pipeline.models.tecogan.training import TecoGAN
 from pipeline.store import tensorflow
+from pipeline.store.frames import Writer
+from pipeline.store.images import read_png
 from tests.conftest import ROOT
 from tests.engines import Project
 
@@ -122,6 +127,76 @@ def test_import_compares_checksums_and_says_what_does_not_fit(run_import: Any, b
         run_import(bundle, 16)
     with pytest.raises(RetakeError, match=r"no weights '.*/TecoGAM' in"):
         run_import(tmp_path / "TecoGAM")
+
+
+# Training
+
+TRAIN = (sys.executable, "-m", "pipeline.train", "--dataset", "tecogan_train", "--model")
+STEPS = 6
+SMALL: dict[str, Any] = {"batch": 2, "window": 3, "crop": 40, "lr": 1.0e-3, "vgg": 0, "vgg_weights": None}
+SMALL |= {"checkpoint_every": 1, "validate_every": 3, "validate_windows": 2}
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """FRVSR of one block, trained two steps, and TecoGAN of two blocks that starts from it, on tiny scenes."""
+    recipes = {"frvsr": {**SMALL, "max_steps": 2}, "tecogan": {**SMALL, "max_steps": STEPS}}
+    edits = {f"models.{name}.train.{key}": value for name, recipe in recipes.items() for key, value in recipe.items()}
+    edits |= {"models.frvsr.network.blocks": 1, "models.tecogan.network.blocks": 2, "tracking.mlflow": False}
+    project = Project(tmp_path_factory.mktemp("train") / "p", {**edits, "compute.threads": 1, "compute.workers": 0})
+    for split, scenes in (("train", 3), ("val", 1)):
+        path = project.folder / f"data/frames/tecogan_train/{split}.arrow"
+        with Writer(path, codec="raw", meta={"dataset": "tecogan_train", "split": split}) as out:
+            for scene in range(scenes):
+                image = (255 * texture(60, 90, scene)).astype(np.uint8)
+                for i in range(5):
+                    out.add(f"v/{scene}", i, np.ascontiguousarray(image[i : i + 48, 2 * i : 2 * i + 64]))
+    done = project.run(*TRAIN, "frvsr")
+    assert done.returncode == 0, done.stderr
+    return project
+
+
+def test_killed_gan_training_goes_on_to_the_same_bytes(trainings: Project) -> None:
+    """Generator, flow network, discriminator, three optimisers, balance: all of it comes back."""
+    output = trainings.folder / "data/checkpoints/tecogan/tecogan_train.pt"
+    lines = output.with_suffix(".metrics.jsonl")
+    done = trainings.run(*TRAIN, "tecogan")
+    assert done.returncode == 0, done.stderr
+    whole, losses = output.read_bytes(), lines.read_text()
+    values = [json.loads(line) for line in losses.splitlines()]
+    assert [v["step"] for v in values] == list(range(1, STEPS + 1))
+    assert {"PingPang", "t_balance", "D_layer_loss_sum", "t_discrim_loss"} <= values[0].keys()
+    assert [v["step"] for v in values if "val_psnr" in v] == [3, 6]
+    state = weights.load_tree(output)["weights"]
+    first = weights.load_tree(trainings.folder / "data/checkpoints/frvsr/tecogan_train.pt")["weights"]
+    assert any(key.startswith("discriminator.") for key in state)
+    assert not any(key.startswith("discriminator.") for key in first)
+    moved = (state["generator.resblock_1.conv_1.weight"] - first["generator.resblock_1.conv_1.weight"]).abs().max()
+    assert 0 < moved < 2 * STEPS * SMALL["lr"]  # it started there: Adam moves a weight by about the rate a step
+
+    picture = read_png(output.with_name("tecogan_train.validation.png"))
+    assert picture.shape == (48, 3 * 64, 3)
+    with av.open(str(output.with_name("tecogan_train.validation.mp4"))) as film:
+        assert [(f.height, f.width) for f in film.decode(video=0)] == [(48, 3 * 64)] * 5
+
+    output.unlink()
+    lines.unlink()
+    process = subprocess.Popen(
+        [*TRAIN, "tecogan"], cwd=trainings.folder, env=trainings.environment(), stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and (not lines.exists() or lines.read_text().count("\n") < 4):
+        time.sleep(0.02)
+    assert process.poll() is None, "it ended before it could be killed"
+    process.kill()
+    process.wait()
+    done = trainings.run(*TRAIN, "tecogan")
+    assert done.returncode == 0, done.stderr
+    assert "going on from step" in done.stderr
+    assert output.read_bytes() == whole
+    assert lines.read_text() == losses
+
+
+# Archives and checkpoints
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,12 @@ def decoded(path: Path) -> list[tuple[Fraction, np.ndarray]]:
         return [(f.pts * f.time_base, f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]  # type: ignore[operator]
 
 
+def lengths(path: Path) -> list[Fraction]:
+    """Return how long each frame is shown, seconds."""
+    with av.open(str(path)) as container:
+        return [f.duration * f.time_base for f in container.decode(video=0)]
+
+
 # Folders
 
 
@@ -248,6 +254,7 @@ def with_tone(path: Path, video: Path, codec: str = "aac", seconds: float = 1.0)
         stream: Any = out.add_stream("libx264", rate=picture.average_rate)
         stream.height, stream.width, stream.pix_fmt = picture.height, picture.width, "yuv420p"
         stream.codec_context.time_base = picture.time_base
+        stream.codec_context.flags |= av.codec.context.Flags.frame_duration
         tone: Any = out.add_stream(codec, rate=44100, layout="mono")
         kind = next(f.name for f in tone.codec_context.codec.audio_formats if f.name in ("fltp", "s16", "s16p"))
         tone.codec_context.format = kind
@@ -264,6 +271,7 @@ def with_tone(path: Path, video: Path, codec: str = "aac", seconds: float = 1.0)
         out.mux(tone.encode(None))
         for image in source.decode(picture):
             image.pict_type = av.video.frame.PictureType.NONE
+            image.duration = round(Fraction(3, 100) / picture.time_base)
             out.mux(stream.encode(image))
         out.mux(stream.encode(None))
     return path
@@ -286,6 +294,7 @@ def test_time_stamps_and_sound_are_kept(p: Params, bicubic: Path, tmp_path: Path
     assert [number(image) for _, image in after] == list(range(33))
     assert {image.shape for _, image in after} == {(128, 192, 3)}
     assert [t for t, _ in after] == [t for t, _ in before]
+    assert lengths(output)[-1] == lengths(source)[-1]
     assert len(sound(source)) > 100
     assert [data for _, data in sound(output)] == [data for _, data in sound(source)]
     for (t, _), (u, _) in zip(sound(output), sound(source), strict=True):

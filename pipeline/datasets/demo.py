@@ -21,7 +21,7 @@ from pydantic import Field
 from pipeline import params
 from pipeline.errors import progress
 from pipeline.store import drives
-from pipeline.store.archives import Clip, Member, open_zip, read
+from pipeline.store.archives import Clip, Member, names, read
 from pipeline.store.rendering import LANDSCAPES, flying, panorama, write_zip
 
 SPLITS = ("train", "val", "test")
@@ -62,9 +62,7 @@ def truth(p: Params, split: str, archives: list[Path]) -> Iterator[tuple[str, in
     """
     for archive in archives:
         folder = drives.folder(archive)
-        with open_zip(archive) as opened:
-            names = sorted(name for name in opened.namelist() if name.startswith(f"{folder}/flow/data/"))
-        for name in names:
+        for name in sorted(name for name in names(archive) if name.startswith(f"{folder}/flow/data/")):
             data = np.frombuffer(read(Member(archive, name)), np.uint8)
             image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)  # valid, v, u
             assert image is not None

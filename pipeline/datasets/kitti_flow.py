@@ -28,6 +28,7 @@ MULTIVIEW = {2012: "data_stereo_flow_multiview.zip", 2015: "data_scene_flow_mult
 LEFT = {2012: "colored_0|image_2", 2015: "image_2"}  # published loaders had users rename the folder of 2012
 RIGHT = {2012: "colored_1|image_3", 2015: "image_3"}
 BEFORE, AFTER = range(9), range(13, 21)  # frames of a multi-view scene that are trained on
+VIEWS = range(21)  # frames of a multi-view scene
 FLOW = 10  # the frame from which the true flow starts
 
 
@@ -106,11 +107,12 @@ def _training_clips(p: Params, archives: list[Path]) -> list[Clip]:
 def _frames(
     p: Params, archives: list[Path], zips: dict[int, str], folders: dict[int, str], numbers: range | None = None
 ) -> layout.Found:
-    """Return scene -> frames of one camera in one of the archives."""
+    """Return scene -> frames of one camera in one of the archives, which may be unpacked into the same folder."""
+    wanted = "|".join(f"{number:02d}" for number in numbers or VIEWS)
     return layout.frames(
         [path for path in archives if path.stem == Path(zips[p.year]).stem],
         f"training/(?:{folders[p.year]})",
-        f"(?P<clip>[0-9]{{6}})_(?P<frame>[0-9]{{2}}){layout.PNG}",
+        f"(?P<clip>[0-9]{{6}})_(?P<frame>{wanted}){layout.PNG}",
         f"training/{folders[p.year].split('|')[0]}/000000_10.png",
         numbers=numbers,
     )

@@ -9,10 +9,13 @@ in: (N, D) features, one row a sample. Three routes to the last term:
   and none of its zero eigenvalues, whose rounding errors a square root makes large (about 1e-4 of the distance).
 * `eigen`: the roots of the eigenvalues of C1^(1/2) C2 C1^(1/2). Taken otherwise.
 * `tensorflow`: the formula of tensorflow-gan, in which i2v-cINN's FVD was computed.
+
+Features may be memory-mapped: they are read `CHUNK` rows at a time, so memory depends on their width, not on their number.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 Route = Literal["auto", "svd", "eigen", "tensorflow"]
 TINY = 1e-10  # singular values below it are not rooted by tensorflow-gan
 DRAWS = 200
+CHUNK = 4096  # rows
+MOST = 1e14  # operations of a bootstrap: about an hour of one core
 
 
 @dataclass
@@ -36,12 +41,26 @@ class Moments:
     covariance: np.ndarray
 
 
-def moments(features: np.ndarray) -> Moments:
-    """Return the moments of (N, D) features; divisor N - 1."""
-    centred = features.astype(np.float64)
-    mean = centred.mean(axis=0)
-    centred -= mean
-    return Moments(mean, centred.T @ centred / (len(centred) - 1))
+def moments(features: np.ndarray, counts: np.ndarray | None = None) -> Moments:
+    """Return the moments of (N, D) features; divisor N - 1. `counts`: how often each row counts, (N,) integers."""
+    counts = np.ones(len(features)) if counts is None else counts.astype(np.float64)
+    total = counts.sum()
+    dims = features.shape[1]
+    mean, squares = np.zeros(dims), np.zeros((dims, dims))
+    for rows, weights in _chunks(features, counts):
+        mean += weights @ rows / total
+    for rows, weights in _chunks(features, counts):
+        rows -= mean
+        squares += (rows * weights[:, None]).T @ rows
+    return Moments(mean, squares / (total - 1))
+
+
+def _chunks(features: np.ndarray, counts: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield rows that count, in float64, and their counts."""
+    for at in range(0, len(features), CHUNK):
+        weights = counts[at : at + CHUNK]
+        rows = features[at : at + CHUNK].astype(np.float64)
+        yield (rows, weights) if weights.all() else (rows[weights > 0], weights[weights > 0])
 
 
 def distance(a: np.ndarray, b: np.ndarray, route: Route = "auto") -> float:
@@ -68,9 +87,11 @@ def check(a: np.ndarray, b: np.ndarray) -> None:
                 f"Fréchet distance: the {which} set has {len(rows)} sample(s) in an array of shape {rows.shape}; at "
                 "least 2 rows of features are needed: give more frames or clips"
             )
-        if not np.isfinite(rows).all():
-            bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-            raise RetakeError(f"Fréchet distance: NaN or infinity in sample {bad} of the {which} set")
+        for at in range(0, len(rows), CHUNK):
+            wrong = ~np.isfinite(rows[at : at + CHUNK]).all(axis=1)
+            if wrong.any():
+                bad = at + int(np.flatnonzero(wrong)[0])
+                raise RetakeError(f"Fréchet distance: NaN or infinity in sample {bad} of the {which} set")
     if a.shape[1] != b.shape[1]:
         raise RetakeError(
             f"Fréchet distance: {a.shape[1]} features in the first set, {b.shape[1]} in the second: "
@@ -89,17 +110,22 @@ def _of_rows(a: np.ndarray, b: np.ndarray) -> float:
 
     means, squares, factors = [], 0.0, []
     for features in (a, b):
-        rows = torch.from_numpy(features.astype(np.float64))
-        means.append(rows.mean(0))
-        rows -= means[-1]
-        rows /= np.sqrt(len(rows) - 1)
-        squares += float(rows.square().sum())
-        # A reflection that takes the mean, which is zero, to the first row: one zero singular value less
-        rows = rows[1:] + rows[:1] / (np.sqrt(len(rows)) - 1)
-        # More samples than features: a triangle has the same covariance
-        factors.append(torch.linalg.qr(rows, mode="r").R if len(rows) > rows.shape[1] else rows)
+        n, dims = features.shape
+        mean = sum(rows.sum(axis=0) for rows, _ in _chunks(features, np.ones(n))) / n
+        means.append(mean)
+        factor = torch.empty((0, dims), dtype=torch.float64)
+        for at in range(0, n, CHUNK):
+            rows = torch.from_numpy(features[at : at + CHUNK].astype(np.float64) - mean) / np.sqrt(n - 1)
+            squares += float(rows.square().sum())
+            if n > dims:  # a triangle has the same covariance
+                rows = torch.linalg.qr(torch.cat([factor, rows]), mode="r").R
+            factor = rows if n > dims else torch.cat([factor, rows])
+        if n <= dims:
+            # A reflection that takes the mean, which is zero, to the first row: one zero singular value less
+            factor = factor[1:] + factor[:1] / (np.sqrt(n) - 1)
+        factors.append(factor)
     root = _sum_of_singular_values(factors[0] @ factors[1].T)
-    return float((means[0] - means[1]).square().sum()) + squares - 2 * root
+    return float(((means[0] - means[1]) ** 2).sum()) + squares - 2 * root
 
 
 def _sum_of_singular_values(matrix: Tensor) -> float:
@@ -143,24 +169,31 @@ def _tensorflow_root(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def interval(
-    a: np.ndarray, b: np.ndarray, *, route: Route = "auto", draws: int = DRAWS, level: float = 0.95, seed: int = 0
-) -> tuple[float, float] | None:
+    a: np.ndarray, b: np.ndarray, *, route: Route = "auto", each: tuple[int, int] = (1, 1), draws: int = DRAWS,
+    level: float = 0.95, seed: int = 0,
+) -> tuple[float, float] | None:  # fmt: skip
     """Return the basic bootstrap interval of the distance over samples of both sets; None where it makes no sense.
 
     Sets drawn with replacement hold fewer different samples, so that the distance of drawn sets is too large; the basic
     interval (twice the distance less the quantiles) takes that out to first order. With no more than twice as many
-    samples as features it does not, and there is no interval.
+    samples as features it does not, and there is no interval; nor where drawing would take hours (`MOST`). `each`:
+    rows that are drawn together, of either set (the frames of one clip are no independent samples).
     """
     check(a, b)
-    if min(len(a), len(b)) <= 2 * a.shape[1]:
+    dims = a.shape[1]
+    operations = draws * (2 * (len(a) + len(b)) * dims**2 + 20 * dims**3)
+    if min(len(a), len(b)) <= 2 * dims or operations > MOST:
         return None
     rng = np.random.default_rng(seed)
+    moment_route: Literal["eigen", "tensorflow"] = "tensorflow" if route == "tensorflow" else "eigen"
     whole = _distance(a, b, route)
 
-    def again(rows: np.ndarray) -> np.ndarray:
-        return rows[rng.integers(len(rows), size=len(rows))]
+    def again(rows: np.ndarray, together: int) -> Moments:
+        units = -(-len(rows) // together)
+        counts = np.bincount(rng.integers(units, size=units), minlength=units)
+        return moments(rows, np.repeat(counts, together)[: len(rows)])
 
-    drawn = [_distance(again(a), again(b), route) for _ in range(draws)]
+    drawn = [of_moments(again(a, each[0]), again(b, each[1]), moment_route) for _ in range(draws)]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return max(2 * whole - float(high), 0.0), max(2 * whole - float(low), 0.0)
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import cv2
 import numpy as np
 
 from pipeline import params
+from pipeline.metrics import squared
 
 LABEL = "PSNR"
 BETTER = "higher"
@@ -33,9 +33,6 @@ def build(p: Params, device: str) -> Callable[[np.ndarray, np.ndarray], np.ndarr
     """Return the function (prediction, target), both (T, H, W, 3) float32 in [0,1] -> (T,) float64, dB."""
 
     def psnr(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
-        # OpenCV adds up float32 differences in float64.
-        mse = np.array([cv2.norm(x, y, cv2.NORM_L2SQR) / x.size for x, y in zip(prediction, target, strict=True)])
-        with np.errstate(divide="ignore"):
-            return -10 * np.log10(mse)
+        return squared.decibel(squared.errors(prediction, target))
 
     return psnr

@@ -1,121 +1,162 @@
-"""Metrics of a whole set: FID, FVD and DTFVD; features of a network, and their Fréchet distance.
+"""What FID, FVD and DTFVD share: features of a network, kept, and their Fréchet distance; no registry entry of its own.
 
-`build(name, device)` gives the two halves; a distance with another name has another network, preprocessing or formula,
-and does not compare. No remainders are dropped: every frame or clip counts. Weights come by pipeline/weights.py alone.
+The metrics' `build` gives a `Distance`. One with another network, preprocessing or formula has other settings and does not
+compare. Weights come by pipeline/weights.py alone.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from pipeline.errors import RetakeError
-from pipeline.metrics import frechet
+from pipeline.metrics import Undefined, cache, frechet
 
-AT_ONCE = 16  # frames through Inception
+# I3D with 400 scores, by variant of FVD: row of workflow/weights.csv, network and resize as the table prints them, range, the distance's route
+I3D: dict[str, tuple[str, str, str, list[int], frechet.Route]] = {
+    "tfhub": ("i3d_tf", "TF-hub I3D kinetics-400", "224, TF1 bilinear", [-1, 1], "tensorflow"),
+    "kinetics": ("i3d_rgb", "PyTorch I3D model_rgb.pth", "224, bilinear, corner-aligned", [0, 1], "auto"),
+    "styleganv": ("i3d_torchscript", "i3d_torchscript.pt", "224, bilinear, half-pixel", [-1, 1], "auto"),
+    "videogpt": ("i3d_videogpt", "i3d_pretrained_400.pt", "224, bilinear, half-pixel", [-1, 1], "tensorflow"),
+}
+SHORTEST = 9  # frames of a clip for it: of fewer nothing is left for the average pool
+TEXTURES = "224, bilinear, corner-aligned"  # resize of DTFVD
+VERSION = 1  # of resizing, networks and distance; another one makes kept features again
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What a distance is: row of workflow/weights.csv, its settings as the table prints them, formula."""
+class Found:
+    """A distance of two sets: its value, 95 % bootstrap interval or None, samples and features."""
 
-    weights: str
-    settings: dict[str, Any]
-    route: frechet.Route = "auto"
+    value: float
+    interval: tuple[float, float] | None
+    samples: int
+    features: int
 
-
-SETS = {
-    "fid": Kind("inception", {
-        "name": "FID", "network": "Inception of pytorch-fid, pool3, 2048", "resize": "299 bilinear, half-pixel, no antialiasing",
-        "unit": "frames",
-    }),
-    "fvd": Kind("i3d_tf", {
-        "name": "FVD", "network": "TF-hub I3D kinetics-400, 400 logits", "resize": "224, TF1 bilinear", "range": [-1, 1],
-        "unit": "clips", "distance": "tensorflow-gan",
-    }, "tensorflow"),
-    "fvd_pytorch": Kind("i3d_rgb", {
-        "name": "FVD (PyTorch I3D)", "network": "model_rgb.pth, 400 logits", "resize": "224, corner-aligned", "range": [0, 1],
-        "unit": "clips",
-    }),
-    "dtfvd_16": Kind("dtfvd_16", {
-        "name": "DTFVD 16", "network": "I3D_16, 1024 features", "resize": "224, corner-aligned", "range": [-1, 1],
-        "unit": "first 16 frames of a clip",
-    }),
-    "dtfvd_32": Kind("dtfvd_32", {
-        "name": "DTFVD 32", "network": "I3D_32, 1024 features", "resize": "224, corner-aligned", "range": [-1, 1],
-        "unit": "clips of 32 frames",
-    }),
-}  # fmt: skip
+    @property
+    def note(self) -> str:
+        """What must stand beside the value."""
+        few = self.samples <= self.features
+        return f"{self.samples} samples" + (
+            f" for {self.features} features: too few, compare only with distances of as many" if few else ""
+        )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Distance:
-    """A built distance. `features`: (T, H, W, 3) float32 RGB in [0,1] -> (rows, D) float32."""
+    """A built distance of sets.
 
-    kind: Kind
-    features: Callable[[np.ndarray], np.ndarray]
+    `network`: (T, 3, H, W) float32 tensor in [0,1] on its device -> (rows, D); all of a clip, or some frames. `identity`: what
+    the features depend on besides the images. `shortest`: frames that a clip must have; `exactly`: and no more.
+    """
 
-    def distance(self, predicted: np.ndarray, true: np.ndarray) -> tuple[float, str]:
-        """Return the distance of two sets of features, and what it is, with the number of samples and the interval."""
-        value = frechet.distance(predicted, true, self.kind.route)
-        told = {**self.kind.settings, "samples": len(predicted)}
-        span = frechet.interval(predicted, true, route=self.kind.route)
-        if span:
-            told["95 % bootstrap interval"] = [round(side, 4) for side in span]
-        return value, json.dumps(told, ensure_ascii=False)
+    network: Callable[[Any], Any]
+    identity: dict[str, Any]
+    device: str
+    unit: Literal["frames", "clips"]
+    route: frechet.Route = "auto"
+    drop: int | None = None
+    keep_short: bool = True
+    shortest: int = 1
+    exactly: bool = False
 
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Return the features of (T, H, W, 3) float32 RGB in [0,1]: (T, D) of frames, (1, D) of a clip.
 
-def build(name: str, device: str) -> Distance:
-    """Return a distance of `SETS`; raises weights.Missing when its weights cannot be had."""
-    kind = SETS[name]
-    forward = _inception(kind, device) if name == "fid" else _video(name, kind, device)
-
-    def features(images: np.ndarray) -> np.ndarray:
+        Raises Undefined for a clip of a length that the network does not take.
+        """
         import torch
 
-        tensor = torch.from_numpy(images.copy()).permute(0, 3, 1, 2)
+        if len(images) < self.shortest or (self.exactly and len(images) > self.shortest):
+            least = "exactly" if self.exactly else "at least"
+            raise Undefined(f"clips of {least} {self.shortest} frames are needed, these have {len(images)}")
+        tensor = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).to(self.device)
         # TF32 would cost three digits
         with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            return forward(tensor.to(device)).float().cpu().numpy()
+            return self.network(tensor).float().cpu().numpy()
 
-    return Distance(kind, features)
+    def rows(self, content: str, count: int, images: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
+        """Return the features of `count` frames or clips, kept under `content`, which names them; (count, D), mapped.
+
+        `images` gives what `features` takes, and is asked only when they are not there.
+        """
+        key = {**self.identity, "version": VERSION, "content": content}
+        return cache.rows(key, count, lambda: map(self.features, images()))
+
+    def distance(self, predicted: Any, true: Any, each: tuple[int, int] = (1, 1)) -> Found:
+        """Return the distance of two sets of features (N, D); `each`: rows of one clip, for the interval."""
+        if self.drop is not None:
+            sets = (predicted, true)
+            kept = [frechet.kept(len(rows), self.drop, short=self.keep_short) for rows in sets]
+            if min(kept) == 0:
+                raise RetakeError(
+                    f"batches of {self.drop} whose remainder is dropped, and only {min(map(len, sets))} samples: nothing is left"
+                )
+            predicted, true = predicted[: kept[0]], true[: kept[1]]
+        value = frechet.distance(predicted, true, self.route)
+        interval = frechet.interval(predicted, true, route=self.route, each=each)
+        return Found(value, interval, len(predicted), predicted.shape[1])
 
 
-def _inception(kind: Kind, device: str) -> Callable[[Any], Any]:
-    """Return the function of (T, 3, H, W) frames in [0,1] -> (T, 2048)."""
-    import torch
+def label(name: str, drop: int | None) -> str:
+    """Return the name of a distance's column for people."""
+    return name if drop is None else f"{name}, whole batches of {drop}"
 
+
+def settings(name: str, *, drop: int | None, **told: Any) -> dict[str, Any]:
+    """Return what a reader must know to compare distances of one kind."""
+    counted = "all" if drop is None else f"what does not fill a batch of {drop} is left out"
+    return {"name": label(name, drop), **told, "counted": counted, "version": VERSION}
+
+
+def identity(state: dict[str, Any], network: str, resize: str) -> dict[str, Any]:
+    """Return what features depend on besides the images."""
     from pipeline import weights
-    from pipeline.metrics.networks import inception
 
-    network = inception.build(weights.load(kind.weights)).to(device)
-    return lambda frames: torch.cat([network(part)[0][:, :, 0, 0] for part in frames.split(AT_ONCE)])
+    return {"network": network, "weights": weights.digest(state), "input": resize}
 
 
-def _video(name: str, kind: Kind, device: str) -> Callable[[Any], Any]:
-    """Return the function of (T, 3, H, W) frames in [0,1] -> (1, D)."""
+def i3d_scores(variant: str, device: str) -> tuple[Callable[[Any], Any], dict[str, Any]]:
+    """Return the function (T, 3, H, W) in [0,1] -> (1, 400) scores of a variant of FVD, and what they depend on.
+
+    Raises weights.Missing when the weights cannot be had.
+    """
     from pipeline import weights
     from pipeline.metrics.networks import i3d, videos
     from pipeline.store import tensorflow
 
-    if name == "fvd":
-        state = i3d.from_tensorflow(tensorflow.read(weights.path(kind.weights)))
-        network = i3d.tensorflow().load(state, kind.weights).to(device)
-        return lambda frames: network.scores(videos.tensorflow_input(2 * frames[None] - 1))
-    state = weights.load(kind.weights)
-    if name == "fvd_pytorch":
-        network = i3d.kinetics().load(state, kind.weights).to(device)
-        return lambda frames: network.scores(videos.pytorch_input(2 * frames[None] - 1))
-    length = int(name.removeprefix("dtfvd_"))
-    network = i3d.textures(length).load(state, kind.weights).to(device)
+    row, _, resize, _, _ = I3D[variant]
+    prepare = videos.half_pixel_input
+    if variant == "tfhub":
+        network = i3d.tensorflow().load(i3d.from_tensorflow(tensorflow.read(weights.path(row))), row)
+        prepare = videos.tensorflow_input
+    elif variant == "kinetics":
+        network = i3d.kinetics().load(weights.load(row), row)
+        prepare = videos.pytorch_input
+    elif variant == "styleganv":
+        network = i3d.scripted(weights.load_script(weights.path(row)), row)
+    else:
+        network = i3d.videogpt().load(weights.load(row), row)
+    network = network.to(device)
+    return lambda frames: network.scores(prepare(2 * frames[None] - 1)), identity(
+        network.state_dict(), f"i3d {variant}", resize
+    )
 
-    def textures(frames: Any) -> Any:
-        if length == 32 and len(frames) != 32:
-            raise RetakeError(f"DTFVD 32 needs clips of exactly 32 frames, this one has {len(frames)}")
-        return network.features(videos.texture_input(2 * frames[None] - 1, length))
 
-    return textures
+def i3d_textures(length: int, device: str) -> tuple[Callable[[Any], Any], dict[str, Any]]:
+    """Return the function (T, 3, H, W) in [0,1] -> (1, 1024) features of DTFVD's network, and what they depend on.
+
+    Raises weights.Missing when the weights cannot be had.
+    """
+    from pipeline import weights
+    from pipeline.metrics.networks import i3d, videos
+
+    row = f"dtfvd_{length}"
+    state = weights.load(row)
+    network = i3d.textures(length).load(state, row).to(device)
+    return lambda frames: network.features(videos.texture_input(2 * frames[None] - 1, length)), identity(
+        state, row, TEXTURES
+    )

@@ -6,13 +6,15 @@ top left. Two frames are left out at both ends. All metrics but the flow of tOF 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 
 from pipeline.errors import RetakeError
+from pipeline.metrics import cache
 
 TRIM = 2
 WINDOW = 7  # of SSIM
@@ -21,6 +23,7 @@ LUMA = (0.256788235294118, 0.504129411764706, 0.097905882352941)
 # Mean LPIPS distance of two images, (h, w, 3) float32 in [-1,1]
 Distance = Callable[[np.ndarray, np.ndarray], float]
 Region = tuple[slice, slice]  # rows and columns of a frame
+Motion = Callable[[], np.ndarray]  # gives the flow of the truth's pair, (h, w, 2) px
 FARNEBACK: dict[str, Any] = {
     "pyr_scale": 0.5,
     "levels": 3,
@@ -90,6 +93,20 @@ def motion(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     before, after = (cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY) for image in (first, second))
     none: Any = None  # no flow to start from
     return cv2.calcOpticalFlowFarneback(before, after, none, **FARNEBACK, flags=0)
+
+
+def kept_motion(content: str, count: int, images: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
+    """Return the flow between each of `count` uint8 images and the next, (count - 1, h, w, 2) px, mapped.
+
+    `content` names the images, which are asked for only where their flow is not kept.
+    """
+
+    def make() -> Iterator[np.ndarray]:
+        for before, after in itertools.pairwise(images()):
+            yield motion(before, after)[None]
+
+    key = {"motion": FARNEBACK, "version": f"OpenCV {cv2.__version__}", "content": content}
+    return cache.rows(key, count - 1, make)
 
 
 def t_of(target: np.ndarray, output: np.ndarray) -> float:

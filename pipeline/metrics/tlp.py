@@ -38,14 +38,16 @@ def needs_weights(p: Params) -> list[str]:
     return [perceptual.TRUNKS[p.net]]
 
 
-def build(p: Params, device: str) -> Callable[[np.ndarray, np.ndarray, temporal.Region], float]:
-    """Return the function (prediction, target, scored part) -> tLP, of two neighbouring whole frames each.
+def build(p: Params, device: str) -> Callable[..., float]:
+    """Return the function (prediction, target, scored part, motion) -> tLP, of two neighbouring whole frames each.
 
     Frames are (2, H, W, 3) float32 RGB in [0,1].
     """
     distance = perceptual.distance(p.net, "rgb", device)
 
-    def tlp(prediction: np.ndarray, target: np.ndarray, region: temporal.Region) -> float:
+    def tlp(
+        prediction: np.ndarray, target: np.ndarray, region: temporal.Region, _: temporal.Motion | None = None
+    ) -> float:
         output, true = (float(distance(a[None], b[None])[0]) for a, b in (x[:, *region] for x in (prediction, target)))
         return temporal.t_lp(true, output)
 

@@ -32,14 +32,14 @@ def settings(p: Params) -> dict[str, Any]:
             "version": f"OpenCV {cv2.__version__}"}  # fmt: skip
 
 
-def build(p: Params, device: str) -> Callable[[np.ndarray, np.ndarray, temporal.Region], float]:
-    """Return the function (prediction, target, scored part) -> px, of two neighbouring whole frames each.
+def build(p: Params, device: str) -> Callable[..., float]:
+    """Return the function (prediction, target, scored part, the target's motion) -> px, of two neighbouring whole frames each.
 
     Frames are (2, H, W, 3) float32 in [0,1].
     """
 
-    def tof(prediction: np.ndarray, target: np.ndarray, region: temporal.Region) -> float:
-        output, true = (temporal.motion(*temporal.eight_bits(pair))[region] for pair in (prediction, target))
-        return temporal.t_of(true, output)
+    def tof(prediction: np.ndarray, target: np.ndarray, region: temporal.Region, motion: temporal.Motion) -> float:
+        output = temporal.motion(*temporal.eight_bits(prediction))
+        return temporal.t_of(motion()[region], output[region])
 
     return tof

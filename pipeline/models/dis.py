@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipeline.params import Model, Strict
+from pipeline.params import Estimation, Model
 
 PRESETS = {
     "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
@@ -20,7 +20,7 @@ PRESETS = {
 SMALLEST = {"ultrafast": 32, "fast": 32, "medium": 16}
 
 
-class Predict(Strict):
+class Predict(Estimation):
     """Settings of DIS."""
 
     preset: Literal["ultrafast", "fast", "medium"] = Field(

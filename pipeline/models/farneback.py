@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from pipeline.params import Model, Strict
+from pipeline.params import Estimation, Model
 
 
-class Predict(Strict):
+class Predict(Estimation):
     """The arguments of cv2.calcOpticalFlowFarneback; TecoGAN's tOF has 0.5, 3, 15, 3, 5, 1.2."""
 
     pyr_scale: float = Field(gt=0, lt=1, description="size of each pyramid level over that of the one below")
@@ -41,7 +41,7 @@ class Farneback:
     def estimate(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Return the flow first -> second, (H, W, 2) float32 px, of two (H, W, 3) uint8 RGB images."""
         grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (first, second)]
-        settings = self.p.model_dump()
+        settings = self.p.model_dump(exclude={"export"})
         return cv2.calcOpticalFlowFarneback(grey[0], grey[1], None, flags=0, **settings)  # type: ignore[call-overload]
 
 

@@ -10,8 +10,8 @@ archive unpacks to may stand in for it (`place`).
 
 from __future__ import annotations
 
+import array
 import bisect
-import copy
 import functools
 import io
 import itertools
@@ -34,7 +34,6 @@ LIMIT = 256 << 20  # bytes of one member: no frame, list or clip of a data set i
 RATIO = 100  # declared size over stored size; images and videos are near 1, text below 20
 SMALL = 16 << 20  # bytes: what may be packed tighter than that, harmless at this size
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile reads bzip2 and LZMA without a bound on memory
-DATE = (1980, 1, 1, 0, 0, 0)  # of all members: their own ones take a fifth of an opened archive's memory
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 
 
@@ -89,10 +88,10 @@ def place(path: Path) -> Path:
 def names(path: Path) -> list[str]:
     """Return the names of all members of an archive, or of all that is below a folder; folders end in "/".
 
-    Raises RetakeError as `open_zip`.
+    Raises RetakeError as `Zip`.
     """
     if not path.is_dir():
-        return _cached(path).namelist()
+        return list(_cached(path).members)
     found = []
     for folder, folders, files in os.walk(path):
         below = os.path.relpath(folder, path).replace(os.sep, "/")
@@ -101,25 +100,120 @@ def names(path: Path) -> list[str]:
     return sorted(found)
 
 
-def open_zip(path: str | Path) -> zipfile.ZipFile:
-    """Return the zip at `path`, opened for reading, every member's entry checked.
+class Zip(zipfile.ZipFile):
+    """An opened zip, every member's entry checked; in 200 bytes a member, for data sets have millions of them.
 
-    Raises RetakeError that names the archive and the member: not a zip, truncated, absolute or parent paths, drive
-    letters, links, devices, encrypted members, duplicate names, overlapping members, unknown compression, a bomb by
-    its declared size.
+    `members`: name -> place in the archive's directory. Raises RetakeError that names the archive and the member: not a
+    zip, truncated, absolute or parent paths, drive letters, links, devices, encrypted members, duplicate names,
+    overlapping members, unknown compression, a bomb by its declared size.
     """
-    path = Path(path)
-    try:
-        return _open(path)
-    except RetakeError as error:
-        raise RetakeError(f"{error}. {_remedy(path)}") from None
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        parts = _parts(path)
+        try:
+            self._length = sum(part.stat().st_size for part in parts)
+            super().__init__(io.BufferedReader(_Joined(parts)) if path.suffix == ".001" else path)
+        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            raise RetakeError(f"{path} is not a whole zip archive: {_why(path, error)}") from None
+        except FileNotFoundError:
+            raise _absent(path) from None
+        try:
+            self._check()
+        except BaseException:
+            self.close()
+            raise
+
+    def _RealGetContents(self) -> None:
+        """Let zipfile read the directory, and keep of each ZipInfo (600 bytes) what reading its member needs."""
+        self.members: dict[str, int] = {}
+        self._offsets, self._stored, self._sizes = (array.array("Q") for _ in range(3))
+        self._sums, self._kinds = array.array("I"), array.array("H")
+        self._odd: dict[str, str] = {}  # plain form of a name that is not written plainly -> the name
+        self.filelist, self.NameToInfo = _Sink(self._add), {}  # type: ignore[assignment]
+        super()._RealGetContents()  # type: ignore[misc]
+
+    def _add(self, info: zipfile.ZipInfo) -> None:
+        name = info.orig_filename
+        reason = bad_name(name) or _bad_member(info)
+        if not 0 <= info.header_offset <= self._length - 30 - info.compress_size:
+            reason = reason or "does not lie inside the archive"
+        key = _plain(name)
+        other = name if name in self.members else self._odd.get(key, key if key in self.members else None)
+        if not reason and other is not None:
+            reason = f"has the same name as {other!r}"
+        if reason:
+            raise RetakeError(f"{self.path}: refused, its member {name!r} {reason}")
+        if key != name:
+            self._odd[key] = name
+        self.members[name] = len(self.members)
+        self._offsets.append(info.header_offset)
+        self._stored.append(info.compress_size)
+        self._sizes.append(info.file_size)
+        self._sums.append(info.CRC)
+        self._kinds.append(info.compress_type)
+        self.NameToInfo.clear()
+
+    def _check(self) -> None:
+        """Look at all members together."""
+        offsets, stored, sizes = (
+            np.frombuffer(a, np.uint64).astype(np.int64) for a in (self._offsets, self._stored, self._sizes)
+        )
+        total = int(sizes.sum())
+        if total > max(RATIO * self._length, SMALL):
+            raise RetakeError(
+                f"{self.path}: refused, its {len(sizes)} members declare {total} bytes, over {RATIO} times "
+                f"the archive's {self._length}"
+            )
+        order = np.argsort(offsets, kind="stable")
+        ends = (offsets + 30 + stored)[order]
+        for at in np.flatnonzero(offsets[order][1:] < ends[:-1])[:1]:
+            one, other = (self._name(int(order[i])) for i in (at + 1, at))
+            raise RetakeError(f"{self.path}: refused, its member {one!r} shares bytes with {other!r}")
+
+    def _name(self, place: int) -> str:
+        return next(itertools.islice(self.members, place, None))
+
+    def size(self, name: str) -> int:
+        """Return how many bytes a member declares to unpack to. Raises KeyError for one that is not there."""
+        return self._sizes[self.members[name]]
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """Yield a member's bytes; raise RetakeError when it is damaged or unpacks to another size than it declares."""
+        where, place = f"{self.path}: {name!r}", self.members[name]
+        info = zipfile.ZipInfo(name)
+        info.header_offset, info.compress_size, info.CRC = (a[place] for a in (self._offsets, self._stored, self._sums))
+        info.compress_type, declared = self._kinds[place], self._sizes[place]
+        # zipfile cuts a member at its declared size without a word: give it room, so that more is seen to be more.
+        info.file_size = declared + 2 * CHUNK
+        size = 0
+        try:
+            with self.open(info) as file:
+                while size <= declared and (data := file.read(CHUNK)):
+                    size += len(data)
+                    yield data
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+            raise RetakeError(f"{where} is damaged: {error}") from None
+        if size != declared:
+            found = f"more than the {declared}" if size > declared else f"{size} of the {declared}"
+            raise RetakeError(f"{where} unpacks to {found} bytes that it declares")
+
+
+class _Sink:
+    """What zipfile takes for its list of members."""
+
+    def __init__(self, append: Callable[[zipfile.ZipInfo], None]) -> None:
+        self.append = append
+
+    def __iter__(self) -> Iterator[zipfile.ZipInfo]:
+        return iter(())  # newer versions of zipfile look for overlaps here, as `Zip` does itself
 
 
 def check(path: Path) -> None:
-    """Read the whole zip, flat in memory: raise RetakeError as `open_zip`, and for a member that is damaged."""
-    with _open(path) as archive:
-        for info in archive.infolist():
-            for _ in chunks(path, archive, info):
+    """Read the whole zip, flat in memory: raise RetakeError as `Zip`, and for a member that is damaged."""
+    with Zip(path) as archive:
+        for name in archive.members:
+            for _ in archive.chunks(name):
                 pass
 
 
@@ -140,38 +234,17 @@ def read(member: Member, limit: int = LIMIT) -> bytes:
             raise RetakeError(f"{where} is {path.stat().st_size} bytes, more than the {limit} that a member may have")
         return path.read_bytes()
     archive = _cached(member.archive)
+    if member.name not in archive.members:
+        raise RetakeError(f"{where}: no such member. {_remedy(member.archive)}")
+    if (size := archive.size(member.name)) > limit:
+        raise RetakeError(f"{where} declares {size} bytes, more than the {limit} that a member may have")
     try:
-        info = archive.getinfo(member.name)
-    except KeyError:
-        raise RetakeError(f"{where}: no such member. {_remedy(member.archive)}") from None
-    if info.file_size > limit:
-        raise RetakeError(f"{where} declares {info.file_size} bytes, more than the {limit} that a member may have")
-    try:
-        return b"".join(chunks(member.archive, archive, info))
+        return b"".join(archive.chunks(member.name))
     except RetakeError as error:
         raise RetakeError(f"{error}. {_remedy(member.archive)}") from None
 
 
-def chunks(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
-    """Yield a member's bytes, of the archive opened at `path`; raise RetakeError when it is damaged or unpacks to another size than it declares."""
-    where = f"{path}: {info.orig_filename!r}"
-    # zipfile cuts a member at its declared size without a word: give it room, so that more is seen to be more.
-    room = copy.copy(info)
-    room.file_size = info.file_size + 2 * CHUNK
-    size = 0
-    try:
-        with archive.open(room) as file:
-            while size <= info.file_size and (data := file.read(CHUNK)):
-                size += len(data)
-                yield data
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise RetakeError(f"{where} is damaged: {error}") from None
-    if size != info.file_size:
-        found = f"more than the {info.file_size}" if size > info.file_size else f"{size} of the {info.file_size}"
-        raise RetakeError(f"{where} unpacks to {found} bytes that it declares")
-
-
-def _cached(path: Path) -> zipfile.ZipFile:
+def _cached(path: Path) -> Zip:
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -180,55 +253,19 @@ def _cached(path: Path) -> zipfile.ZipFile:
 
 
 @functools.lru_cache(maxsize=16)
-def _opened(path: Path, size: int, mtime_ns: int, pid: int) -> zipfile.ZipFile:
+def _opened(path: Path, size: int, mtime_ns: int, pid: int) -> Zip:
     """`size` and `mtime_ns` notice another file under the same name; a forked process opens its own file offset."""
-    return open_zip(path)
-
-
-def _open(path: Path) -> zipfile.ZipFile:
-    parts = _parts(path)
     try:
-        archive = zipfile.ZipFile(io.BufferedReader(_Joined(parts)) if path.suffix == ".001" else path)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise RetakeError(f"{path} is not a whole zip archive: {_why(path, error)}") from None
-    except FileNotFoundError:
-        raise _absent(path) from None
-    try:
-        _check(path, archive.infolist())
-    except BaseException:
-        archive.close()
-        raise
-    return archive
+        return Zip(path)
+    except RetakeError as error:
+        raise RetakeError(f"{error}. {_remedy(path)}") from None
 
 
-def _check(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    seen: dict[str, str] = {}
-    total = 0
-    for member in members:
-        reason = bad_name(member.orig_filename) or _bad_member(member)
-        key = member.filename
-        if "\\" in key or "./" in key or "//" in key or key.endswith(("/", ".")):
-            key = "/".join(p for p in re.split(r"[/\\]", key) if p not in ("", "."))
-        if not reason and key in seen:
-            reason = f"has the same name as {seen[key]!r}"
-        if reason:
-            raise RetakeError(f"{path}: refused, its member {member.orig_filename!r} {reason}")
-        seen[key] = member.orig_filename
-        total += member.file_size
-    size = sum(part.stat().st_size for part in _parts(path))
-    if total > max(RATIO * size, SMALL):
-        raise RetakeError(
-            f"{path}: refused, its {len(members)} members declare {total} bytes, over {RATIO} times "
-            f"the archive's {size}"
-        )
-    end, last = 0, ""
-    for member in sorted(members, key=lambda m: m.header_offset):
-        if member.header_offset < end:
-            raise RetakeError(f"{path}: refused, its member {member.orig_filename!r} shares bytes with {last!r}")
-        end, last = member.header_offset + 30 + member.compress_size, member.orig_filename
-        member.date_time = DATE
-    if end > size:
-        raise RetakeError(f"{path}: refused, its member {last!r} ends behind the archive's end")
+def _plain(name: str) -> str:
+    """Return the path that a name means."""
+    if "\\" in name or "./" in name or "//" in name or name.endswith(("/", ".")):
+        return "/".join(p for p in re.split(r"[/\\]", name) if p not in ("", "."))
+    return name
 
 
 def bad_name(name: str) -> str | None:
@@ -251,7 +288,7 @@ def _bad_member(member: zipfile.ZipInfo) -> str | None:
         return "is a link"
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a device, pipe or socket"
-    if member.flag_bits & 0x1:
+    if member.flag_bits & 0x41:
         return "is encrypted"
     if member.compress_type not in METHODS:
         return f"is compressed by method {member.compress_type}; only stored and deflated members are read"

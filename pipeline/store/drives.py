@@ -1,4 +1,6 @@
-"""KITTI raw's layout in a zip: `<date>/<drive>/image_0X/data/<ten digits>.png`; the datasets kitti and demo have it.
+"""KITTI raw's layout: `<date>/<drive>/image_0X/data/<ten digits>.png`; the datasets kitti and demo have it.
+
+A folder in a zip's place may be that of the date, of the drive, or one above both.
 
 for clip in clips([Path("data/raw/kitti/2011_09_26_drive_0060_sync.zip")], ["image_02"]): ...
 """
@@ -10,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import RetakeError
-from pipeline.store.archives import Clip, Member, open_zip
+from pipeline.store.archives import Clip, Member, names
 
 DRIVE = re.compile(r"(\d{4}_\d\d_\d\d)_drive_\d{4}_sync")
 
@@ -34,15 +36,16 @@ def clips(archives: Sequence[Path], cameras: Sequence[str]) -> list[Clip]:
     found, problems = [], []
     for archive in archives:
         try:
-            with open_zip(archive) as opened:
-                names = opened.namelist()
+            there = names(archive)
         except RetakeError as error:
             problems.append(str(error))
             continue
         for camera in cameras:
             data = f"{folder(archive)}/{camera}/data"
-            numbered = re.compile(re.escape(data) + r"/(\d{10})\.png")
-            matches = [m for m in map(numbered.fullmatch, names) if m]
+            date, drive = folder(archive).split("/")
+            above = f"(?:(?:{date}/)?{drive}/)?" if archive.is_dir() else f"{date}/{drive}/"
+            numbered = re.compile(rf"{above}{camera}/data/(\d{{10}})\.png")
+            matches = [m for m in map(numbered.fullmatch, there) if m]
             frames = sorted((int(m[1]), Member(archive, m[0])) for m in matches)
             if not frames:
                 problems.append(

@@ -17,6 +17,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.codec.context import Flags
 
 from pipeline.errors import RetakeError, log
 from pipeline.store.atomic import atomic
@@ -99,6 +100,7 @@ class Encoder:
         context = self._stream.codec_context
         context.height, context.width = image.shape[:2]
         context.pix_fmt = "yuv420p"
+        context.flags |= Flags.frame_duration  # else the last frame's length is guessed from the rate
         context.framerate = self._rate
         context.time_base = 1 / self._rate if shown is None or shown.time is None else shown.base
         if self._aspect != 1:

@@ -1,4 +1,4 @@
-"""Optical flow at rest: the codec of flow stores, `.flo` and KITTI 16-bit PNG files, and its colours.
+"""Optical flow at rest: the codec of flow stores, `.flo`, KITTI 16-bit PNG and `.npy` files, and its colours.
 
 In memory flow is (height, width, 2) float32, u (right) and v (down) in pixels, NaN in both where there is none (outside
 the lidar's or renderer's truth). The codec rounds to 1/64 px, as KITTI's files do: no vector is off by more than
@@ -9,6 +9,7 @@ components from 512 px on take four bytes a component instead of two.
 
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
 
@@ -144,6 +145,25 @@ def write_kitti(path: str | Path, flow: np.ndarray) -> None:
     done, data = cv2.imencode(".png", image)
     assert done
     write_bytes(path, data.tobytes())
+
+
+def write_npy(path: str | Path, flow: np.ndarray) -> None:
+    """Write NumPy's `.npy`, (height, width, 2) float32, atomically; NaN stays NaN."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(flow, np.float32), allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def resize(flow: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return flow at another size, bilinear with aligned corners, its values in pixels of that size."""
+    scale = np.array([width / flow.shape[1], height / flow.shape[0]], np.float32)
+    for axis, size in ((0, height), (1, width)):
+        last = flow.shape[axis] - 1
+        at = np.linspace(0, last, size)
+        low = np.floor(at).astype(int)
+        share = (at - low).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (-1, 1))
+        flow = flow.take(low, axis) * (1 - share) + flow.take(np.minimum(low + 1, last), axis) * share
+    return flow * scale
 
 
 def colours(flow: np.ndarray, scale: float) -> np.ndarray:

@@ -16,7 +16,9 @@ SHA-256 of all rows, which is the data's identity in every lineage. Where a data
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -55,6 +57,32 @@ def _png(image: np.ndarray) -> bytes:
     return _opencv(".png", image, [number for option in options.items() for number in option])
 
 
+def _zstd(image: np.ndarray) -> bytes:
+    """Red and blue less green, then each row less the one above it, wrapping round; zstd. Photographs and decoded video
+    are smaller than as PNG, 3 to 4 times as fast to write and 2 to 3 times as fast to read.
+    """
+    rows = image.transpose(0, 2, 1).copy()
+    rows[:, ::2] -= rows[:, 1:2]
+    deltas = rows.copy()
+    deltas[1:] -= rows[:-1]
+    return pa.Codec("zstd", compression_level=1).compress(deltas, asbytes=True)
+
+
+def _from_zstd(data: memoryview, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    height, width, channels = shape
+    size = height * width * channels * dtype.itemsize
+    try:
+        plain = pa.Codec("zstd").decompress(pa.py_buffer(data), decompressed_size=size)
+        rows = np.frombuffer(plain, dtype).reshape(height, channels * width).copy()
+    except (OSError, ValueError):
+        raise _damaged(shape, dtype) from None
+    for above, row in itertools.pairwise(rows):  # np.add.accumulate takes twice as long
+        row += above
+    planes = rows.reshape(height, channels, width)
+    planes[:, ::2] += planes[:, 1:2]
+    return cv2.merge([planes[:, channel] for channel in range(channels)]).reshape(shape)
+
+
 def _opencv(suffix: str, image: np.ndarray, options: list[int]) -> bytes:
     done, data = cv2.imencode(suffix, image[..., ::-1], options)
     if not done:
@@ -63,23 +91,29 @@ def _opencv(suffix: str, image: np.ndarray, options: list[int]) -> bytes:
 
 
 def _decode(data: memoryview, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if len(data) else None
     if image is None or image.shape != shape or image.dtype != dtype:
-        raise RetakeError(
-            f"a stored image cannot be decoded as {shape} {dtype}: the store is damaged, delete and remake it"
-        )
+        raise _damaged(shape, dtype)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _damaged(shape: tuple[int, ...], dtype: np.dtype) -> RetakeError:
+    return RetakeError(
+        f"a stored image cannot be decoded as {shape} {dtype}: the store is damaged, delete and remake it"
+    )
 
 
 ENCODE: dict[str, Callable[[np.ndarray], bytes]] = {
     "raw": lambda image: np.ascontiguousarray(image).tobytes(),
     "png": _png,
+    "zstd": _zstd,
     "jpeg": lambda image: _opencv(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95]),
     "flow64": flow.encode,
 }
 DECODE: dict[str, Callable[[memoryview, tuple[int, ...], np.dtype], np.ndarray]] = {
     "raw": lambda data, shape, dtype: np.frombuffer(data, dtype).reshape(shape),
     "png": _decode,
+    "zstd": _from_zstd,
     "jpeg": _decode,
     "flow64": flow.decode,
 }
@@ -238,6 +272,13 @@ class Store:
             raise RetakeError(f"{self.path} has no values beside its frames: {self.meta.get('kind')} measures nothing")
         rows = self.clips[clip]
         return np.stack([self._column(VALUES.name, row).as_py() for row in rows]).astype(np.float32)
+
+    @functools.cached_property
+    def content(self) -> np.ndarray:
+        """(height, width) of each image without its padding, which is at the bottom and at the right; as `size`."""
+        if self.meta.get("fit") != "pad":
+            return self.size
+        return np.concatenate([self.values(clip) for clip in self.clips]).astype(np.int64)
 
     def source(self, row: int) -> str:
         """Return the archive member (or file) that row came from."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import threading
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipeline.store.verified import Stopped
 
 RETRIES = 2  # of gdown, within one attempt; the caller has rounds of its own
 TIMEOUT = (15.0, 60.0)  # seconds to connect, and without a byte
+PAGES = 60.0  # seconds that Google Drive may show pages before the file's first byte; gdown follows them for ever
 BY_HAND = "Download it by hand in a browser from {page}"
 QUOTA = (
     "Google Drive's quota of downloads of this file is used up, for up to 24 hours. " + BY_HAND + " (signed in to "
@@ -72,13 +74,24 @@ def _file(name: str, part: Path, moved: Moved, stop: threading.Event, patient: b
     import gdown
 
     page = f"https://drive.google.com/file/d/{name}/view"
+    ending = _Ending(stop)
+
+    def hear(now: int, _: int | None) -> None:
+        ending.began = True
+        moved(now)
+
     try:
         gdown.download(
-            id=name, output=str(part), quiet=True, resume=True, progress=lambda now, _: moved(now),
-            timeout=TIMEOUT, retries=RETRIES if patient else 0, cancel=stop,
+            id=name, output=str(part), quiet=True, resume=True, progress=hear,
+            timeout=TIMEOUT, retries=RETRIES if patient else 0, cancel=ending,
         )  # fmt: skip
     except gdown.DownloadCancelled:
-        raise Stopped from None
+        if stop.is_set():
+            raise Stopped from None
+        raise Refused(
+            f"shows pages for {PAGES:g} s, such as the one that asks to confirm the download, and never the file. "
+            + BY_HAND.format(page=page)
+        ) from None
     except gdown.FileURLRetrievalError as error:
         raise _page(error, page) from None
     except gdown.DownloadError as error:
@@ -96,6 +109,21 @@ def _file(name: str, part: Path, moved: Moved, stop: threading.Event, patient: b
             f"answers with a page that gdown {gdown.__version__} does not understand ({error!r}). "
             + BY_HAND.format(page=page)
         ) from None
+
+
+class _Ending(threading.Event):
+    """Is set when `stop` is, or `PAGES` seconds have gone and the file has not begun."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        super().__init__()
+        self.began = False
+        self._stop, self._late = stop, time.monotonic() + PAGES
+
+    def is_set(self) -> bool:
+        return self._stop.is_set() or (not self.began and time.monotonic() > self._late)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self._stop.wait(timeout) or self.is_set()
 
 
 def _page(error: Exception, page: str) -> Refused:

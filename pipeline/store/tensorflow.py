@@ -146,8 +146,7 @@ def _tables(members: Iterable[str]) -> list[str]:
 def _members(archive: Path) -> list[str]:
     """Return the names of all files in a zip or tar, which may be compressed; hostile archives are refused."""
     if zipfile.is_zipfile(archive):
-        with archives.open_zip(archive) as zipped:
-            return [name for name in zipped.namelist() if not name.endswith("/")]
+        return [name for name in archives.names(archive) if not name.endswith("/")]
     try:
         with tarfile.open(archive) as tarred:
             return [member.name for member in tarred if tars.checked(archive, member).isreg()]
@@ -158,9 +157,9 @@ def _members(archive: Path) -> list[str]:
 def _contents(archive: Path, wanted: list[str]) -> Iterator[tuple[str, Iterator[bytes]]]:
     """Yield name and contents, in chunks, of some members."""
     if zipfile.is_zipfile(archive):
-        with archives.open_zip(archive) as zipped:
+        with archives.Zip(archive) as zipped:
             for name in wanted:
-                yield name, archives.chunks(archive, zipped, zipped.getinfo(name))
+                yield name, zipped.chunks(name)
         return
     with tarfile.open(archive) as tarred:
         for member in tarred:

@@ -53,8 +53,13 @@ def inputs(store: Store, window: Window, protocol: Prediction) -> np.ndarray:
 
 def targets(store: Store, window: Window, protocol: Prediction) -> np.ndarray:
     """Return the frames to predict, (horizon, height, width, 3) uint8."""
+    return np.stack([store.image(row) for row in target_rows(store, window, protocol)])
+
+
+def target_rows(store: Store, window: Window, protocol: Prediction) -> range:
+    """Return the rows of a store that hold the frames to predict."""
     at = window[1] + protocol.first + protocol.context
-    return store.read(window[0], range(at, at + protocol.horizon))
+    return store.clips[window[0]][at : at + protocol.horizon]
 
 
 class TrainingClips:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import cv2
@@ -23,7 +24,9 @@ from pydantic import Field
 from pipeline import params
 from pipeline.errors import RetakeError
 from pipeline.params import SuperResolution
+from pipeline.store.encode import write_video
 from pipeline.store.frames import Store
+from pipeline.store.images import write_image
 from pipeline.tasks import prediction
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ BORDER = 4  # high-resolution pixels at each side of a training crop that only t
 TRAINING_TAPS = 2 * BORDER + 1
 FRAME_TAPS = 13  # OpenCV's automatic size for float images
 WARM_UP = 5
+RATE = 10  # frames a second of what validation shows
 
 
 class Train(params.Train):
@@ -324,10 +328,30 @@ class Validation:
 
         values: list[float] = []
         for clip, start in self.windows:
-            frames = self.store.read(clip, range(start, min(start + self.FRAMES, len(self.store.clips[clip]))))
-            low = (torch.from_numpy(degrade_frame(frame)).permute(2, 0, 1)[None].to(device) for frame in frames)
-            for frame, output in zip(frames, self.network.predict(low), strict=True):
+            for frame, _, output in self._upscaled(clip, start, device):
                 target = torch.from_numpy(frame).permute(2, 0, 1)[None].to(device).float() / 255
                 error = (output[..., : frame.shape[0], : frame.shape[1]].clamp(0, 1) - target).square().mean()
                 values.append(-10 * math.log10(max(float(error), 1e-10)))
         return "val_psnr", float(np.mean(values))
+
+    def show(self, device: Any, stem: Path) -> list[Path]:
+        """Write one frame (`<stem>.validation.png`) and one clip (`.validation.mp4`): input, output, truth; return both."""
+        clip, start = self.windows[len(self.windows) // 2]
+        rows = []
+        for frame, low, output in self._upscaled(clip, start, device):
+            made = (output[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+            given = (255 * low).round().astype(np.uint8).repeat(SCALE, 0).repeat(SCALE, 1)
+            rows.append(np.hstack([x[: frame.shape[0], : frame.shape[1]] for x in (given, made, frame)]))
+        picture, film = (stem.with_name(f"{stem.name}.validation{suffix}") for suffix in (".png", ".mp4"))
+        write_image(picture, rows[len(rows) // 2])
+        write_video(film, rows, RATE)
+        return [picture, film]
+
+    def _upscaled(self, clip: str, start: int, device: Any) -> Iterator[tuple[np.ndarray, np.ndarray, Tensor]]:
+        """Yield each frame of a clip, its low resolution (h, w, 3) float32 and the output (1, 3, 4h, 4w)."""
+        import torch
+
+        frames = self.store.read(clip, range(start, min(start + self.FRAMES, len(self.store.clips[clip]))))
+        given = [degrade_frame(frame) for frame in frames]
+        tensors = (torch.from_numpy(low).permute(2, 0, 1)[None].to(device) for low in given)
+        yield from zip(frames, given, self.network.predict(tensors), strict=True)

@@ -2,7 +2,8 @@
 
 The official training scenes are 23 and have true flow; ARFlow trains on all of them and scores all of them, or keeps
 apart the 12 and 11 of an unofficial split (`scenes.csv`). Split `benchmark` is the official test, 12 scenes without
-truth. The film's own frames are what ARFlow is pre-trained on.
+truth. The film's own frames are what ARFlow is pre-trained on; alone, their split `test` is MPI Sintel's, clean and
+final, on which that training is validated.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Params(params.Dataset):
 
     renderings: list[Literal["clean", "final", "movie"]] = Field(
         min_length=1,
-        description="clean and final: MPI Sintel's; movie: the film's own frames by shot (only training, no flow)",
+        description="clean and final: MPI Sintel's; movie: the film's own frames by shot (training alone, no flow; "
+        "without other renderings the test is clean and final)",
     )
     scenes: Literal["all", "unofficial"] = Field(
         description="all: the 23 training scenes are both train and test (published); unofficial: 12 and 11 of them"
@@ -52,7 +54,7 @@ class Params(params.Dataset):
 
 def archives(p: Params, split: str) -> list[str]:
     """Return the zips that the split is made of."""
-    complete = [COMPLETE] if _rendered(p) else []
+    complete = [COMPLETE] if _rendered(p, split) else []
     return complete + ([MOVIE] if "movie" in p.renderings and split == "train" else [])
 
 
@@ -61,7 +63,7 @@ def expected(p: Params, split: str) -> dict[str, int]:
     scenes, frames = EXPECTED[p.scenes][split]
     if "movie" in p.renderings and split == "train":
         return {}
-    count = len(_rendered(p))
+    count = len(_rendered(p, split))
     return {"clips": scenes * count} | ({"frames": frames * count} if frames else {})
 
 
@@ -70,7 +72,7 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
 
     Raises RetakeError for a split that the renderings do not have.
     """
-    if not _rendered(p) and split != "train":
+    if not _rendered(p, split) and split != "train":
         raise RetakeError(f"the film's frames have no split {split}: add clean or final to the renderings")
     return layout.clips(_scenes(p, split, archives) | (_shots(p, archives) if split == "train" else {}))
 
@@ -101,26 +103,29 @@ def truth(p: Params, split: str, archives: list[Path]) -> Iterator[tuple[str, in
             yield clip, number, field, ~np.isnan(field).any(axis=-1)
 
 
-def _rendered(p: Params) -> list[str]:
-    return [rendering for rendering in p.renderings if rendering != "movie"]
+def _rendered(p: Params, split: str) -> list[str]:
+    """Return the renderings of MPI Sintel that a split has."""
+    rendered: list[str] = [rendering for rendering in p.renderings if rendering != "movie"]
+    return rendered or (["clean", "final"] if split == "test" else [])
 
 
 def _scenes(p: Params, split: str, archives: list[Path]) -> layout.Found:
     """Return the clips of MPI Sintel."""
-    if not _rendered(p):
+    rendered = _rendered(p, split)
+    if not rendered:
         return {}
     root = "test" if split == "benchmark" else "training"
     found = layout.frames(
         [path for path in archives if path.stem == Path(COMPLETE).stem],
-        f"{root}/(?P<clip>(?:{'|'.join(_rendered(p))})/[^/]+)",
+        f"{root}/(?P<clip>(?:{'|'.join(rendered)})/[^/]+)",
         f"frame_(?P<frame>[0-9]{{4}}){layout.PNG}",
-        f"{root}/{_rendered(p)[0]}/<scene>/frame_0001.png",
+        f"{root}/{rendered[0]}/<scene>/frame_0001.png",
     )
     if split == "benchmark":
         return found
     with SCENES.open(newline="") as file:
         scenes = [row["scene"] for row in csv.DictReader(file) if p.scenes == "all" or row["unofficial"] == split]
-    wanted = [f"{rendering}/{scene}" for rendering in _rendered(p) for scene in scenes]
+    wanted = [f"{rendering}/{scene}" for rendering in rendered for scene in scenes]
     return layout.listed(found, wanted, SCENES.name)
 
 

@@ -1,8 +1,9 @@
-"""Sky Time-lapse (Xiong et al., CVPR 2018): clouds in 640x360, as two papers split them.
+"""Sky Time-lapse (Xiong et al., CVPR 2018): clouds in 640x360, as three papers take them.
 
 The archive has long videos cut into short ones, 2,392 for training and 225 for testing. DTVNet takes the folders with at
 least 33 frames (its flow has one frame less than the video) and of each the first 32 frames, resized as Pillow does.
-cINN has lists; its validation list names 8 of the training folders' clips twice.
+cINN has lists; its validation list names 8 of the training folders' clips twice. ARFlow, which makes DTVNet's flow,
+takes every frame of every folder.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ LICENCE = "Sky Time-lapse, no licence stated; videos of their authors on YouTube
 SHORT_VIDEOS = {"train": 2392, "test": 225}
 EXPECTED = {"train": 1074, "val": 112, "test": 153}  # cINN's clips; how many DTVNet's rule leaves is not published
 LEAST, FIRST = 33, 32  # frames
+NAMES = {"dtvnet": "DTVNet", "arflow": "ARFlow"}
 
 
 class Params(params.Dataset):
     """Sky Time-lapse; published: 128x128."""
 
-    paper: Literal["dtvnet", "cinn"] = Field(
+    paper: Literal["dtvnet", "cinn", "arflow"] = Field(
         description="whose splits. dtvnet: the first 32 frames of every folder with 33 or more, resized with "
-        "antialiasing (no val); cinn: its lists, whole clips"
+        "antialiasing (no val); cinn: its lists, whole clips; arflow: every folder, whole clips (no val)"
     )
 
     @property
@@ -46,6 +48,8 @@ def archives(p: Params, split: str) -> list[str]:
 
 def expected(p: Params, split: str) -> dict[str, int]:
     """Return what the whole split has."""
+    if p.paper == "arflow":
+        return {"clips": SHORT_VIDEOS["test" if split == "test" else "train"]}
     return {"clips": EXPECTED[split]} if p.paper == "cinn" else {}
 
 
@@ -60,11 +64,13 @@ def items(p: Params, split: str) -> list[str]:
 def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
     """Return the clips "<video>/<short video>", their frames in the order of the files' numbers, numbered from 0.
 
-    Numbers that are missing are said in the log: the data has such gaps, and both papers go over them.
+    Numbers that are missing are said in the log: the data has such gaps, and all papers go over them.
     Raises RetakeError for a split that the paper does not have, and for more folders than were published.
     """
-    if p.paper == "dtvnet" and split == "val":
-        raise RetakeError("DTVNet has no split val of Sky Time-lapse: validate on test, as published, or take cinn's")
+    if p.paper != "cinn" and split == "val":
+        raise RetakeError(
+            f"{NAMES[p.paper]} has no split val of Sky Time-lapse: validate on test, as published, or take cinn's"
+        )
     root = "sky_test" if split == "test" else "sky_train"
     found = layout.frames(
         archives,
@@ -79,6 +85,8 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
         )
     if p.paper == "cinn":
         chosen = layout.listed(found, items(p, split), f"cinn_{split}.txt")
+    elif p.paper == "arflow":
+        chosen = {clip: frames for clip, frames in found.items() if frames}
     else:
         chosen = {clip: frames[:FIRST] for clip, frames in found.items() if len(frames) >= LEAST}
         log.info(
@@ -100,5 +108,5 @@ def _report_gaps(found: dict[str, list[tuple[int, Member]]]) -> None:
         log.info("%s: frames are missing, the next ones follow: %s", clip, layout.spans(missing))
     if gaps:
         log.warning(
-            "%d of %d clips have gaps in their frames' numbers, which both papers go over", len(gaps), len(found)
+            "%d of %d clips have gaps in their frames' numbers, which the papers go over", len(gaps), len(found)
         )

@@ -1,11 +1,14 @@
 """I3D (Carreira and Zisserman 2017), the network of FVD and DTFVD: Inception-v1 with 3-D kernels.
 
-One topology, of which three ports gave published numbers:
+One topology, of which several ports gave published numbers:
 
 * `kinetics()`: the PyTorch port whose file is model_rgb.pth; 400 classes. i2v-cINN logs its FVD in training with it.
 * `tensorflow()`: the same weights' layout with TensorFlow's own padding, for variables read from a TensorFlow
   checkpoint (`from_tensorflow`): the network of the FVD that papers print.
 * `textures(length)`: i2v-cINN's network trained on dynamic textures; 18 classes; DTFVD.
+* `videogpt()`: the port of VideoGPT's FVD, file i3d_pretrained_400.pt; `scripted(state)`: StyleGAN-V's, the tensors of
+  i3d_torchscript.pt. No specification covers these two and neither file was at hand: TensorFlow's padding is theirs because they
+  are conversions of the TF-hub network, and the names are checked when they are loaded.
 
 They differ in padding, BatchNorm's epsilon and names. Videos are (N, 3, T, 224, 224); what range they are in is the
 score's matter, see `networks/videos.py`.
@@ -77,6 +80,25 @@ def textures(length: int) -> I3D:
     if length not in (16, 32):
         raise RetakeError(f"DTFVD has networks for 16 and for 32 frames, not {length}")
     return I3D(Port("tensorflow", 1e-5, 18, length // 8, TEXTURES))
+
+
+def videogpt() -> I3D:
+    """Return the port whose file is i3d_pretrained_400.pt, without weights."""
+    return I3D(Port("tensorflow", 1e-3, 400, 2, TEXTURES))
+
+
+def scripted(state: dict[str, Tensor], name: str) -> I3D:
+    """Return the network with the tensors of a TorchScript archive, whatever module they lie in there.
+
+    Raises RetakeError, which lists their names, when they are named as no port here names them.
+    """
+    for names in (KINETICS, TEXTURES):
+        first = f"{names['unit'].format('1a_7x7')}.conv3d.weight"
+        prefix = next((key.removesuffix(first) for key in state if key.endswith(first)), None)
+        if prefix is not None:
+            own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            return I3D(Port("tensorflow", 1e-3, 400, 2, names)).load(own, name)
+    raise RetakeError(f"{name}: its {len(state)} tensors are named as no known I3D: {', '.join(list(state)[:8])}, …")
 
 
 def padding(size: int, kernel: int, stride: int, remainder: bool) -> tuple[int, int]:

@@ -6,6 +6,7 @@ the package.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,19 +19,32 @@ from pipeline.errors import RetakeError
 VERSION = "0.1"
 TRUNKS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet"}  # rows of workflow/weights.csv
 SLACK = 1e-3  # what a value may lie outside [0,1]
+KEPT_BYTES = 1 << 27  # of targets' features
 
 
 def distance(net: str, colour: str, device: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Return the function of two (T, H, W, 3) float32 RGB in [0,1] -> their distances (T,) float64.
 
-    `colour`: the channel order that the network is fed, "rgb" or "bgr". The function raises RetakeError for values outside
-    [0,1] by more than 0.001, and NaN; this one weights.Missing when the trunk's weights cannot be had.
+    `colour`: the channel order that the network is fed, "rgb" or "bgr". A target that comes again (of another sample, or of a
+    window that overlaps) does not go through the network again. The function raises RetakeError for values outside [0,1] by
+    more than 0.001, and NaN; this one weights.Missing when the trunk's weights cannot be had.
     """
     import torch
 
-    network = load(net).to(device)
+    network = load(net).to(device, memory_format=torch.channels_last)
     channels = slice(None, None, -1) if colour == "bgr" else slice(None)
-    at_once = 1 if device == "cpu" else None  # more frames at once are no faster on a CPU
+    kept: dict[bytes, list[Any]] = {}  # target's SHA-256 -> its features, the oldest first
+
+    def features(images: list[np.ndarray]) -> list[list[Any]]:
+        """Return the normalised features of each image, layer by layer, (1, C, h, w)."""
+        found: list[list[Any]] = []
+        at_once = 1 if device == "cpu" else len(images)  # more frames at once are no faster on a CPU
+        for at in range(0, len(images), at_once):
+            x = torch.from_numpy(np.stack(images[at : at + at_once])[..., channels].copy()).to(device)
+            layers = network.net(network.scaling_layer(2 * x.permute(0, 3, 1, 2) - 1))
+            unit = [y / y.square().sum(1, keepdim=True).sqrt_().add_(1e-10) for y in layers]
+            found += [list(some) for some in zip(*(y.split(1) for y in unit), strict=True)]
+        return found
 
     def lpips(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
         for what, images in (("prediction", prediction), ("target", target)):
@@ -39,15 +53,21 @@ def distance(net: str, colour: str, device: str) -> Callable[[np.ndarray, np.nda
                     raise RetakeError(
                         f"LPIPS of {what} frame {step}: values from {image.min()} to {image.max()}, [0,1] is needed"
                     )
-        x, y = (
-            torch.from_numpy(np.ascontiguousarray(a[..., channels].transpose(0, 3, 1, 2))) * 2 - 1
-            for a in (prediction, target)
-        )
-        size = at_once or len(x)
+        shape = str(target.shape[1:]).encode()
+        keys = [hashlib.sha256(shape + np.ascontiguousarray(image).tobytes()).digest() for image in target]
+        new = {key: image for key, image in zip(keys, target, strict=True) if key not in kept}
         # TF32 would cost three digits.
         with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            parts = [network(a.to(device), b.to(device)) for a, b in zip(x.split(size), y.split(size), strict=True)]
-        return torch.cat(parts).flatten().double().cpu().numpy()
+            kept.update(zip(new, features(list(new.values())), strict=True))
+            values = [
+                float(
+                    sum(head((a - b).square_()).mean() for head, a, b in zip(network.lins, x, kept[key], strict=True))
+                )
+                for x, key in zip(features(list(prediction)), keys, strict=True)
+            ]
+        while len(kept) > 1 and sum(y.nbytes for layers in kept.values() for y in layers) > KEPT_BYTES:
+            del kept[next(iter(kept))]
+        return np.array(values)
 
     return lpips
 

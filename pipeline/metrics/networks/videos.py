@@ -5,6 +5,8 @@ Videos are (N, T, 3, H, W) float32 in [-1,1]; networks take (N, 3, T, 224, 224).
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +19,11 @@ def pytorch_input(video: Tensor) -> Tensor:
     """Return a video as i2v-cINN's PyTorch FVD feeds it: corner-aligned resize; mapped to [0,1] if a value is negative."""
     x = _resized(video)
     return (x + 1) / 2 if bool((video < 0).any()) else x
+
+
+def half_pixel_input(video: Tensor) -> Tensor:
+    """Return a video as the FVDs of StyleGAN-V and VideoGPT feed it: resize at half-pixel centres, [-1,1]."""
+    return _resized(video, corners=False)
 
 
 def texture_input(video: Tensor, length: int) -> Tensor:
@@ -46,9 +53,9 @@ def tensorflow_input(video: Tensor) -> Tensor:
     return (2 * x / 255 - 1).transpose(1, 2)
 
 
-def _resized(video: Tensor) -> Tensor:
+def _resized(video: Tensor, *, corners: bool = True) -> Tensor:
     n, t = video.shape[:2]
-    flat = functional.interpolate(video.flatten(0, 1), size=(SIDE, SIDE), mode="bilinear", align_corners=True)
+    flat = functional.interpolate(video.flatten(0, 1), size=(SIDE, SIDE), mode="bilinear", align_corners=corners)
     return flat.unflatten(0, (n, t)).transpose(1, 2)
 
 
@@ -75,8 +82,7 @@ def texture_diversity(embeddings: np.ndarray) -> float:
 
 
 def _pairs(samples: np.ndarray) -> float:
-    """Return the mean over ordered pairs of different samples of their mean squared difference; (S, N, D)."""
+    """Return the mean over pairs of different samples of their mean squared difference; (S, N, D)."""
     rows = samples.astype(np.float64)
-    count = len(rows)
-    found = [np.mean((rows[i] - rows[j]) ** 2) for i in range(count) for j in range(count) if i != j]
+    found = [np.mean((a - b) ** 2) for a, b in itertools.combinations(rows, 2)]  # both orders have the same
     return float(np.mean(found))

@@ -152,7 +152,7 @@ class Train(params.Train):
         return self
 
 
-class Predict(params.Strict):
+class Predict(params.Estimation):
     """Settings of estimation alone."""
 
     fit: Literal["resize", "pad"] = Field(

@@ -7,6 +7,13 @@ and handed to the next frame. FRVSR, TecoGAN- and TecoGAN are one network with o
     TecoGAN-           blocks 10, ping_pong 0.5, vgg 0.2, adversarial 0.01, layers 1, start from FRVSR
     TecoGAN            blocks 16, the same
     without ping-pong  as TecoGAN, ping_pong 0
+    DsOnly             as TecoGAN-, discriminator spatial, ping_pong 0: it sees single frames
+    DsDt               as DsOnly, discriminator spatial_temporal: a second one sees warped triplets
+    DsDtPP             as DsDt, ping_pong 0.5
+
+The last three follow the paper's text. The published code cannot run them and their numbers are not established, so
+they are not parity-checked: what each discriminator is given, that both count alike, and that their layers are compared too
+are choices made here.
 
 Follows the published code where the paper says otherwise: ping-pong is an L1 loss, content and warp losses sum over
 colours, the VGG loss is a cosine distance. Different on purpose, each with a quirk that brings the published behaviour
@@ -61,6 +68,9 @@ class Train(super_resolution.Train):
     vgg: float = Field(ge=0, description="weight of the VGG loss (published: 0.2); 0 needs no VGG weights")
     vgg_weights: str | None = Field(
         description="TF-slim's VGG19 checkpoint: a file, or a name in workflow/weights.csv; null where vgg is 0"
+    )
+    discriminator: Literal["merged", "spatial", "spatial_temporal"] = Field(
+        description="merged: one, of triplets of frames, warped frames and input, as published; spatial: of single frames and input; spatial_temporal: that one and a second of warped triplets (the last two by the paper's text, not parity-checked)"
     )
     adversarial: float = Field(
         ge=0, description="weight of the adversarial loss (published: 0.01); 0: there is no discriminator"

@@ -244,11 +244,11 @@ class Dense(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Spatio-temporal discriminator of frame triplets (section 4.1)."""
+    """Discriminator: with 27 channels the published one, spatio-temporal, of frame triplets (section 4.1)."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 27) -> None:
         super().__init__()
-        self.input_stage = Single(27, 64)
+        self.input_stage = Single(channels, 64)
         self.disblock_1, self.disblock_3 = DiscriminatorBlock(64, 64), DiscriminatorBlock(64, 64)
         self.disblock_5, self.disblock_7 = DiscriminatorBlock(64, 128), DiscriminatorBlock(128, 256)
         self.dense_layer_2 = Dense()
@@ -256,7 +256,7 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return probabilities (N, 1, H/16, W/16) and the four blocks' outputs, float32.
 
-        `x`: 9 channels of frames, 9 of frames warped to the middle one, 9 of enlarged input, (N, 27, H, W).
+        `x`, (N, channels, H, W); of 27: 9 of frames, 9 of frames warped to the middle one, 9 of enlarged input.
         """
         x = leaky(self.input_stage(for_cpu(x)))
         layers = []
@@ -433,9 +433,8 @@ def load_variables(network: nn.Module, state: Mapping[str, Any]) -> None:
     """
     _check_blocks(network, published_blocks(state))
     names, own = variables(network), network.state_dict()
-    judge = SCOPES["discriminator"]
-    if not any(name.startswith(judge) for name in state):
-        names = {key: name for key, name in names.items() if not name.startswith(judge)}
+    needed = {"fnet", "generator", *(name.split("/")[0] for name in state)}
+    names = {key: name for key, name in names.items() if name.split("/")[0] in needed}
     missing = [name for name in names.values() if name not in state]
     if missing:
         held = ", ".join(sorted({name.split("/")[0] for name in state})) or "nothing"

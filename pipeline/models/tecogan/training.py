@@ -39,6 +39,11 @@ CENTRE = 0.75  # share of each side of the warped triplets that the discriminato
 LAYER_SCALE = 0.02
 LAYER_NORMS = (12.0, 14.0, 24.0, 100.0)
 DECAY = 0.99  # of the discriminator's balance
+JUDGES = {  # {recipe's `discriminator`: {part of the network: channels that it sees}}
+    "merged": {"discriminator": 27},
+    "spatial": {"discriminator": 6},
+    "spatial_temporal": {"discriminator": 6, "temporal_discriminator": 9},
+}
 
 
 class Step(Protocol):
@@ -74,8 +79,8 @@ class TecoGAN(Recurrent):
     def __init__(self, p: Params) -> None:
         super().__init__(p.network.blocks)
         self.p = p
-        if p.train is not None and p.train.adversarial:
-            self.discriminator = Discriminator()
+        for part, channels in judges(p.train).items():
+            self.add_module(part, Discriminator(channels))
         self.register_buffer("balance", torch.zeros(()))
         self._vgg: SlimVgg | None = None
         for module in self.modules():
@@ -138,7 +143,7 @@ class TecoGAN(Recurrent):
                 nn.init.zeros_(block.conv_1.weight)
 
     def configure(self) -> dict[str, torch.optim.Optimizer]:
-        """Return the Adam optimisers of generator, flow network and, where there is one, discriminator.
+        """Return the Adam optimisers of generator, flow network and each discriminator.
 
         Loads the weights of `train.start`, where there is one; raises RetakeError when they cannot be had or do not fit.
         """
@@ -146,11 +151,9 @@ class TecoGAN(Recurrent):
         if recipe.start is not None:
             self.start_from(starting_weights(recipe.start))
         adam = TensorFlowAdam if recipe.adam == "tensorflow" else torch.optim.Adam
-        parts = ("generator", "fnet", "discriminator")
         return {
             part: adam(self.get_submodule(part).parameters(), lr=recipe.lr, betas=(0.9, 0.999), eps=1e-8)
-            for part in parts
-            if hasattr(self, part)
+            for part in ("generator", "fnet", *judges(recipe))
         }
 
     def augment(self, clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -175,7 +178,7 @@ class TecoGAN(Recurrent):
         objectives = [(found.fnet, ["generator", "fnet"])]  # the warp loss has no gradient to the generator
         balance = float(self.balance)
         if found.discriminator is not None and balance < recipe.balance:
-            objectives.insert(0, (found.discriminator, ["discriminator"]))
+            objectives.insert(0, (found.discriminator, list(judges(recipe))))
         for number, (objective, parts) in enumerate(objectives, 1):
             weights = [w for part in parts for w in self.get_submodule(part).parameters()]
             gradients = torch.autograd.grad(objective, weights, retain_graph=number < len(objectives))
@@ -223,6 +226,11 @@ def starting_weights(source: str) -> dict[str, Tensor]:
 def learning_rate(share: float, first: float, last: float) -> float:
     """Return the rate after a share of all steps, from 0 to 1: a cosine from `first` to `last`."""
     return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
+
+
+def judges(recipe: Train | None) -> dict[str, int]:
+    """Return the discriminators of a recipe, by part of the network, and the channels that each sees."""
+    return JUDGES[recipe.discriminator] if recipe is not None and recipe.adversarial else {}
 
 
 def initialise(module: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> None:
@@ -280,22 +288,31 @@ def losses(network: Recurrent, low: Tensor, target: Tensor, recipe: Train, vgg: 
 
     discriminator = advantage = None
     if recipe.adversarial:
-        judge = network.get_submodule("discriminator")
-        real, fake = _triplets(network, clip, truth, output, enlarged.detach(), bool(recipe.ping_pong))
-        (real_map, real_layers), (fake_map, fake_layers) = judge(real), judge(fake)
-        log_real, log_fake = (real_map + EPSILON).log().mean(), (fake_map + EPSILON).log().mean()
-        values["t_adversarial_loss"] = -log_fake
+        seen = _judged(network, clip, truth, output, enlarged.detach(), recipe)
+        judged = [
+            (network.get_submodule(part)(real), network.get_submodule(part)(fake))
+            for part, (real, fake) in zip(judges(recipe), seen, strict=True)
+        ]
+        log_real, log_fake = (
+            torch.stack([(pair[side][0] + EPSILON).log().mean() for pair in judged]) for side in (0, 1)
+        )
+        values["t_adversarial_loss"] = -log_fake.sum()
         generator = generator + recipe.adversarial * values["t_adversarial_loss"]
         if recipe.layers:
-            terms = [(a - b).abs().sum(1).mean() for a, b in zip(real_layers, fake_layers, strict=True)]
+            layers = [
+                [(a - b).abs().sum(1).mean() for a, b in zip(real[1], fake[1], strict=True)] for real, fake in judged
+            ]
+            terms = [torch.stack(each).sum() for each in zip(*layers, strict=True)]
             values.update({f"D_layer_{i}_loss": term for i, term in enumerate(terms)})
             scaled = [LAYER_SCALE / norm * term for norm, term in zip(LAYER_NORMS, terms, strict=True)]
             values["D_layer_loss_sum"] = torch.stack(scaled).sum()
             generator = generator + recipe.layers * values["D_layer_loss_sum"]
-        discriminator = -((1 - fake_map + EPSILON).log().mean() + log_real)
-        advantage = (log_real - log_fake).detach()
+        missed = torch.stack([(1 - fake[0] + EPSILON).log().mean() for _, fake in judged])
+        discriminator = -(missed + log_real).sum()
+        advantage = (log_real - log_fake).mean().detach()
         values["t_discrim_loss"] = discriminator
-        values["t_discrim_real_output"], values["t_discrim_fake_output"] = real_map.mean(), fake_map.mean()
+        for side, name in enumerate(("real", "fake")):
+            values[f"t_discrim_{name}_output"] = torch.stack([pair[side][0].mean() for pair in judged]).mean()
 
     values["All_loss_Gen"] = generator
     fnet = generator + recipe.warp * values["l2_warp_loss"]
@@ -303,18 +320,20 @@ def losses(network: Recurrent, low: Tensor, target: Tensor, recipe: Train, vgg: 
     return Losses(detached, output, generator, fnet, discriminator, advantage)
 
 
-def _triplets(
-    network: Recurrent, clip: Tensor, truth: Tensor, output: Tensor, flow: Tensor, ping_pong: bool
-) -> tuple[Tensor, Tensor]:
-    """Return the discriminator's inputs for targets and outputs, each (B * triplets, 27, 4h, 4w).
+def _judged(
+    network: Recurrent, clip: Tensor, truth: Tensor, output: Tensor, flow: Tensor, recipe: Train
+) -> list[tuple[Tensor, Tensor]]:
+    """Return what each discriminator sees of targets and of outputs.
 
-    Triplets are consecutive and do not overlap. The flows to the middle frame come from low resolution, the same for
-    both, and carry no gradient. With ping-pong the second half of the clip holds the flow backwards in time.
+    merged: (B * triplets, 27, 4h, 4w). spatial: each frame and its enlarged input, (B * 3 * triplets, 6, 4h, 4w), and for
+    spatial_temporal the warped triplets, (B * triplets, 9, 4h, 4w). Triplets are consecutive and do not overlap. The
+    flows to the middle frame come from low resolution, the same for both, and carry no gradient. With ping-pong the
+    second half of the clip holds the flow backwards in time.
     """
     t = clip.shape[1]
     starts = torch.arange(0, 3 * (t // 3), 3, device=clip.device)
     forward = flow[:, starts].flatten(0, 1)
-    if ping_pong:
+    if recipe.ping_pong:
         backward = flow[:, t - 3 - starts].flatten(0, 1)
     else:
         with torch.no_grad():
@@ -329,15 +348,19 @@ def _triplets(
     top, left = (height - rows) // 2, (width - columns) // 2
     centre = torch.zeros(height, width, device=clip.device)
     centre[top : top + rows, left : left + columns] = 1
-    enlarged = ops.pack_triplets(ops.resize_bilinear(grouped(clip).flatten(0, 1), SCALE).unflatten(0, (-1, 3)))
+    enlarged = ops.resize_bilinear(grouped(clip).flatten(0, 1), SCALE)
 
-    def assembled(frames: Tensor) -> Tensor:
+    def seen(frames: Tensor) -> list[Tensor]:
         triplets = grouped(frames)
         before, middle, after = triplets.unbind(1)  # the middle frame's own flow is zero: it stays
         warped = torch.stack([ops.warp(before, forward), middle, ops.warp(after, backward)], 1) * centre
-        return torch.cat([ops.pack_triplets(triplets), ops.pack_triplets(warped), enlarged], 1)
+        moving = ops.pack_triplets(warped)
+        if recipe.discriminator == "merged":
+            given = ops.pack_triplets(enlarged.unflatten(0, (-1, 3)))
+            return [torch.cat([ops.pack_triplets(triplets), moving, given], 1)]
+        return [torch.cat([triplets.flatten(0, 1), enlarged], 1), moving][: len(judges(recipe))]
 
-    return assembled(truth), assembled(output)
+    return list(zip(seen(truth), seen(output), strict=True))
 
 
 def moving_average(average: Tensor, value: Tensor) -> Tensor:

@@ -1,0 +1,95 @@
+"""Features and flow that are computed once: `data/features/<key>.npy`, memory-mapped; no registry entry of its own.
+
+A key is everything that the rows depend on: the content (a store's identity and which of its frames, or the frames' own
+SHA-256), the network, its weights' digest, the input, the version of the code. So the ground truth's features serve every
+model and every experiment, and those of predictions every later table. `<key>.json` beside it says what it is. Files
+appear whole; two processes that want the same one wait for one another. All of it may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import RetakeError, log
+from pipeline.store.atomic import atomic, write_text
+from pipeline.store.verified import lock
+
+ROOT = Path("data/features")
+
+
+def rows(key: dict[str, Any], count: int, make: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
+    """Return the `count` rows of `key`, (count, ...) float32, mapped read-only.
+
+    `make` gives them in blocks (n, ...) where they are not there. Raises RetakeError when it gives another number.
+    """
+    text = json.dumps(key, sort_keys=True)
+    path = ROOT / f"{digest(text.encode())[:32]}.npy"
+    with lock(path):
+        found = _open(path, count)
+        if found is None:
+            _write(path, count, make())
+            write_text(path.with_suffix(".json"), json.dumps(key, indent=1, sort_keys=True) + "\n")
+            found = np.load(path, mmap_mode="r")
+    return found
+
+
+def digest(*parts: bytes | memoryview) -> str:
+    """Return the SHA-256 of the parts, one after the other."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part)
+    return total.hexdigest()
+
+
+def of_images(images: np.ndarray) -> str:
+    """Return the SHA-256 of images: their shape, type and values."""
+    return digest(f"{images.shape} {images.dtype}".encode(), np.ascontiguousarray(images).data)
+
+
+class Taken:
+    """Rows of a mapped array by index, read slice by slice: what `frechet` needs of features."""
+
+    def __init__(self, base: np.ndarray, index: np.ndarray) -> None:
+        self.base, self.index = base, index
+        self.shape, self.ndim = (len(index), *base.shape[1:]), base.ndim
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, at: slice) -> np.ndarray:
+        return self.base[self.index[at]]
+
+
+def _open(path: Path, count: int) -> np.ndarray | None:
+    """Return the rows that are there; None where there are none, or not whole."""
+    if not path.exists():
+        return None
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        if len(found) == count:
+            return found
+        why = f"{len(found)} rows, not {count}"
+    except (ValueError, EOFError, OSError) as error:
+        why = str(error)
+    log.warning("%s is damaged (%s): made again", path, why)
+    return None
+
+
+def _write(path: Path, count: int, blocks: Iterable[np.ndarray]) -> None:
+    with atomic(path) as temporary:
+        out, at = None, 0
+        for block in blocks:
+            if out is None:
+                out = np.lib.format.open_memmap(temporary, "w+", np.float32, (count, *block.shape[1:]))
+            if at + len(block) <= count:
+                out[at : at + len(block)] = block
+            at += len(block)
+        if out is None or at != count:
+            raise RetakeError(f"{path}: {at} rows of features were made of {count} that are needed")
+        out.flush()
