@@ -115,11 +115,10 @@ def test_vid4_has_our_rows_and_the_published_ones(made: Project) -> None:
         psnr = {name: float(row[f"psnr_y_{scene}"]) for name, row in ours.items()}
         assert psnr["Bicubic"] > psnr["Nearest"] > psnr["mine"]
     assert float(ours["Bicubic"]["tof"]) < float(ours["Nearest"]["tof"])
-    assert float(ours["Bicubic"]["psnr_y_calendar"]) > 30  # its truth is nearly an interpolation
     mean = np.mean([float(ours["FRVSR"][f"psnr_y_{scene}"]) for scene in ("calendar", "city", "foliage")])
     assert float(ours["FRVSR"]["psnr_y"]) == pytest.approx(mean, rel=1e-5)
     assert ours["FRVSR"]["checkpoint"] not in ("", ours["TecoGAN"]["checkpoint"])
-    assert int(ours["FRVSR"]["parameters"]) > 2_000_000
+    assert int(ours["FRVSR"]["parameters"]) == int(ours["TecoGAN"]["parameters"]) > 1_745_506  # without discriminator
     assert float(ours["FRVSR"]["gmacs"]) > 1
     assert ours["Bicubic"]["lpips"] == ours["Bicubic"]["tlp"] == ""
     assert "lpips: no weights alexnet" in ours["Bicubic"]["note"]
