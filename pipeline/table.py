@@ -585,7 +585,9 @@ def _explain(e: Experiment, rows: list[Row]) -> list[str]:
         scale = f", times {about['scale']:g}" if about["scale"] != 1 else ""
         lines.append(f"* {about['label']} (`{metric}`): {about['better']} is better{scale}; {told}.")
     if any(row.facts["gmacs"] for row in rows):
-        lines.append("* GMACs: multiply-adds of one predicted frame at the table's size, 10^9.")
+        lines.append(
+            "* GMACs: multiply-adds of one predicted frame at the table's size, 10^9, as this code computes it."
+        )
     for row in rows:
         if row.facts["note"]:
             lines.append(f"* {row.label}: {row.facts['note']}.")

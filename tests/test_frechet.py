@@ -68,6 +68,9 @@ def test_zero_symmetric_and_blind_to_order(route: Route, n: int, m: int, dims: i
     scale = np.trace(np.atleast_2d(np.cov(a, rowvar=False))) + np.trace(np.atleast_2d(np.cov(b, rowvar=False)))
     # Rounding errors of zero eigenvalues are rooted: 1e-16 gives 1e-8 a feature
     slack = 1e-7 * scale if route in ("svd", "auto") else 1e-6 * scale
+    if route == "tensorflow":  # which does not root singular values of S b S below 1e-10, nor of a: up to 1e-5 each
+        values = np.concatenate([np.linalg.eigvalsh(np.atleast_2d(np.cov(x, rowvar=False))) for x in (a, b)])
+        slack += 2e-5 * ((values > 1e-14) & (values < 1e-5)).sum()
     assert whole >= -slack
     assert frechet.distance(a, a, route) == pytest.approx(0, abs=slack)
     assert frechet.distance(b, a, route) == pytest.approx(whole, abs=10 * slack, rel=1e-6)

@@ -175,7 +175,7 @@ def test_killed_while_dvc_wrote_its_lock(made: Project, engine: str, tmp_path: P
     project = copied(made, tmp_path / "copy")
     lock = project.folder / "dvc.lock"
     text = lock.read_text()
-    lock.write_text(text[: text.rindex("md5: ")])
+    lock.write_text(text[: text.rindex("md5: ") + 2])  # in the middle of a key: no YAML
     done = project.dvc("repro")
     assert done.returncode != 0
     assert "dvc.lock" in done.stdout + done.stderr

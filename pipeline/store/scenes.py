@@ -16,7 +16,9 @@ import numpy as np
 
 SIZE = (48, 27)  # width, height at which frames are compared
 LARGE = 10.0  # mean absolute difference of a cut, of 255
-OUTSTANDING = 3.0  # how many times the differences around it a cut's is
+OUTSTANDING = (
+    3.0  # how many times the median of the differences around it a cut's is: short shots have other cuts there
+)
 AROUND = 6  # frames before and after that it is held against
 
 
@@ -35,7 +37,7 @@ def cuts(images: Iterable[np.ndarray]) -> tuple[list[int], int]:
     found = []
     for at, difference in enumerate(differences):
         around = differences[max(at - AROUND, 1) : at] + differences[at + 1 : at + 1 + AROUND]
-        if difference >= LARGE and difference >= OUTSTANDING * float(np.mean(around or [0.0])):
+        if difference >= LARGE and difference >= OUTSTANDING * float(np.median(around or [0.0])):
             found.append(at)
     return found, len(differences) if before is not None else 0
 
