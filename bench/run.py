@@ -54,7 +54,7 @@ def write(results: dict[str, list[dict]]) -> None:
             lines.append(
                 f"| {row.name} | {row.baseline} | {row.ratio:.3g} | {sign} {row.goal:g} | {'yes' if row.reached else '**no**'} | {row.detail} |"
             )
-    (HERE / "results.md").write_text("\n".join(lines) + "\n")
+    (HERE / "results.md").write_text("\n".join(lines) + "\n\n" + (HERE / "tried.md").read_text())
     print((HERE / "results.md").read_text())
 
 
