@@ -75,7 +75,7 @@ class Dataset(Strict):
         description="width of the stored frames, pixels; null: as the height makes it (even), or the sources' own",
     )
     codec: Literal["raw", "zstd", "png", "jpeg"] = Field(
-        description="how frames are stored: raw reads fastest; zstd is lossless at a third of the bytes, written four times as fast as png; jpeg keeps JPEG sources untouched"
+        description="how frames are stored: raw reads fastest; zstd is lossless, mostly smaller than png and faster; jpeg keeps JPEG sources untouched"
     )
     archives: Literal["all", "present"] = Field(
         description="all: download what is missing; present: download nothing, go on with what lies in data/raw (the table says partial)"

@@ -26,6 +26,21 @@ PARTS = [
     ".dvc/config",
 ]
 
+SMALL_DEMO: dict[str, Any] = {
+    "models.dmvfn_demo.train.max_steps": 3,
+    "models.dmvfn_demo.train.batch": 2,
+    "models.dmvfn_demo.train.crop": 64,
+    "models.dmvfn_demo.train.validate_every": 2,
+    "models.dmvfn_demo.train.validate_windows": 1,
+    "models.dmvfn_demo.train.checkpoint_every": 1,
+    "datasets.demo.height": 96,
+    "datasets.demo.width": 128,
+    "protocols.next5.windows": "first",
+    "compute.threads": 1,
+    "compute.workers": 0,
+    "tracking.mlflow": False,
+}
+
 
 class Project:
     """One copy; `run` gives the finished process, `snakemake` and `dvc` run the engines in it."""
@@ -42,6 +57,18 @@ class Project:
         self.run("git", "init", "-q", ".")
         if edit:
             self.edit(edit)
+
+    def copy(self, folder: Path) -> Project:
+        """Return a copy, with the engines' records and what they made, that a test may spoil."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        project = Project.__new__(Project)
+        project.folder = folder
+        return project
+
+    def rows(self, table: str) -> dict[tuple[str, bool], dict[str, str]]:
+        """Return the rows of a table in `results/` by model and whether they are measured."""
+        with (self.folder / table).open(newline="") as file:
+            return {(row["model"], row["source"] == "measured"): row for row in csv.DictReader(file)}
 
     def edit(self, changes: dict[str, Any]) -> None:
         """Set dotted keys of params.yaml (null deletes nothing; dicts replace) and renew workflow/plan.yaml."""

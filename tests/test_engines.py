@@ -11,29 +11,15 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.engines import Project
+from tests.engines import SMALL_DEMO, Project
 
 TABLE = "results/demo_metrics.csv"
-SMALL: dict[str, Any] = {
-    "models.dmvfn_demo.train.max_steps": 3,
-    "models.dmvfn_demo.train.batch": 2,
-    "models.dmvfn_demo.train.crop": 64,
-    "models.dmvfn_demo.train.validate_every": 2,
-    "models.dmvfn_demo.train.validate_windows": 1,
-    "models.dmvfn_demo.train.checkpoint_every": 1,
-    "datasets.demo.height": 96,
-    "datasets.demo.width": 128,
-    "protocols.next5.windows": "first",
-    "compute.threads": 1,
-    "compute.workers": 0,
-    "tracking.mlflow": False,
-}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose demo table Snakemake has made."""
-    project = Project(tmp_path_factory.mktemp("snakemake"), SMALL)
+    project = Project(tmp_path_factory.mktemp("snakemake"), SMALL_DEMO)
     done = project.snakemake(TABLE)
     assert done.returncode == 0, done.stdout + done.stderr
     return project
@@ -42,7 +28,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture(scope="module")
 def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose demo table DVC has made."""
-    project = Project(tmp_path_factory.mktemp("dvc"), SMALL)
+    project = Project(tmp_path_factory.mktemp("dvc"), SMALL_DEMO)
     done = project.dvc("repro")
     assert done.returncode == 0, done.stdout + done.stderr
     return project
@@ -51,10 +37,7 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture
 def copy(made: Project, tmp_path: Path) -> Project:
     """A copy of the made project, with Snakemake's records, that a test may spoil."""
-    shutil.copytree(made.folder, tmp_path / "copy", symlinks=True)
-    project = Project.__new__(Project)
-    project.folder = tmp_path / "copy"
-    return project
+    return made.copy(tmp_path / "copy")
 
 
 def table(project: Project) -> bytes:
@@ -181,9 +164,7 @@ def test_handover_from_snakemake_to_dvc_and_back(copy: Project) -> None:
 
 
 def test_dvc_experiments_reach_the_stages(reproduced: Project, tmp_path: Path) -> None:
-    shutil.copytree(reproduced.folder, tmp_path / "copy", symlinks=True)
-    project = Project.__new__(Project)
-    project.folder = tmp_path / "copy"
+    project = reproduced.copy(tmp_path / "copy")
     for command in (("git", "add", "-A"), ("git", "commit", "-qm", "base")):
         assert project.run(*command).returncode == 0
     done = project.dvc("exp", "run", "-S", "models.dmvfn_demo.train.max_steps=1")
@@ -198,9 +179,7 @@ def test_dvc_experiments_reach_the_stages(reproduced: Project, tmp_path: Path) -
 
 
 def test_dvc_asks_again_when_the_plan_changes(reproduced: Project, tmp_path: Path) -> None:
-    shutil.copytree(reproduced.folder, tmp_path / "copy", symlinks=True)
-    project = Project.__new__(Project)
-    project.folder = tmp_path / "copy"
+    project = reproduced.copy(tmp_path / "copy")
     path = project.folder / "params.yaml"
     tree = yaml.safe_load(path.read_text())
     del tree["experiments"]["demo"]["models"]["flow_warp"]

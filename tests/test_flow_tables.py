@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 from typing import Any
@@ -91,13 +90,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Project:
     return made
 
 
-def rows(made: Project, table: str) -> dict[tuple[str, bool], dict[str, str]]:
-    with (made.folder / table).open(newline="") as file:
-        return {(r["model"], r["source"] == "measured"): r for r in csv.DictReader(file)}
-
-
 def test_kitti_cells_are_the_errors_of_the_pair(made: Project, shared: Path) -> None:
-    found = rows(made, TABLES[0])
+    found = made.rows(TABLES[0])
     ours = {name: row for (name, measured), row in found.items() if measured}
     assert list(ours) == [*BASELINES.values(), "ARFlow (without AR)", "ARFlow"]
     truth = from_kitti((shared / "data/kitti_flow_sample/training/flow_occ/000000_10.png").read_bytes(), "the sample")
@@ -131,7 +125,7 @@ def test_training_starts_from_the_named_checkpoint_and_validates_by_endpoint_err
 
 
 def test_sintel_has_a_column_for_each_rendering(made: Project) -> None:
-    found = rows(made, TABLES[1])
+    found = made.rows(TABLES[1])
     assert found["DIS", True]["n"] == "4"
     assert float(found["DIS", True]["epe_clean"]) == pytest.approx(1.25, abs=1e-4)
     assert float(found["DIS", True]["epe_final"]) > 1.255  # of blurred frames it estimates something else

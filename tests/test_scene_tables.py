@@ -5,7 +5,6 @@ Trained for two steps on a video of our own: FRVSR, and TecoGAN from its checkpo
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -100,13 +99,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Project:
     return made
 
 
-def rows(made: Project, table: str) -> dict[tuple[str, bool], dict[str, str]]:
-    with (made.folder / table).open(newline="") as file:
-        return {(r["model"], r["source"] == "measured"): r for r in csv.DictReader(file)}
-
-
 def test_vid4_has_our_rows_and_the_published_ones(made: Project) -> None:
-    found = rows(made, TABLES[0])
+    found = made.rows(TABLES[0])
     ours = {name: row for (name, measured), row in found.items() if measured}
     assert list(ours) == ["Nearest", "Bicubic", "FRVSR", "TecoGAN", "mine"]
     assert {row["n"] for row in ours.values()} == {"3"}
@@ -132,7 +126,7 @@ def test_vid4_has_our_rows_and_the_published_ones(made: Project) -> None:
 
 
 def test_tos_has_its_own_published_rows(made: Project) -> None:
-    found = rows(made, TABLES[1])
+    found = made.rows(TABLES[1])
     assert found["FRVSR", False]["psnr_y"] == "34.01"
     assert found["Bicubic", True]["n"] == "3"
     assert found["Bicubic", True]["partial"] == ""  # all three scenes; how many frames they have is not published

@@ -120,7 +120,7 @@ def lines(path: str) -> list[dict[str, str]]:
 def test_baselines_lie_on_the_grid_of_the_degradation(name: str, project: params.Params) -> None:
     """Enlarging a ramp gives the ramp where no border is near: no shift, unlike resizers that align centres."""
     ramp = np.tile(np.arange(20, dtype=np.float32), (3, 16, 1)) / 20
-    network = params.registry("models")[name].build(project.models[name])
+    network = params.registry("models")["interpolation"].build(project.models[name])
     (output,) = network.predict(iter([torch.from_numpy(ramp)[None]]))
     assert output.shape == (1, 3, 64, 80)
     inside = output[0, 0, 30, 8:-16].numpy() * 20
@@ -196,7 +196,7 @@ def test_multiply_adds_are_those_of_a_frame_in_a_running_scene(project: params.P
     )  # fmt: skip
     generator = 9 * pixels * (51 * 64 + 2 * 64 * 64 + 64 * 64 + 4 * 64 * 64 + 16 * 64 * 3)
     assert found == pytest.approx((fnet + generator) / 1e9, abs=1e-4)
-    bicubic = params.registry("models")["bicubic"].build(project.models["bicubic"])
+    bicubic = params.registry("models")["interpolation"].build(project.models["bicubic"])
     assert predict._gmacs_of_scenes(bicubic, Store(HIGH), ["a", "b c"]) == 0
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import cv2
 import numpy as np
 
 from pipeline import params
@@ -29,8 +28,7 @@ class Params(params.Metric):
 
 def settings(p: Params) -> dict[str, Any]:
     """Return what a reader must know to compare values."""
-    return {"name": "Flow-MSE", "unit": "px^2", "flow": "Farneback of whole 8-bit grey frames", "settings": temporal.FARNEBACK,
-            "version": f"OpenCV {cv2.__version__}", "definition": "ours"}  # fmt: skip
+    return {"name": "Flow-MSE", "unit": "px^2", **temporal.SETTINGS, "definition": "ours"}
 
 
 def build(p: Params, device: str) -> Callable[..., float]:

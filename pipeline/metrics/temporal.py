@@ -32,6 +32,11 @@ FARNEBACK: dict[str, Any] = {
     "poly_n": 5,
     "poly_sigma": 1.2,
 }
+SETTINGS: dict[str, Any] = {  # of every metric that reads this motion
+    "flow": "Farneback of whole 8-bit grey frames",
+    "settings": FARNEBACK,
+    "version": f"OpenCV {cv2.__version__}",
+}
 
 
 def border_crop(height: int, width: int) -> tuple[int, int, int, int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import cv2
 import numpy as np
 
 from pipeline import params
@@ -28,8 +27,7 @@ class Params(params.Metric):
 
 def settings(p: Params) -> dict[str, Any]:
     """Return what a reader must know to compare values."""
-    return {"name": "tOF", "unit": "px", "flow": "Farneback of whole 8-bit grey frames", "settings": temporal.FARNEBACK,
-            "version": f"OpenCV {cv2.__version__}"}  # fmt: skip
+    return {"name": "tOF", "unit": "px", **temporal.SETTINGS}
 
 
 def build(p: Params, device: str) -> Callable[..., float]:
