@@ -150,7 +150,7 @@ def test_upscaled_frames_are_keyed_by_scene_and_frame(made: Project) -> None:
 
 
 def test_another_metric_neither_trains_nor_predicts(made: Project) -> None:
-    config = json.dumps({"vid4": {"metrics": {"psnr": {"kind": "psnr"}}}})
+    config = json.dumps({"vid4": {"metrics": {"psnr": {"kind": "psnr"}}, "published": None}})
     assert set(made.rules(TABLES[0], "--config", f"experiments={config}")) == {"score", "table"}
 
 
