@@ -79,8 +79,8 @@ def test_flat_images(a: float, b: float) -> None:
     x, y = np.full((1, 176, 176, 3), a, np.float32), np.full((1, 176, 176, 3), b, np.float32)
     a, b = float(np.float32(a)), float(np.float32(b))
     luminance = (2 * a * b + 1e-4) / (a * a + b * b + 1e-4)
-    assert built(ssim)(x, y)[0] == pytest.approx(luminance, abs=1e-9)
-    assert built(ms_ssim)(x, y)[0] == pytest.approx(luminance**0.1333, abs=1e-9)
+    assert built(ssim)(x, y)[0] == pytest.approx(luminance, abs=1e-6)
+    assert built(ms_ssim)(x, y)[0] ** (1 / 0.1333) == pytest.approx(luminance, abs=1e-6)
     assert built(psnr)(x, y)[0] == pytest.approx(-20 * np.log10(abs(a - b)), abs=1e-4)
 
 
@@ -96,12 +96,12 @@ def test_psnr_is_a_mean_over_pixels_and_channels() -> None:
     assert built(psnr)(x, y) == pytest.approx(-10 * np.log10(mse), abs=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     height=st.integers(11, 48),
     width=st.integers(11, 48),
     seed=st.integers(0, 99),
-    change=st.sampled_from(["noise", "shift", "darker", "other", "flat", "negative"]),
+    change=st.sampled_from(["noise", "shift", "darker", "other", "flat", "negative", "brighter", "paper", "blocks"]),
     rows=st.sampled_from([1, 1 << 20]),
 )
 def test_ssim_is_the_float64_definition(height: int, width: int, seed: int, change: str, rows: int) -> None:
@@ -114,14 +114,19 @@ def test_ssim_is_the_float64_definition(height: int, width: int, seed: int, chan
         "other": rng.random(x.shape),
         "flat": np.full_like(x, 0.9),
         "negative": 1 - x,
+        "brighter": np.clip(x + rng.uniform(0, 0.1), 0, 1),  # about where v is no longer blurred in float32
+        "paper": np.clip(0.95 + rng.normal(0, 0.02, x.shape), 0, 1),
+        "blocks": np.kron(rng.random((1, 12, 12, 3)) > 0.5, np.ones((1, 4, 4, 1)))[:, :height, :width],
     }[change].astype(np.float32)
+    if change in ("paper", "blocks"):  # smooth and bright, or flat beside edges: hard for float32
+        x = np.clip(y * np.float32(1 - rng.uniform(0, 0.1)) + rng.normal(0, 0.02, y.shape), 0, 1).astype(np.float32)
     before = structure.STRIP_BYTES
     structure.STRIP_BYTES = rows  # strips of 22 rows, or one
     try:
         found = built(ssim)(x, y)[0]
     finally:
         structure.STRIP_BYTES = before
-    assert found == pytest.approx(reference(x[0], y[0])[0].mean(), abs=1e-9)
+    assert found == pytest.approx(reference(x[0], y[0])[0].mean(), abs=1e-6)
 
 
 @pytest.mark.parametrize(("height", "width"), [(161, 163), (176, 192), (170, 181)])
@@ -167,16 +172,16 @@ def test_torch_path_is_the_same_function() -> None:
     y = (0.8 * x + 0.2 * y).astype(np.float32)
     tensors = [torch.tensor(a).double().permute(0, 3, 1, 2) for a in (x, y)]
     for found, expected in zip(structure.terms(*tensors), structure.full_size(x, y, "cpu"), strict=True):
-        assert found == pytest.approx(expected, abs=1e-12)
+        assert found == pytest.approx(expected, abs=1e-6)
     coarser = np.concatenate([ms_ssim._coarser(a, b) for a, b in zip(x, y, strict=True)])
-    assert ms_ssim._coarser(*tensors) == pytest.approx(coarser, abs=1e-8)
+    assert ms_ssim._coarser(*tensors) == pytest.approx(coarser, abs=1e-6)
 
 
 @pytest.mark.gpu
 def test_gpu_gives_the_same_values() -> None:
     x, y = natural(256, 448, 1, frames=3), natural(256, 448, 2, frames=3)
     for module in (ssim, ms_ssim):
-        assert built(module, "cuda")(x, y) == pytest.approx(built(module)(x, y), abs=1e-7)
+        assert built(module, "cuda")(x, y) == pytest.approx(built(module)(x, y), abs=1e-6)
 
 
 def test_too_small_frames_are_undefined() -> None:
@@ -282,7 +287,7 @@ def test_a_target_goes_through_lpips_once(trunks: Any, monkeypatch: pytest.Monke
 
     def counted(net: str) -> Any:
         network = load(net)
-        network.scaling_layer.register_forward_hook(lambda *_: passes.append(1))
+        network.net.register_forward_hook(lambda *_: passes.append(1))
         return network
 
     monkeypatch.setattr(perceptual, "load", counted)
