@@ -3,12 +3,14 @@
     python -m pipeline.evaluate PREDICTIONS TRUTH --metrics psnr,ssim,lpips,fvd
     python -m pipeline.evaluate PREDICTIONS TRUTH --profile dmvfn
     python -m pipeline.evaluate PREDICTIONS TRUTH --metrics psnr,dmvfn.lpips,cinn.fvd
+    python -m pipeline.evaluate UPSCALED TRUTH --profile tecogan --protocol scenes
 
 PREDICTIONS and TRUTH, each one of: a folder of clips (sub-folders of PNG images, or videos), a folder of the PNG images
 of one clip, a video, or an array file (.npy, or .npz with one array): (T, H, W, 3) or (N, T, H, W, 3), RGB, uint8, or
 float in [0,1]. Clips are paired by name (those of an array are 000000, 000001, …; a single clip with a single one), images
 by position in the natural order of their names. What a metric is stands under `profiles` in params.yaml: a bare name is that of
-the profile asked for, `clean` where none is. Metrics of frames (and of neighbouring frames) are averaged over a clip, and in
+the profile asked for, `clean` where none is. A protocol of super-resolution leaves out the ends of scenes and the border that it
+does not score. Metrics of frames (and of neighbouring frames) are averaged over a clip, and in
 the last row over all frames; FID, FVD and DTFVD are of the whole set, and their features are kept in data/features. What a
 cell is stands below the table.
 """
@@ -27,7 +29,9 @@ import numpy as np
 from pipeline import params
 from pipeline.errors import RetakeError, near, progress, run
 from pipeline.metrics import Undefined, cache, sets, squared, temporal
+from pipeline.params import SuperResolution
 from pipeline.store.clips import Clip, clips, size, unit
+from pipeline.tasks import super_resolution
 
 SHOWN = 8
 NEEDS = ("frames", "pairs", "features")
@@ -41,15 +45,22 @@ def main() -> None:
     parser.add_argument("truth", type=Path)
     parser.add_argument("--metrics", help="names, PROFILE.NAME for one of another profile; default: psnr,ssim")
     parser.add_argument("--profile", help="entry of `profiles` in params.yaml; without --metrics: all of its metrics")
+    parser.add_argument(
+        "--protocol", help="entry of `protocols` in params.yaml, of super-resolution; default: all is scored"
+    )
     args = parser.parse_args()
     names = args.metrics or ("" if args.profile else "psnr,ssim")
     profile = args.profile or "clean"
-    print(evaluate(args.predictions, args.truth, [name.strip() for name in names.split(",") if name], profile))
+    asked = [name.strip() for name in names.split(",") if name]
+    print(evaluate(args.predictions, args.truth, asked, profile, args.protocol))
 
 
-def evaluate(predictions: Path, truth: Path, metrics: list[str], profile: str = "clean") -> str:
+def evaluate(
+    predictions: Path, truth: Path, metrics: list[str], profile: str = "clean", protocol: str | None = None
+) -> str:
     """Return the table as text. Raises RetakeError for what cannot be scored, when its clip is reached."""
-    chosen = choose(metrics, profile)
+    cut = _protocol(protocol)
+    chosen = choose(metrics, profile, cut.NEEDS if cut else NEEDS)
     pairs = _paired(clips(predictions), clips(truth), predictions, truth)
     import torch
 
@@ -79,11 +90,18 @@ def evaluate(predictions: Path, truth: Path, metrics: list[str], profile: str = 
         if "features" in needs.values():
             for content, images in zip(contents, read, strict=True):
                 content.append(cache.of_images(images))
+        region = (slice(None), slice(None))
+        if cut:
+            scored, region = super_resolution.scored_part(read[1].shape[:3], cut, pair[1].where)
+            read = [images[scored] for images in read]
         both = [unit(images) for images in read]
+        inside = [np.ascontiguousarray(images[:, *region]) for images in both]
         for name in [name for name in built if needs[name] != "features"]:
-            function = built[name] if needs[name] == "frames" else _neighbours(built[name])
             try:
-                values[name][clip] = function(*both)
+                if needs[name] == "frames":
+                    values[name][clip] = built[name](*inside)
+                else:
+                    values[name][clip] = _neighbours(built[name], both, region)
             except Undefined as reason:
                 skip(name, reason)
     whole: dict[str, float] = {}
@@ -100,11 +118,23 @@ def evaluate(predictions: Path, truth: Path, metrics: list[str], profile: str = 
     shown: dict[str, Callable[[float], float]] = {
         name: squared.decibel if hasattr(modules[m.kind], "MEAN") else float for name, m in chosen.items()
     }
+    if cut:
+        sides = "a border left out" if cut.border == "cropped" else "no border left out"
+        notes["scored"] = f"protocol {protocol}: {cut.trim} frames at both ends of a clip and {sides}"
     return _table(list(pairs), values, whole, notes, shown)
 
 
-def choose(names: list[str], profile: str) -> dict[str, Any]:
-    """Return the metrics by the name that was asked for; all of the profile where no name is given.
+def _protocol(name: str | None) -> SuperResolution | None:
+    """Return the protocol asked for. Raises RetakeError for an unknown one, and for one of another task."""
+    protocols = params.load().protocols
+    fits = [key for key, protocol in protocols.items() if isinstance(protocol, SuperResolution)]
+    if name is not None and name not in fits:
+        raise RetakeError(f"no protocol {name!r} of super-resolution: params.yaml has {', '.join(fits) or 'none'}")
+    return protocols[name] if name is not None else None  # type: ignore[return-value]
+
+
+def choose(names: list[str], profile: str, fit: tuple[str, ...] = NEEDS) -> dict[str, Any]:
+    """Return the metrics by the name that was asked for; all of the profile where no name is given. `fit`: what they may need.
 
     Raises RetakeError for an unknown name, with the nearest one, and for a metric that does not compare frames.
     """
@@ -123,8 +153,10 @@ def choose(names: list[str], profile: str) -> dict[str, Any]:
                 + (f": name it {' or '.join(others)}" if others else near(name, [*profiles[profile], *known]))
             )
         needs = modules[metric.kind].NEEDS
-        if needs in NEEDS:
+        if needs in fit:
             chosen[name] = metric
+        elif names and needs in NEEDS:
+            raise RetakeError(f"{name} compares whole sets of clips: leave --protocol out")
         elif names:
             why = {"samples": "several samples of a start", "fields": "flow fields", "flow": "flow fields"}[needs]
             raise RetakeError(f"{name} compares {why}, not two sets of clips: it is a metric of experiments")
@@ -133,23 +165,20 @@ def choose(names: list[str], profile: str) -> dict[str, Any]:
     return chosen
 
 
-def _neighbours(function: Callable[..., float]) -> Callable[..., np.ndarray]:
-    """Return the function of two clips that gives a metric of neighbouring frames for each pair, (T - 1,)."""
-
-    def values(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-        if len(true) < 2:
-            raise Undefined("two neighbouring frames are needed")
-        whole, eight = (slice(None), slice(None)), temporal.eight_bits(true)
-        return np.array(
-            [
-                function(
-                    predicted[i : i + 2], true[i : i + 2], whole, functools.partial(temporal.motion, *eight[i : i + 2])
-                )
-                for i in range(len(true) - 1)
-            ]
-        )
-
-    return values
+def _neighbours(function: Callable[..., float], both: list[np.ndarray], region: temporal.Region) -> np.ndarray:
+    """Return a metric's value for each pair of neighbouring frames of (prediction, truth), (T - 1,)."""
+    predicted, true = both
+    if len(true) < 2:
+        raise Undefined("two neighbouring frames are needed")
+    eight = temporal.eight_bits(true)
+    return np.array(
+        [
+            function(
+                predicted[i : i + 2], true[i : i + 2], region, functools.partial(temporal.motion, *eight[i : i + 2])
+            )
+            for i in range(len(true) - 1)
+        ]
+    )
 
 
 def _set(distance: sets.Distance, pairs: Pairs, contents: tuple[list[str], list[str]], frames: int) -> sets.Found:
@@ -211,7 +240,7 @@ def _table(
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     ]
-    return "\n".join([*(line.rstrip() for line in lines), "", *(f"{m}: {notes[m]}" for m in values)])
+    return "\n".join([*(line.rstrip() for line in lines), "", *(f"{m}: {note}" for m, note in notes.items())])
 
 
 if __name__ == "__main__":

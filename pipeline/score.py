@@ -283,8 +283,9 @@ def _score_scenes(
     rows: list[Row] = []
     for clip in progress(clips, unit="scene", desc=f"score {fields['model']}"):
         true = frames.clips[clip]
-        scored = slice(protocol.trim, len(true) - protocol.trim)
-        region = _scored_part(frames, true[0], protocol)
+        scored, region = super_resolution.scored_part(
+            (len(true), *frames.size[true[0]]), protocol, f"{frames.path}, {clip}"
+        )
         motion = _true_motion(frames, clip, true[scored])
         before: list[np.ndarray] = []
         for pair in zip(predicted.clips[clip][scored], true[scored], strict=True):
@@ -392,18 +393,6 @@ def check_scenes(
         if (predicted.size[made] != frames.size[true]).any():
             (h, w), (height, width) = predicted.size[made[0]], frames.size[true[0]]
             raise RetakeError(f"{predicted.path}, {clip}: frames are {w}x{h}, the true ones {width}x{height}: {again}")
-
-
-def _scored_part(frames: Store, row: int, protocol: SuperResolution) -> temporal.Region:
-    """Return the rows and columns of a scene's frames that are scored."""
-    height, width = (int(n) for n in frames.size[row])
-    if protocol.border == "kept":
-        return slice(0, height), slice(0, width)
-    try:
-        top, left, height, width = temporal.border_crop(height, width)
-    except RetakeError as error:
-        raise RetakeError(f"{frames.path}: {error}; set the protocol's `border` to kept") from None
-    return slice(top, top + height), slice(left, left + width)
 
 
 def _reads_flow(p: Params, name: str) -> bool:

@@ -125,6 +125,30 @@ def test_names_are_those_of_a_profile(tmp_path: Path, monkeypatch: pytest.Monkey
             evaluate(b, a, names, profile)
 
 
+def test_a_protocol_leaves_out_the_ends_and_the_border(tmp_path: Path) -> None:
+    """TecoGAN's: two frames at both ends, sides of multiples of 32 that are at least 16 px shorter, centred."""
+    true = images(6, 100, 120)
+    prediction = noisy(true)
+    inside = (slice(2, 4), slice(18, 82), slice(12, 108))
+    elsewhere = np.full_like(prediction, 7)  # far off, where nothing is scored
+    elsewhere[inside] = prediction[inside]
+    files = [saved(tmp_path / f"{i}.npy", array) for i, array in enumerate((elsewhere, true))]
+    table = evaluate(*files, ["psnr", "tecogan.psnr_y"], protocol="scenes")
+    assert row(table, "all")[0] == pytest.approx(psnr(prediction[inside], true[inside]), abs=1e-3)
+    assert "scored: protocol scenes: 2 frames at both ends of a clip and a border left out" in table
+    assert row(evaluate(*files, ["psnr"]), "all")[0] < 15
+    for metrics, protocol, words in (
+        (["psnr"], "scene", "no protocol 'scene' of super-resolution: params.yaml has scenes"),
+        (["psnr"], "pairs", "no protocol 'pairs' of super-resolution"),
+        (["fid"], "scenes", "fid compares whole sets of clips: leave --protocol out"),
+    ):
+        with pytest.raises(RetakeError, match=re.escape(words)):
+            evaluate(*files, metrics, protocol=protocol)
+    with pytest.raises(RetakeError, match="at least 5 are needed"):
+        short = [saved(tmp_path / f"short{i}.npy", true[:4]) for i in (0, 1)]
+        evaluate(*short, ["psnr"], protocol="scenes")
+
+
 def test_psnr_of_mean_averages_errors_before_the_logarithm(tmp_path: Path) -> None:
     truth = np.zeros((2, 2, 16, 16, 3), np.float32)
     ours = truth.copy()

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from test_score import FRAMES, copy, pan, read, toy, write_frames, write_predictions
+from test_score import FRAMES, SIZE, copy, pan, read, toy, write_frames, write_predictions
 
 from pipeline import score, table, weights
 from pipeline.errors import RetakeError
 from pipeline.metrics import cache, frechet, sets, temporal
 from pipeline.metrics.networks import inception, vgg
 from pipeline.params import Params
-from pipeline.store.frames import Store
+from pipeline.store.frames import Store, Writer
 from pipeline.tasks import prediction
 
 METRICS: dict[str, Any] = {
@@ -39,6 +39,24 @@ def means(x: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(x.mean(1, keepdim=True), 2).flatten(1)
 
 
+def cheap_networks(patch: pytest.MonkeyPatch, passes: list[int]) -> None:
+    class Cheap(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+            passes.append(len(x))
+            return [means(x)[..., None, None]]
+
+    patch.setattr(weights, "path", lambda name, **_: Path(name))
+    patch.setattr(weights, "load", lambda name, **_: {"w": torch.zeros(1)})
+    patch.setattr(inception, "build", lambda state: Cheap())
+    patch.setattr(sets, "i3d_scores", lambda variant, device: (means_of_clips, {"network": variant}))
+    patch.setattr(vgg, "features", lambda state, images: [images])
+
+
+def means_of_clips(x: torch.Tensor) -> torch.Tensor:
+    """Four features of a clip (T, 3, H, W)."""
+    return means(x).mean(0, keepdim=True)
+
+
 @pytest.fixture(scope="module")
 def passes() -> list[int]:
     """Frames that went through FID's network, pass by pass."""
@@ -49,19 +67,10 @@ def passes() -> list[int]:
 def scored(tmp_path_factory: pytest.TempPathFactory, passes: list[int]) -> Path:
     """A folder with two models' scores; their networks are cheap ones."""
 
-    class Cheap(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-            passes.append(len(x))
-            return [means(x)[..., None, None]]
-
     folder = tmp_path_factory.mktemp("sets")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(weights, "path", lambda name, **_: Path(name))
-        patch.setattr(weights, "load", lambda name, **_: {"w": torch.zeros(1)})
-        patch.setattr(inception, "build", lambda state: Cheap())
-        patch.setattr(sets, "i3d_scores", lambda variant, device: (lambda x: x, {"network": variant}))
-        patch.setattr(vgg, "features", lambda state, images: [images])
+        cheap_networks(patch, passes)
         p = toy(experiments__toy__metrics=METRICS, experiments__toy__predictions={})
         write_frames()
         write_predictions(p, "copy_last", copy)
@@ -122,6 +131,32 @@ def test_the_truth_goes_through_the_network_once(project: Params, passes: list[i
 def windows_of(p: Params) -> list[range]:
     frames, protocol = Store(FRAMES), p.protocols["next3"]
     return [prediction.target_rows(frames, w, protocol) for w in prediction.windows(frames, protocol)]
+
+
+def test_padding_is_scored_by_no_metric(project: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames and predictions with more rows and columns, of anything, have the values of those without."""
+    monkeypatch.setattr(sets, "SHORTEST", 3)  # so that clips have features too
+    cheap_networks(monkeypatch, [])
+    score.score(project, "toy", "copy_last")
+    without, _ = read(Path("data/scores/toy/copy_last.parquet"))
+    rng = np.random.default_rng(0)
+
+    def larger(image: np.ndarray) -> np.ndarray:
+        found = rng.integers(0, np.iinfo(image.dtype).max, (SIZE[0] + 16, SIZE[1] + 8, 3), image.dtype, endpoint=True)
+        found[: SIZE[0], : SIZE[1]] = image
+        return found
+
+    before = Store(FRAMES)
+    images = {(clip, row): before.image(row) for clip in before.clips for row in before.clips[clip]}
+    numbers = before.frame.tolist()
+    with Writer(FRAMES, codec="raw", meta=before.meta | {"fit": "pad", "values": "unpadded"}) as out:
+        for (clip, row), image in images.items():
+            out.add(clip, numbers[row], larger(image), values=np.array(SIZE, np.float32))
+    write_predictions(project, "copy_last", lambda *given: larger(copy(*given)[: SIZE[0], : SIZE[1]]))
+    score.score(project, "toy", "copy_last")
+    with_padding, meta = read(Path("data/scores/toy/copy_last.parquet"))
+    assert {key[1] for key in with_padding} == set(METRICS)
+    assert with_padding == pytest.approx(without, rel=1e-6)
 
 
 def test_motion_is_compared_between_neighbouring_predictions(project: Params) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -23,6 +23,7 @@ from pydantic import Field
 
 from pipeline import params
 from pipeline.errors import RetakeError
+from pipeline.metrics import temporal
 from pipeline.params import SuperResolution
 from pipeline.store.encode import write_video
 from pipeline.store.frames import Store
@@ -156,7 +157,7 @@ def eight_bits(output: Tensor, saved: str) -> np.ndarray:
 def scenes(high: Store, low: Store | None, protocol: SuperResolution) -> list[str]:
     """Return the clips that are tested: those that both stores have (low: None where `high` is degraded).
 
-    Raises RetakeError when there are none, when the two differ in frames, or no frame would be left to score.
+    Raises RetakeError when there are none, when the two differ in frames, or nothing would be left to score.
     """
     found = [clip for clip in high.clips if low is None or clip in low.clips]
     if not found:
@@ -169,12 +170,29 @@ def scenes(high: Store, low: Store | None, protocol: SuperResolution) -> list[st
                 f"{low.path}, {clip}: {len(low.clips[clip])} frames, {high.path} has {count}, or other numbers: make "
                 "both stores again from archives that belong together"
             )
-        if count <= 2 * protocol.trim:
-            raise RetakeError(
-                f"{high.path}, {clip}: a scene of {count} frames, of which trim {protocol.trim} leaves out {protocol.trim} "
-                f"at both ends: at least {2 * protocol.trim + 1} are needed. Lower `trim`, or leave the scene out"
-            )
+        scored_part((count, *high.size[high.clips[clip][0]]), protocol, f"{high.path}, {clip}")
     return found
+
+
+def scored_part(shape: Sequence[int], protocol: SuperResolution, where: str) -> tuple[slice, temporal.Region]:
+    """Return the frames of a scene of `shape` (T, H, W) that are scored, and the rows and columns of each.
+
+    Raises RetakeError when no frame or no pixel would be left.
+    """
+    frames, height, width = (int(n) for n in shape)
+    if frames <= 2 * protocol.trim:
+        raise RetakeError(
+            f"{where}: a scene of {frames} frames, of which trim {protocol.trim} leaves out {protocol.trim} at both ends: "
+            f"at least {2 * protocol.trim + 1} are needed. Lower `trim`, or leave the scene out"
+        )
+    scored = slice(protocol.trim, frames - protocol.trim)
+    if protocol.border == "kept":
+        return scored, (slice(0, height), slice(0, width))
+    try:
+        top, left, height, width = temporal.border_crop(height, width)
+    except RetakeError as error:
+        raise RetakeError(f"{where}: {error}; set the protocol's `border` to kept") from None
+    return scored, (slice(top, top + height), slice(left, left + width))
 
 
 def low_resolution(high: Store, low: Store | None, clip: str) -> Iterator[np.ndarray]:

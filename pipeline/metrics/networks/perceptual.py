@@ -46,7 +46,11 @@ def distance(net: str, colour: str, device: str) -> Callable[[np.ndarray, np.nda
     @torch.no_grad()
     def batch(images: list[np.ndarray]) -> list[list[Any]]:
         """Return the normalised features of each image, layer by layer, (1, C, h, w)."""
-        x = torch.from_numpy(np.stack([cv2.transform(image, matrix) for image in images])).to(device).permute(0, 3, 1, 2)
+        x = (
+            torch.from_numpy(np.stack([cv2.transform(image, matrix) for image in images]))
+            .to(device)
+            .permute(0, 3, 1, 2)
+        )
         layers = network.net(x)
         unit = [y.div_(y.square().sum(1, keepdim=True).sqrt_().add_(1e-10)) for y in layers]
         return [list(some) for some in zip(*(y.split(1) for y in unit), strict=True)]
@@ -93,7 +97,8 @@ def _by_nnpack(network: Any) -> None:
         return
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d) and module.stride == (1, 1) and module.kernel_size != (1, 1):
-            module.forward = functools.partial(_convolution, module.weight.contiguous(), module.bias, module.padding)
+            run = functools.partial(_convolution, module.weight.contiguous(), module.bias, module.padding)
+            module.forward = run  # type: ignore[method-assign]
 
 
 def _convolution(weight: Any, bias: Any, padding: Any, x: Any) -> Any:
