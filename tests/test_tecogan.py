@@ -162,14 +162,25 @@ def test_stride_two_convolution_pads_the_smaller_half_first(size: tuple[int, int
     assert out.shape[-2:] == (math.ceil(size[0] / 2), math.ceil(size[1] / 2))
 
 
-def test_convolutions_in_blocks() -> None:
-    x, up, last = torch.randn(2, 5, 6, 7), torch.randn(5, 8, 3, 3), torch.randn(3, 8, 3, 3)
-    bias, other = torch.randn(8), torch.randn(3)
-    wanted = ops.conv_transposed(x, up, bias)
-    blocks = ops.conv_transposed_blocks(x, up, bias)
-    torch.testing.assert_close(ops.unblock(blocks), wanted)
-    wanted = functional.conv2d(wanted, last, other, padding=1)
-    torch.testing.assert_close(ops.unblock(ops.conv_blocks(blocks, last, other)), wanted, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("size", [(6, 7), (1, 4), (9, 2)])
+def test_convolutions_by_phases(size: tuple[int, int]) -> None:
+    """Equal to the transposed convolution, ReLU and the convolution after it, and so are their gradients."""
+    torch.manual_seed(0)
+    inputs = [
+        a.double().requires_grad_()
+        for a in (
+            torch.randn(2, 5, *size), torch.randn(5, 8, 3, 3), torch.randn(8), torch.randn(3, 8, 3, 3), torch.randn(3),
+        )
+    ]  # fmt: skip
+    x, up, bias, last, other = inputs
+    enlarged = functional.relu(ops.conv_transposed(x, up, bias))
+    torch.testing.assert_close(ops.join(ops.conv_transposed_phases(x, up, bias)), enlarged)
+    wanted = functional.conv2d(enlarged, last, other, padding=1)
+    found = ops.conv_of_phases(ops.conv_transposed_phases(x, up, bias), last, other)
+    torch.testing.assert_close(found, wanted.float(), check_dtype=False)
+    weight = torch.randn_like(wanted)
+    for ours, theirs in zip(*(torch.autograd.grad((y * weight).sum(), inputs) for y in (found, wanted)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_symmetric_padding_repeats_the_edge() -> None:

@@ -152,7 +152,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, 64, H, W)."""
-        return x + self.conv_2(functional.relu_(self.conv_1(x)))
+        return self.conv_2(functional.relu_(self.conv_1(x))).add_(x)
 
 
 class Enlargement(nn.Module):
@@ -197,9 +197,8 @@ class Generator(nn.Module):
         last = self.output_stage.conv
         if x.device.type != "cpu":
             return last(functional.relu_(second(functional.relu_(first(x)))))
-        x = ops.unblock(functional.relu_(ops.conv_transposed_blocks(x, first.weight, first.bias)))
-        x = functional.relu_(ops.conv_transposed_blocks(x, second.weight, second.bias))
-        return ops.unblock(ops.conv_blocks(x, last.weight, last.bias))
+        x = ops.join(ops.conv_transposed_phases(x, first.weight, first.bias))
+        return ops.conv_of_phases(ops.conv_transposed_phases(x, second.weight, second.bias), last.weight, last.bias)
 
     def tiled(self, x: Tensor, tile: int) -> Tensor:
         """Return what `forward` does, in square tiles of `tile` low-resolution pixels, each with `margin` around it.
