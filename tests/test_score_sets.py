@@ -154,7 +154,7 @@ def test_padding_is_scored_by_no_metric(project: Params, monkeypatch: pytest.Mon
             out.add(clip, numbers[row], larger(image), values=np.array(SIZE, np.float32))
     write_predictions(project, "copy_last", lambda *given: larger(copy(*given)[: SIZE[0], : SIZE[1]]))
     score.score(project, "toy", "copy_last")
-    with_padding, meta = read(Path("data/scores/toy/copy_last.parquet"))
+    with_padding, _ = read(Path("data/scores/toy/copy_last.parquet"))
     assert {key[1] for key in with_padding} == set(METRICS)
     assert with_padding == pytest.approx(without, rel=1e-6)
 

@@ -143,7 +143,7 @@ _TAPS = torch.tensor(
 )
 
 
-def conv_of_phases(phases: Iterable[Phase], weight: Tensor, bias: Tensor) -> Tensor:
+def conv_of_phases(phases: Iterable[Phase], weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return a 3x3 convolution (zeros outside) of an image in phases, (N, cout, 2H, 2W); `weight` (cout, cin, 3, 3)."""
     select = _TAPS.to(weight)
     total: Any = 0
@@ -151,7 +151,8 @@ def conv_of_phases(phases: Iterable[Phase], weight: Tensor, bias: Tensor) -> Ten
         height, width = pixels.shape[2] - 1 + dy, pixels.shape[3] - 1 + dx
         kernel = torch.einsum("atk,bul,ockl->oabctu", select[dy], select[dx], weight).flatten(0, 2)
         total = total + functional.conv2d(pixels, kernel, padding=(dy, dx))[:, :, :height, :width].float()
-    return functional.pixel_shuffle(total, 2) + bias[:, None, None]
+    image = functional.pixel_shuffle(total, 2)
+    return image if bias is None else image + bias[:, None, None]
 
 
 def join(phases: Iterable[Phase]) -> Tensor:
