@@ -16,6 +16,7 @@ import collections
 import contextlib
 import hashlib
 import json
+import math
 import queue
 import threading
 import time
@@ -254,6 +255,7 @@ def _network(p: Params, model: Model, network: Any, clip: Clip, done: int, state
                 if first and dropping:
                     for _ in range(super_resolution.kept(len(waiting), published_dropping=True)[0]):
                         waiting.popleft()
+                        saved = math.inf  # of five frames at most, which are numbered otherwise: never gone on with
                 first = False
                 save = time.monotonic() - saved >= SAVE_EVERY
                 saved = time.monotonic() if save else saved

@@ -128,12 +128,19 @@ def test_folder_to_folder(p: Params, checkpoint: Path, tmp_path: Path, count: in
         assert np.array_equal(found, right)
 
 
-def test_published_dropping(p: Params, checkpoint: Path, tmp_path: Path) -> None:
+def test_published_dropping(p: Params, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = json.loads(p.model_dump_json())
     tree["models"]["frvsr_demo"]["predict"]["quirks"] = ["published_dropping"]
     published_rule = params.load(tree)
     images = pan(4)
-    upscale.upscale(published_rule, folder(tmp_path / "in", images), tmp_path / "out", checkpoint)
+    monkeypatch.setattr(upscale, "SAVE_EVERY", 0)
+    write = upscale.write_bytes
+    with monkeypatch.context() as patch:  # killed behind the first frame, and run again
+        patch.setattr(upscale, "write_bytes", lambda path, data: write(path, data) if "2" in path.name else 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            upscale.upscale(published_rule, folder(tmp_path / "in", images), tmp_path / "out", checkpoint)
+    assert [f.name for f in (tmp_path / "out").glob("*.png")] == ["0002.png"]
+    upscale.upscale(published_rule, tmp_path / "in", tmp_path / "out", checkpoint)
     assert [f.name for f in sorted((tmp_path / "out").glob("*.png"))] == ["0002.png", "0003.png"]
     for found, right in zip(pngs(tmp_path / "out"), wanted(network(), images)[2:], strict=True):
         assert np.array_equal(found, right)
