@@ -40,7 +40,7 @@ def run() -> list[Row]:
             ours[kind](c, d)
 
     times = interleave(
-        15, lambda: fast("ssim"), lambda: package(ssim), torchmetrics,
+        31, lambda: fast("ssim"), lambda: package(ssim), torchmetrics,
         lambda: fast("ssim", "ms_ssim"), lambda: package(ssim, ms_ssim),
     )  # fmt: skip
     quick, slow, slower, quick_both, slow_both = times

@@ -11,8 +11,8 @@ from typing import Any
 
 from bench.common import Row, interleave, peak_of
 
-HEIGHT, WIDTH, WINDOWS, HORIZON = 256, 832, 8, 5
-ROUNDS = 3
+HEIGHT, WIDTH, WINDOWS, HORIZON = 256, 832, 16, 5
+ROUNDS = 2
 
 
 def run() -> list[Row]:
@@ -29,7 +29,7 @@ def run() -> list[Row]:
     trunk = torchvision.models.alexnet(weights=None).state_dict()
     weights.load = lambda name, **_: trunk  # type: ignore[assignment]
     rng = np.random.default_rng(0)
-    wide = cv2.GaussianBlur(rng.random((HEIGHT, WIDTH + 64, 3), np.float32), (0, 0), 2)
+    wide = cv2.GaussianBlur(rng.random((HEIGHT, WIDTH + 4 * (WINDOWS + HORIZON), 3), np.float32), (0, 0), 2)
     wide = (255 * (wide - wide.min()) / (wide.max() - wide.min())).astype(np.uint8)
     clip = np.stack([wide[:, 4 * t : 4 * t + WIDTH] for t in range(WINDOWS + HORIZON - 1)])
     noisy = np.clip(clip.astype(np.float32) + rng.normal(0, 4, clip.shape).astype(np.float32), 0, 255)

@@ -107,13 +107,21 @@ CODE: dict[str, list[str]] = {
     "bring": ["pipeline/bring.py", "pipeline/store", "pipeline/tasks"],
     "score": [
         "pipeline/score.py",
+        "pipeline/scores",
         "pipeline/weights.py",
         "pipeline/fetch.py",
         "pipeline/store",
         "pipeline/metrics",
         "pipeline/tasks",
     ],
-    "table": ["pipeline/table.py", "pipeline/view.py", "pipeline/store", "pipeline/tasks", "results/published"],
+    "table": [
+        "pipeline/table.py",
+        "pipeline/tables",
+        "pipeline/view.py",
+        "pipeline/store",
+        "pipeline/tasks",
+        "results/published",
+    ],
 }
 # Not code of any stage: values arrive as params, and logging, planning and mirroring change no output.
 SCAFFOLD = [

@@ -21,6 +21,9 @@ from pipeline.metrics import temporal
 from pipeline.models.tecogan import Params, build, network, ops, training
 from pipeline.tasks import super_resolution
 
+TRIM = 2  # frames at both ends of a scene that the published script leaves out
+Distance = Callable[[np.ndarray, np.ndarray], float]  # mean LPIPS distance of two images, (h, w, 3) float32 in [-1,1]
+
 
 def arrays(case: Path) -> dict[str, np.ndarray]:
     with np.load(case / "case.npz") as data:
@@ -236,6 +239,49 @@ def losses(case: Path, seed: int) -> None:
     assert seen == {name for name in a if name.startswith("gradnorm/")}
 
 
+def scene(targets: np.ndarray, outputs: np.ndarray, distance: Distance | None) -> dict[str, np.ndarray]:
+    """Return the published script's values of one scene, by our metrics: PSNR, SSIM, LPIPS (n - 4 each), tOF, tLP100 (n - 5).
+
+    `targets`: (n, h, w, 3) uint8; `outputs`: (n or more, >= h, >= w, 3) uint8; `distance`: LPIPS, None leaves it and tLP100 out.
+    """
+    n, height, width = targets.shape[:3]
+    top, left, rows, columns = super_resolution.border_crop(height, width)
+
+    def cropped(image: np.ndarray) -> np.ndarray:
+        return image[top : top + rows, left : left + columns]
+
+    values: dict[str, list[float]] = {name: [] for name in ("PSNR", "SSIM", "tOF")}
+    if distance is not None:
+        values.update(LPIPS=[], tLP100=[])
+    before: tuple[np.ndarray, np.ndarray] | None = None
+    for i in range(TRIM, n - TRIM):
+        whole = targets[i], outputs[i, :height, :width]
+        pair = cropped(whole[0]), cropped(whole[1])
+        values["PSNR"].append(temporal.psnr_y(*pair))
+        values["SSIM"].append(temporal.ssim_y(*pair))
+        if distance is not None:
+            values["LPIPS"].append(distance(_signed(pair[0]), _signed(pair[1])))
+        if before is not None:
+            values["tOF"].append(
+                temporal.t_of(*(cropped(temporal.motion(a, b)) for a, b in zip(before, whole, strict=True)))
+            )
+            if distance is not None:
+                steps = [distance(_signed(cropped(a)), _signed(b)) for a, b in zip(before, pair, strict=True)]
+                values["tLP100"].append(temporal.t_lp(*steps))
+        before = whole
+    return {name: np.array(found) for name, found in values.items()}
+
+
+def _signed(image: np.ndarray) -> np.ndarray:
+    return image.astype(np.float32) / np.float32(127.5) - 1
+
+
+def averages(scenes: list[np.ndarray]) -> tuple[float, float]:
+    """Return FolderAvg, the mean of the scenes' means, and FrameAvg, the mean of all their values pooled."""
+    means = [np.mean(values.astype(np.float32)) for values in scenes]
+    return float(np.mean(means)), float(np.mean(np.concatenate(scenes).astype(np.float32)))
+
+
 def metrics(case: Path, seed: int) -> None:
     import lpips
 
@@ -256,16 +302,16 @@ def metrics(case: Path, seed: int) -> None:
         return np.stack([cv2.imread(str(case / folder / name))[..., ::-1] for name in names])
 
     targets = frames("gt")
-    crop = temporal.border_crop(*targets.shape[1:3])
+    crop = super_resolution.border_crop(*targets.shape[1:3])
     assert crop == tuple(int(n) for n in a["crop_yx_hw"])
-    count = len(a["bicubic4/PSNR"]) + 2 * temporal.TRIM
+    count = len(a["bicubic4/PSNR"]) + 2 * TRIM
     scenes = {
-        "jpeg20": temporal.scene(targets, frames("jpeg20"), distance),
-        "bicubic4": temporal.scene(targets[:count], frames("bicubic4")[:count], distance),
+        "jpeg20": scene(targets, frames("jpeg20"), distance),
+        "bicubic4": scene(targets[:count], frames("bicubic4")[:count], distance),
     }
     absolute = {"PSNR": 1e-4, "SSIM": 1e-5, "tOF": 1e-5}
     for metric in ("PSNR", "SSIM", "tOF", "LPIPS", "tLP100"):
-        folder, frame = temporal.averages([values[metric] for values in scenes.values()])
+        folder, frame = averages([values[metric] for values in scenes.values()])
         found = {f"{scene}/{metric}": values[metric] for scene, values in scenes.items()}
         found.update({f"folder_avg/{metric}": np.float32(folder), f"frame_avg/{metric}": np.float32(frame)})
         for name, value in found.items():

@@ -16,6 +16,7 @@ from pipeline import params, plan, predict, score, table
 from pipeline.errors import RetakeError
 from pipeline.metrics import flow_epe, flow_f1
 from pipeline.store.frames import Store, Writer
+from pipeline.tables import layouts, measured
 from pipeline.tasks import flow
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,9 +77,9 @@ def made(p: params.Params, *names: str) -> Any:
 def test_cells_of_zero_flow(project: params.Params) -> None:
     """Pooled, images count by their pixels with truth; `clips` leaves the others out."""
     made(project, "zero", "dis")
-    row = table.measured(project, "toy", "zero")
-    columns = table.LAYOUTS["flow"].columns(project.experiments["toy"], row.meta)
-    table.fill(row, columns)
+    row = measured.row(project, "toy", "zero")
+    columns = layouts.LAYOUTS["flow"].columns(project.experiments["toy"], row.meta)
+    measured.fill(row, columns)
     cells = {name: cell.mean for name, cell in row.cells.items()}
     first, second = 30 * 64, 28 * 56
     assert cells == pytest.approx(

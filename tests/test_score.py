@@ -16,6 +16,7 @@ from pipeline import bring, params, score, weights
 from pipeline.errors import RetakeError
 from pipeline.metrics import epe, ms_ssim, ssim
 from pipeline.params import Params
+from pipeline.scores import common
 from pipeline.store.frames import Store, Writer
 from pipeline.tasks import prediction
 
@@ -369,7 +370,7 @@ def test_brought_predictions_score_as_direct_ones(project: Params) -> None:
 
 def test_every_8_bit_value_is_kept_exactly() -> None:
     levels = np.arange(256)
-    stored = score._unit((levels * 257).astype(np.uint16), "")
+    stored = common.unit((levels * 257).astype(np.uint16), "")
     assert (stored == levels.astype(np.float32) / np.float32(255)).all()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import parity_tecogan
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -24,6 +25,7 @@ from pipeline.errors import RetakeError
 from pipeline.metrics import temporal
 from pipeline.store.frames import Store, Writer
 from pipeline.store.images import read_image, write_image
+from pipeline.tables import layouts, measured
 from pipeline.tasks import super_resolution
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -314,7 +316,7 @@ def test_scores_are_the_published_script_s(project: params.Params) -> None:
     found = values("bicubic")
     frames, made = Store(HIGH), Store("data/predictions/toy/bicubic.arrow")
     for scene, (count, *_) in SCENES.items():
-        wanted = temporal.scene(*(s.read(scene, range(count)) for s in (frames, made)), None)
+        wanted = parity_tecogan.scene(*(s.read(scene, range(count)) for s in (frames, made)), None)
         for metric, name in (("psnr_y", "PSNR"), ("ssim_y", "SSIM"), ("tof", "tOF")):
             mine = [v for (m, s, _), v in found.items() if (m, s) == (metric, scene)]
             assert mine == pytest.approx(wanted[name], rel=1e-12)
@@ -349,7 +351,7 @@ def test_a_metric_that_one_scene_is_too_small_for_has_no_values_at_all(project: 
         predict.predict(p, "toy", name)
         score.score(p, "toy", name)
     assert {m for m, *_ in values("bicubic")} == {"psnr_y"}
-    row = table.measured(p, "toy", "bicubic")
+    row = measured.row(p, "toy", "bicubic")
     assert row.facts["note"] == "ms_ssim: MS-SSIM needs sides of more than 160 px, the frames are 80x64"
 
 
@@ -483,7 +485,7 @@ def test_cells_are_folder_and_frame_averages_and_scenes(made: params.Params) -> 
     for name, label in (("bicubic", "Bicubic"), ("mine", "mine")):
         for metric, scale in (("psnr_y", 1), ("ssim_y", 100), ("tof", 1)):
             scenes = [np.array([v for (m, s, _), v in values(name).items() if (m, s) == (metric, c)]) for c in SCENES]
-            folder, frame = temporal.averages(scenes)
+            folder, frame = parity_tecogan.averages(scenes)
             assert float(rows[label][metric]) == pytest.approx(scale * folder, rel=1e-5)
             assert float(rows[label][f"{metric}_frames"]) == pytest.approx(scale * frame, rel=1e-5)
             for scene, found in zip(("a", "b_c"), scenes, strict=True):
@@ -572,8 +574,8 @@ def test_the_published_script_s_golden_scenes_as_brought_ones(
     p = toy("davis2017", experiment__metrics=teco["metrics"])
     bring.bring(p, "toy", "mine")
     score.score(p, "toy", "mine")
-    row = table.measured(p, "toy", "mine")
-    table.fill(row, table.LAYOUTS["super_resolution"].columns(p.experiments["toy"], row.meta))
+    row = measured.row(p, "toy", "mine")
+    measured.fill(row, layouts.LAYOUTS["super_resolution"].columns(p.experiments["toy"], row.meta))
     names = {"psnr_y": ("PSNR", 1, 1e-4), "ssim_y": ("SSIM", 100, 1e-3), "tof": ("tOF", 1, 1e-5)}
     names |= {"lpips": ("LPIPS", 100, 1e-4), "tlp": ("tLP100", 1, 1e-4)}
     for metric, (name, scale, tolerance) in names.items():

@@ -19,6 +19,8 @@ from pipeline import bring, score, table
 from pipeline.errors import RetakeError
 from pipeline.params import Params
 from pipeline.store.frames import Store
+from pipeline.tables import measured, published, text
+from pipeline.tables.cells import Cell, Column, Row
 
 ALL = ("copy_last", "flow_warp", "brought")
 
@@ -147,8 +149,8 @@ def test_the_same_scores_give_the_same_bytes_and_no_speed(project: Params) -> No
 def test_bootstrap_is_deterministic_and_covers() -> None:
     """Of 400 independent samples of 60 from a skewed distribution, about 95 % of the intervals hold its mean."""
     sample = np.random.default_rng(1).gamma(4, size=(60, 400))
-    low, high = table.bootstrap(sample, np.ones_like(sample))
-    again = table.bootstrap(sample, np.ones_like(sample))
+    low, high = measured.bootstrap(sample, np.ones_like(sample))
+    again = measured.bootstrap(sample, np.ones_like(sample))
     assert (low == again[0]).all()
     assert (high == again[1]).all()
     covered = ((low <= 4) & (high >= 4)).mean()
@@ -158,9 +160,9 @@ def test_bootstrap_is_deterministic_and_covers() -> None:
 
 
 def test_bootstrap_bears_one_window_and_infinite_values() -> None:
-    low, high = table.bootstrap(np.array([[3.0, np.inf]]), np.ones((1, 2)))
+    low, high = measured.bootstrap(np.array([[3.0, np.inf]]), np.ones((1, 2)))
     assert low.tolist() == high.tolist() == [3.0, np.inf]
-    low, high = table.bootstrap(np.array([[30.0], [31.0], [32.0], [np.inf]]), np.ones((4, 1)))
+    low, high = measured.bootstrap(np.array([[30.0], [31.0], [32.0], [np.inf]]), np.ones((4, 1)))
     assert 30 <= low[0] < 32
     assert high[0] == np.inf
 
@@ -195,20 +197,18 @@ def test_published_rows_stand_below_as_printed(project: Params) -> None:
 
 def test_all_of_the_paper_s_kitti_columns(project: Params) -> None:
     about = {"label": "", "better": "higher", "scale": 100.0, "digits": 2, "needs": "frames", "settings": {}}
-    columns = [table.Column(f"{m}_t{k}", m, about, k) for m in ("ms_ssim", "lpips") for k in (1, 3, 5)]
+    columns = [Column(f"{m}_t{k}", m, about, k) for m in ("ms_ssim", "lpips") for k in (1, 3, 5)]
     e = toy(experiments__toy__published="KITTI").experiments["toy"]
-    rows = {
-        row.label: [row.cells.get(c.name, table.Cell()).text for c in columns] for row in table.published(e, columns)
-    }
+    rows = {row.label: [row.cells.get(c.name, Cell()).text for c in columns] for row in published.rows_of(e, columns)}
     assert rows["DMVFN"] == ["88.53", "78.01", "70.52", "10.74", "19.27", "26.05"]
     assert rows["OPT"] == ["82.71", "69.50", "61.09", "12.34", "20.29", "26.35"]
     assert rows["Vid2vid"] == [""] * 6
 
 
 def test_published_values_take_the_table_s_scale() -> None:
-    assert table._rescale("88.50", "1e-2", 100) == "88.50"
-    assert table._rescale("26.05", "dB", 1) == "26.05"
-    assert table._rescale("0.152", "", 100) == "15.200"
+    assert published.rescale("88.50", "1e-2", 100) == "88.50"
+    assert published.rescale("26.05", "dB", 1) == "26.05"
+    assert published.rescale("0.152", "", 100) == "15.200"
 
 
 def test_an_unknown_published_dataset_is_refused(project: Params) -> None:
@@ -244,9 +244,9 @@ def test_only_the_best_measured_cells_are_bold(project: Params) -> None:
 
 def test_ties_as_printed_are_all_best() -> None:
     about = {"label": "", "better": "lower", "scale": 1.0, "digits": 2, "needs": "frames", "settings": {}}
-    rows = [table.Row(n, n, "measured", {"m": table.Cell(mean=v)}) for n, v in (("a", 1.001), ("b", 1.004), ("c", 1.2))]
-    rows.append(table.Row("", "d", "a paper", {"m": table.Cell(text="0.5")}))
-    assert table.best(rows, [table.Column("m", "m", about, 1)]) == {("a", "m"), ("b", "m")}
+    rows = [Row(n, n, "measured", {"m": Cell(mean=v)}) for n, v in (("a", 1.001), ("b", 1.004), ("c", 1.2))]
+    rows.append(Row("", "d", "a paper", {"m": Cell(text="0.5")}))
+    assert text.best(rows, [Column("m", "m", about, 1)]) == {("a", "m"), ("b", "m")}
 
 
 def test_what_markdown_says_below_the_table(project: Params) -> None:

@@ -788,33 +788,13 @@ def test_psnr_of_luma() -> None:
 
 @given(height=st.integers(48, 700), width=st.integers(48, 1400))
 def test_border_crop(height: int, width: int) -> None:
-    top, left, rows, columns = temporal.border_crop(height, width)
+    top, left, rows, columns = super_resolution.border_crop(height, width)
     for offset, kept, size in ((top, rows, height), (left, columns, width)):
         assert kept % 32 == 0
         assert 16 <= size - kept < 16 + 32
         assert 0 <= (size - kept) - 2 * offset <= 1
 
 
-def test_scene_values() -> None:
-    still = np.stack([(255 * texture(64, 80)).astype(np.uint8)] * 7)
-    values = temporal.scene(
-        still, np.pad(still, ((0, 0), (0, 3), (0, 1), (0, 0))), lambda a, b: float(abs(a - b).sum())
-    )
-    assert {name: len(found) for name, found in values.items()} == dict(PSNR=3, SSIM=3, tOF=2, LPIPS=3, tLP100=2)
-    assert values["PSNR"].tolist() == [math.inf] * 3
-    assert not values["tOF"].any()
-    moving = np.stack([np.roll(still[0], 2 * i, 1) for i in range(7)])
-    assert temporal.scene(moving, still, None)["tOF"].min() > 1  # a pan of 2 px that the output lacks
-    with pytest.raises(RetakeError, match="6 output frames for 7 targets"):
-        temporal.scene(still, still[:6], None)
-    with pytest.raises(RetakeError, match="outputs of 76x60 pixels are smaller than the targets, 80x64"):
-        temporal.scene(still, still[:, :60, :76], None)
-    with pytest.raises(RetakeError, match="a scene of 4 frames"):
-        temporal.scene(still[:4], still[:4], None)
+def test_frames_smaller_than_the_border() -> None:
     with pytest.raises(RetakeError, match="need sides of at least 48"):
-        temporal.border_crop(40, 80)
-
-
-def test_averages() -> None:
-    folder, frame = temporal.averages([np.array([1.0, 1.0, 1.0]), np.array([5.0])])
-    assert (folder, frame) == (3.0, 2.0)
+        super_resolution.border_crop(40, 80)

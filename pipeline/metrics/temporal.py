@@ -1,7 +1,6 @@
-"""TecoGAN's published metric script: PSNR-Y, SSIM, LPIPS, tOF and tLP of a scene, and its two averages over scenes.
+"""What TecoGAN's published metric script measures, PSNR-Y, SSIM-Y, tOF and tLP, and the motion that tOF and Flow-MSE compare.
 
-Frames are 8-bit RGB, (n, height, width, 3) uint8, and paired by position; outputs larger than the targets are cut from the
-top left. Two frames are left out at both ends. All metrics but the flow of tOF see the border crop.
+Frames are 8-bit RGB. What of a scene is scored is the protocol's (pipeline/tasks/super_resolution.py).
 """
 
 from __future__ import annotations
@@ -13,15 +12,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.errors import RetakeError
 from pipeline.metrics import cache
 
-TRIM = 2
 WINDOW = 7  # of SSIM
 K1, K2 = 0.01, 0.03
 LUMA = (0.256788235294118, 0.504129411764706, 0.097905882352941)
-# Mean LPIPS distance of two images, (h, w, 3) float32 in [-1,1]
-Distance = Callable[[np.ndarray, np.ndarray], float]
 Region = tuple[slice, slice]  # rows and columns of a frame
 Motion = Callable[[], np.ndarray]  # gives the flow of the truth's pair, (h, w, 2) px
 FARNEBACK: dict[str, Any] = {
@@ -37,24 +32,6 @@ SETTINGS: dict[str, Any] = {  # of every metric that reads this motion
     "settings": FARNEBACK,
     "version": f"OpenCV {cv2.__version__}",
 }
-
-
-def border_crop(height: int, width: int) -> tuple[int, int, int, int]:
-    """Return top, left, height, width of the part that is scored: multiples of 32, at least 16 less than the frame.
-
-    Raises RetakeError when nothing would be left.
-    """
-
-    def side(size: int) -> int:
-        kept = size // 32 * 32
-        while kept > size - 16:
-            kept -= 32
-        return kept
-
-    kept = side(height), side(width)
-    if min(kept) <= 0:
-        raise RetakeError(f"frames of {width}x{height} pixels: TecoGAN's metrics need sides of at least 48")
-    return (height - kept[0]) // 2, (width - kept[1]) // 2, *kept
 
 
 def eight_bits(images: np.ndarray) -> np.ndarray:
@@ -122,53 +99,3 @@ def t_of(target: np.ndarray, output: np.ndarray) -> float:
 def t_lp(target: float, output: float) -> float:
     """Return tLP in the script's unit: 100 times the difference of two LPIPS distances, each to the frame before."""
     return 100 * abs(target - output)
-
-
-def scene(targets: np.ndarray, outputs: np.ndarray, distance: Distance | None) -> dict[str, np.ndarray]:
-    """Return the script's values of one scene: PSNR, SSIM, LPIPS (n - 4 each), tOF, tLP100 (n - 5).
-
-    `targets`: (n, h, w, 3) uint8; `outputs`: (n or more, >= h, >= w, 3) uint8; `distance`: LPIPS, None leaves it and tLP100 out.
-    Raises RetakeError when frames are missing, outputs are smaller than targets or fewer than 5 frames are there.
-    """
-    n, height, width = targets.shape[:3]
-    if n <= 2 * TRIM:
-        raise RetakeError(f"a scene of {n} frames: two are left out at both ends, at least {2 * TRIM + 1} are needed")
-    if len(outputs) < n:
-        raise RetakeError(f"{len(outputs)} output frames for {n} targets: they are paired by position")
-    if outputs.shape[1] < height or outputs.shape[2] < width:
-        raise RetakeError(
-            f"outputs of {outputs.shape[2]}x{outputs.shape[1]} pixels are smaller than the targets, {width}x{height}"
-        )
-    top, left, rows, columns = border_crop(height, width)
-
-    def cropped(image: np.ndarray) -> np.ndarray:
-        return image[top : top + rows, left : left + columns]
-
-    values: dict[str, list[float]] = {name: [] for name in ("PSNR", "SSIM", "tOF")}
-    if distance is not None:
-        values.update(LPIPS=[], tLP100=[])
-    before: tuple[np.ndarray, np.ndarray] | None = None
-    for i in range(TRIM, n - TRIM):
-        whole = targets[i], outputs[i, :height, :width]
-        pair = cropped(whole[0]), cropped(whole[1])
-        values["PSNR"].append(psnr_y(*pair))
-        values["SSIM"].append(ssim_y(*pair))
-        if distance is not None:
-            values["LPIPS"].append(distance(_signed(pair[0]), _signed(pair[1])))
-        if before is not None:
-            values["tOF"].append(t_of(*(cropped(motion(a, b)) for a, b in zip(before, whole, strict=True))))
-            if distance is not None:
-                steps = [distance(_signed(cropped(a)), _signed(b)) for a, b in zip(before, pair, strict=True)]
-                values["tLP100"].append(t_lp(*steps))
-        before = whole
-    return {name: np.array(found) for name, found in values.items()}
-
-
-def _signed(image: np.ndarray) -> np.ndarray:
-    return image.astype(np.float32) / np.float32(127.5) - 1
-
-
-def averages(scenes: list[np.ndarray]) -> tuple[float, float]:
-    """Return FolderAvg, the mean of the scenes' means, and FrameAvg, the mean of all their values pooled."""
-    means = [np.mean(values.astype(np.float32)) for values in scenes]
-    return float(np.mean(means)), float(np.mean(np.concatenate(scenes).astype(np.float32)))

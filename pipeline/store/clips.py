@@ -139,7 +139,7 @@ def _video(file: Path) -> Clip:
             stream = container.streams.best("video")
             rate = getattr(stream, "average_rate", None)
     except (av.FFmpegError, ValueError) as error:
-        raise RetakeError(f"{file} cannot be read as a video: {error}") from None
+        raise video.unreadable(file, error) from None
     return Clip(str(file), load, rate=rate)
 
 

@@ -117,10 +117,10 @@ def _decoded(member: Member, first: int) -> Iterator[tuple[int, Any, str, bool]]
                         yield number, frame, f"{where}, frame {number}", ordered
                         number += 1
         except (av.FFmpegError, ValueError) as error:
-            reason = short or getattr(error, "strerror", None) or str(error)
+            reason = short or error
             if number > first:
-                raise CutOff(_lost(where, number - first, reason)) from None
-            raise RetakeError(f"{where} cannot be read as a video: {reason}") from None
+                raise CutOff(_lost(where, number - first, _words(reason))) from None
+            raise unreadable(where, reason) from None
         if short:
             raise CutOff(_lost(where, number - first, short))
         if number == first:
@@ -142,7 +142,17 @@ def probe(member: Member) -> tuple[int, int, int]:
                 count = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_corrupt)
                 return stream.height, stream.width, count
         except (av.FFmpegError, ValueError) as error:
-            raise RetakeError(f"{where} cannot be read as a video: {error}") from None
+            raise unreadable(where, error) from None
+
+
+def unreadable(where: Any, reason: str | Exception) -> RetakeError:
+    """Return the error for a file that FFmpeg cannot open, or of which no frame can be decoded."""
+    return RetakeError(f"{where} cannot be read as a video: {_words(reason)}. Is it a whole one? Fetch it again")
+
+
+def _words(reason: str | Exception) -> str:
+    """Return FFmpeg's words without its number and path."""
+    return str(getattr(reason, "strerror", None) or reason)
 
 
 def info(path: Path) -> Info:

@@ -23,7 +23,6 @@ from pydantic import Field
 
 from pipeline import params
 from pipeline.errors import RetakeError
-from pipeline.metrics import temporal
 from pipeline.params import SuperResolution
 from pipeline.store.encode import write_video
 from pipeline.store.frames import Store
@@ -174,7 +173,7 @@ def scenes(high: Store, low: Store | None, protocol: SuperResolution) -> list[st
     return found
 
 
-def scored_part(shape: Sequence[int], protocol: SuperResolution, where: str) -> tuple[slice, temporal.Region]:
+def scored_part(shape: Sequence[int], protocol: SuperResolution, where: str) -> tuple[slice, tuple[slice, slice]]:
     """Return the frames of a scene of `shape` (T, H, W) that are scored, and the rows and columns of each.
 
     Raises RetakeError when no frame or no pixel would be left.
@@ -189,10 +188,28 @@ def scored_part(shape: Sequence[int], protocol: SuperResolution, where: str) -> 
     if protocol.border == "kept":
         return scored, (slice(0, height), slice(0, width))
     try:
-        top, left, height, width = temporal.border_crop(height, width)
+        top, left, height, width = border_crop(height, width)
     except RetakeError as error:
         raise RetakeError(f"{where}: {error}; set the protocol's `border` to kept") from None
     return scored, (slice(top, top + height), slice(left, left + width))
+
+
+def border_crop(height: int, width: int) -> tuple[int, int, int, int]:
+    """Return top, left, height, width of the part that is scored: multiples of 32, at least 16 less than the frame.
+
+    Raises RetakeError when nothing would be left.
+    """
+
+    def side(size: int) -> int:
+        kept = size // 32 * 32
+        while kept > size - 16:
+            kept -= 32
+        return kept
+
+    kept = side(height), side(width)
+    if min(kept) <= 0:
+        raise RetakeError(f"frames of {width}x{height} pixels: TecoGAN's metrics need sides of at least 48")
+    return (height - kept[0]) // 2, (width - kept[1]) // 2, *kept
 
 
 def low_resolution(high: Store, low: Store | None, clip: str) -> Iterator[np.ndarray]:

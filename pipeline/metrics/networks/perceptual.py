@@ -52,7 +52,7 @@ def distance(net: str, colour: str, device: str) -> Callable[[np.ndarray, np.nda
             .permute(0, 3, 1, 2)
         )
         layers = network.net(x)
-        unit = [y.div_(y.square().sum(1, keepdim=True).sqrt_().add_(1e-10)) for y in layers]
+        unit = [y.div_(torch.linalg.vector_norm(y, dim=1, keepdim=True).add_(1e-10)) for y in layers]
         return [list(some) for some in zip(*(y.split(1) for y in unit), strict=True)]
 
     def features(images: list[np.ndarray]) -> list[list[Any]]:
@@ -68,7 +68,7 @@ def distance(net: str, colour: str, device: str) -> Callable[[np.ndarray, np.nda
                         f"LPIPS of {what} frame {step}: values from {image.min()} to {image.max()}, [0,1] is needed"
                     )
         shape = str(target.shape[1:]).encode()
-        keys = [hashlib.sha256(shape + np.ascontiguousarray(image).tobytes()).digest() for image in target]
+        keys = [shape + hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in target]
         new = {key: image for key, image in zip(keys, target, strict=True) if key not in kept}
         # TF32 would cost three digits.
         with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):

@@ -1,0 +1,1 @@
+"""How the predictions of each task become values, which the stage `score` writes."""

@@ -1,0 +1,90 @@
+"""What a table is made of: rows, columns, cells, and what differs between the tables of tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.params import Experiment
+
+PARTS = ("low", "high", "spread")  # of a cell, beside its mean
+
+
+@dataclass
+class Cell:
+    """One mean; for published values only `text`, as printed."""
+
+    mean: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    spread: float = math.nan
+    text: str = ""
+
+
+@dataclass
+class Row:
+    """One row of the table: cells by column name, facts as the CSV prints them."""
+
+    name: str
+    label: str
+    source: str
+    cells: dict[str, Cell] = field(default_factory=dict)
+    steps: dict[tuple[str, int], Cell] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def measured(self) -> bool:
+        """Whether the row is ours."""
+        return self.source == "measured"
+
+
+Windows = dict[str, np.ndarray]  # of one metric: window -> (samples, steps or frames) float64
+
+
+@dataclass
+class Column:
+    """One column of means: its name in the CSV, its metric's key and description, and what it is the mean of.
+
+    `k`: the first k steps of all windows (0: all that a window has). `pooled`: windows count by their number of values.
+    `window`: the values of this one window alone. `group`: heading of the table for people that it stands in; the first is "".
+    """
+
+    name: str
+    metric: str
+    about: dict[str, Any]
+    k: int = 0
+    pooled: bool = False
+    window: str = ""
+    group: str = ""
+
+    @property
+    def title(self) -> str:
+        """The column's name for people."""
+        return f"{self.about['label']} t+{self.k}" if self.k else str(self.about["label"])
+
+    def units(self, values: Windows, weights: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
+        """Return what is averaged, (n, samples), and what each counts, (n,): windows, or the values of one window."""
+        if self.window:
+            one = values[self.window].T
+            return one, np.ones(len(one))
+        means = np.stack([v[:, : self.k or None].mean(axis=1) for v in values.values()])
+        return means, np.array([v.shape[1] if self.pooled else weights[w] for w, v in values.items()], np.float64)
+
+    def short(self, value: float) -> str:
+        """Return a value of the column for people."""
+        return "" if math.isnan(value) else f"{value:.{self.about['digits']}f}"
+
+
+@dataclass
+class Layout:
+    """What differs between the tables of tasks."""
+
+    columns: Callable[[Experiment, dict[str, Any]], list[Column]]  # of the experiment and the metadata of its scores
+    tested: Callable[[Experiment, dict[str, Any]], str]  # the sentence on the test set and what cells are
+    single: Callable[[list[Row]], str]  # <experiment>_steps.csv
+    over: str  # what intervals are over

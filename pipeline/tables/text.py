@@ -1,0 +1,226 @@
+"""A table as CSV, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from pipeline import plan
+from pipeline.errors import RetakeError
+from pipeline.params import Experiment
+from pipeline.tables.cells import PARTS, Cell, Column, Layout, Row
+from pipeline.tables.measured import RESAMPLES
+
+SPEED = ("ms_per_frame", "frames_per_s", "peak_memory_mib", "device", "threads", "batch")
+FACTS = ("n", "samples", "parameters", "gmacs", "checkpoint", "data", "params", "partial", "note", "metrics")
+FITS = {  # how frames came to the size that a dataset's entry says
+    "resize": "resized without regard to their aspect ratio (OpenCV, linear)",
+    "antialiased": "resized without regard to their aspect ratio (Pillow, bilinear with antialiasing)",
+    "pad": "scaled down where they do not fit, then padded by their last column and row; padding is not scored",
+}
+
+
+def metrics_csv(rows: list[Row], columns: list[Column]) -> str:
+    """Return the table as CSV: 6 significant digits, so the same bytes for the same scores."""
+    names = [name for c in columns for name in (c.name, *(f"{c.name}_{part}" for part in PARTS))]
+    lines: list[dict[str, str]] = []
+    for row in rows:
+        line = {"model": row.label, "source": row.source, **row.facts}
+        for name, cell in row.cells.items():
+            line[name] = cell.text or digits(cell.mean)
+            line |= {f"{name}_{part}": digits(getattr(cell, part)) for part in PARTS}
+        lines.append(line)
+    return as_csv(["model", "source", *names, *FACTS], lines)
+
+
+def speed_csv(experiment: str, e: Experiment) -> str:
+    """Return time and memory of prediction, one model a line, as measured when its predictions were made."""
+    lines = []
+    for name, label in e.models.items():
+        path = Path(plan.OUTPUTS["predict"][1].format(experiment=experiment, model=name))
+        try:
+            speed = json.loads(path.read_text())
+        except (OSError, ValueError):
+            raise RetakeError(f"{path} is missing or damaged: make it again with `snakemake {path}`") from None
+        lines.append({"model": label} | {k: digits(v) if isinstance(v, float) else str(v) for k, v in speed.items()})
+    return as_csv(["model", *SPEED], lines)
+
+
+def as_csv(names: list[str], lines: list[dict[str, str]]) -> str:
+    """Return lines as CSV; what is no column is left out."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def digits(value: float) -> str:
+    """Return a value with the 6 significant digits that CSV files have."""
+    return "" if math.isnan(value) else f"{value:.6g}"
+
+
+def best(rows: list[Row], columns: list[Column]) -> set[tuple[str, str]]:
+    """Return the (row name, column name) that are best among the measured rows, as printed: ties are all best."""
+    found = set()
+    for column in columns:
+        cells = {row.name: row.cells[column.name].mean for row in rows if row.measured and column.name in row.cells}
+        if cells:
+            top = (max if column.about["better"] == "higher" else min)(cells.values())
+            found |= {(name, column.name) for name, mean in cells.items() if column.short(mean) == column.short(top)}
+    return found
+
+
+def as_markdown(experiment: str, e: Experiment, rows: list[Row], columns: list[Column], layout: Layout) -> str:
+    """Return the table for reading: means, then intervals, then what everything is."""
+    bold, notes = best(rows, columns), _sources(rows)
+    arrows = {"higher": "↑", "lower": "↓"}
+
+    def mean(row: Row, column: Column) -> str:
+        cell = row.cells.get(column.name, Cell())
+        text = cell.text or column.short(cell.mean)
+        return f"**{text}**" if (row.name, column.name) in bold and row.measured else text
+
+    def interval(row: Row, column: Column) -> str:
+        cell = row.cells.get(column.name, Cell())
+        text = f"{column.short(cell.low)} – {column.short(cell.high)}" if column.short(cell.low) else ""
+        return text + (f" (±{column.short(cell.spread)})" if column.short(cell.spread) else "")
+
+    def title(column: Column) -> str:
+        return f"{column.title} {arrows[column.about['better']]}"
+
+    main, ours = [c for c in columns if not c.group], [row for row in rows if row.measured]
+    head = ["model", "source", *map(title, main), "n", "parameters", "GMACs"]
+    body = [
+        [row.label, row.source if row.measured else f"[{notes.index(row.source) + 1}]"]
+        + [mean(row, c) for c in main]
+        + [row.facts.get("n", ""), _millions(row.facts.get("parameters", "")), row.facts.get("gmacs", "")]
+        for row in rows
+    ]
+    text = [f"# {experiment}", "", *_pipes(head, body), ""]
+    text += [
+        f"95 % bootstrap intervals of the means over {layout.over} ({RESAMPLES} resamples)"
+        + ("; ± standard deviation between samples" if any(int(r.facts["samples"]) > 1 for r in ours) else "")
+        + ":",
+        "",
+        *_pipes(["model", *(c.title for c in main)], [[r.label, *(interval(r, c) for c in main)] for r in ours]),
+        "",
+    ]
+    for group in dict.fromkeys(c.group for c in columns if c.group):
+        some = [c for c in columns if c.group == group]
+        body = [
+            [r.label, *(f"{mean(r, c)} ({interval(r, c)})" if c.name in r.cells else "" for c in some)] for r in ours
+        ]
+        text += [f"## {group}", "", *_pipes(["model", *map(title, some)], body), ""]
+    text += [
+        f"* Test set: `{e.dataset}`, {layout.tested(e, ours[0].meta)}. Bold: best measured row.",
+        *_explain(e, ours),
+    ]
+    if notes:
+        text += ["Published rows; their empty cells are printed as N/A or not established, as the CSV's notes say:", ""]
+    text += [f"{i}. {source}" for i, source in enumerate(notes, start=1)]
+    return "\n".join(text).rstrip() + "\n"
+
+
+def _explain(e: Experiment, rows: list[Row]) -> list[str]:
+    """Return the lines below the tables: metrics, notes, lineage, licence."""
+    lines = []
+    for metric in e.metrics:
+        about = rows[0].meta["metrics"][metric]
+        told = ", ".join(f"{k} {_plain(v)}" for k, v in about["settings"].items() if k != "name")
+        scale = f", times {about['scale']:g}" if about["scale"] != 1 else ""
+        lines.append(f"* {about['label']} (`{metric}`): {about['better']} is better{scale}; {told}.")
+    if any(row.facts["gmacs"] for row in rows):
+        lines.append(
+            "* GMACs: multiply-adds of one predicted frame at the table's size, 10^9, as this code computes it."
+        )
+    for row in rows:
+        if row.facts["note"]:
+            lines.append(f"* {row.label}: {row.facts['note']}.")
+        lineage = ", ".join(f"{k} `{row.facts[k]}`" for k in ("checkpoint", "data", "params") if row.facts[k])
+        lines.append(f"* {row.label}: {lineage}.")
+    for partial in dict.fromkeys(row.facts["partial"] for row in rows if row.facts["partial"]):
+        lines.append(f"* **Partial data: {partial}.** Not comparable with published numbers.")
+    for fit in dict.fromkeys(row.meta["predictions"].get("fit") for row in rows):
+        if fit:
+            lines.append(f"* Frames: `fit: {fit}`, {FITS[fit]}.")
+    for licence in dict.fromkeys(row.meta["predictions"].get("licence") for row in rows):
+        if licence:
+            lines.append(f"* Data: {licence}")
+    return [*lines, ""]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{k} {v:g}" for k, v in value.items()) + ")"
+    return "[" + ", ".join(f"{v:g}" for v in value) + "]" if isinstance(value, list) else str(value)
+
+
+def _sources(rows: list[Row]) -> list[str]:
+    return list(dict.fromkeys(row.source for row in rows if not row.measured))
+
+
+def _millions(parameters: str) -> str:
+    """Return a count of parameters for people: in millions, small ones as they are."""
+    return parameters if len(parameters) < 5 else f"{int(parameters) / 1e6:.2f} M"
+
+
+def _pipes(head: list[str], body: list[list[str]]) -> list[str]:
+    """Return a Markdown table with aligned columns."""
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in [head, *body]]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in cells]
+    return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
+
+
+def as_latex(experiment: str, rows: list[Row], columns: list[Column]) -> str:
+    """Return the table as a LaTeX `tabular` that needs no package; published rows below the second rule."""
+    notes = _sources(rows)
+    lines = [
+        f"% {experiment}: {'t+k is the mean over the first k steps. ' if any(c.k for c in columns) else ''}"
+        "Bold: best measured row.",
+        *(f"% [{i}] {source}" for i, source in enumerate(notes, start=1)),
+    ]
+    for group in dict.fromkeys(c.group for c in columns):
+        some = [row for row in rows if row.measured or not group]
+        lines += [*([f"% {group}"] if group else []), *_tabular(some, [c for c in columns if c.group == group], notes)]
+    return "\n".join(lines) + "\n"
+
+
+def _tabular(rows: list[Row], columns: list[Column], notes: list[str]) -> list[str]:
+    """Return the lines of one `tabular`."""
+    bold = best(rows, columns)
+    arrows = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
+    groups = [(m, [c for c in columns if c.metric == m]) for m in dict.fromkeys(c.metric for c in columns)]
+    top = " & ".join(
+        rf"\multicolumn{{{len(g)}}}{{c}}{{{_tex(g[0].about['label'])} {arrows[g[0].about['better']]}}}"
+        for _, g in groups
+    )
+    lines = [
+        rf"\begin{{tabular}}{{l{'r' * len(columns)}r}}",
+        r"\hline",
+        rf"Model & {top} & Parameters \\",
+        " & ".join(["", *(f"$t+{c.k}$" if c.k else "" for c in columns), r"\\"]),
+        r"\hline",
+    ]
+    for i, row in enumerate(rows):
+        if i and row.measured != rows[i - 1].measured:
+            lines.append(r"\hline")
+        cells = []
+        for column in columns:
+            cell = row.cells.get(column.name, Cell())
+            text = _tex(cell.text or column.short(cell.mean))
+            cells.append(rf"\textbf{{{text}}}" if row.measured and (row.name, column.name) in bold else text)
+        label = _tex(row.label) + ("" if row.measured else f" [{notes.index(row.source) + 1}]")
+        lines.append(" & ".join([label, *cells, _tex(_millions(row.facts.get("parameters", "")))]) + r" \\")
+    return [*lines, r"\hline", r"\end{tabular}"]
+
+
+def _tex(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {c: "\\" + c for c in "&%$#_{}"}
+    return "".join(special.get(c, c) for c in text)
