@@ -27,8 +27,8 @@ class Params(params.Metric):
 def settings(p: Params) -> dict[str, Any]:
     """Return what a reader must know to compare values."""
     return {
-        "name": "SSIM", "variant": "Gaussian 11 taps, sigma 1.5, valid windows, per channel, float64",
-        "range": 1.0, "K": [0.01, 0.03],
+        "name": "SSIM", "variant": "Gaussian 11 taps, sigma 1.5, valid windows, per channel",
+        "range": 1.0, "K": [0.01, 0.03], "precision": "terms within 1e-6 of float64",
     }  # fmt: skip
 
 
