@@ -38,7 +38,7 @@ def distance(net: str, colour: str, device: str) -> Callable[[np.ndarray, np.nda
     network = load(net).to(device, memory_format=torch.channels_last)
     shift, spread = (a.flatten().numpy(force=True) for a in (network.scaling_layer.shift, network.scaling_layer.scale))
     matrix = np.column_stack([np.diag(2 / spread)[:, :: -1 if colour == "bgr" else 1], (-1 - shift) / spread])
-    # NNPACK works frame by frame on one thread.
+    # NNPACK works on one frame and one thread: frames go side by side.
     pool = ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
     if device == "cpu":
         _by_nnpack(network)
@@ -89,7 +89,7 @@ def distance(net: str, colour: str, device: str) -> Callable[[np.ndarray, np.nda
 def _by_nnpack(network: Any) -> None:
     """Let NNPACK, a part of torch, run the convolutions that have no stride: by FFT and Winograd's algorithm.
 
-    On one thread that takes 0.4 to 0.6 of oneDNN's time, which is all that torch.nn uses for single images.
+    torch.nn takes oneDNN for single images, which is slower on one thread (the scoring run of bench/results.md).
     """
     import torch
 
@@ -105,7 +105,7 @@ def _convolution(weight: Any, bias: Any, padding: Any, x: Any) -> Any:
     import torch
 
     y = torch._nnpack_spatial_convolution(x.contiguous(), weight, bias, padding)
-    return y.contiguous(memory_format=torch.channels_last)  # pooling is ten times as fast on it
+    return y.contiguous(memory_format=torch.channels_last)  # pooling is faster on it
 
 
 def load(net: str) -> Any:
