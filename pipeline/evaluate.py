@@ -95,7 +95,7 @@ def evaluate(
             scored, region = super_resolution.scored_part(read[1].shape[:3], cut, pair[1].where)
             read = [images[scored] for images in read]
         both = [unit(images) for images in read]
-        inside = [np.ascontiguousarray(images[:, *region]) for images in both]
+        inside = [images[:, *region] for images in both]
         for name in [name for name in built if needs[name] != "features"]:
             try:
                 if needs[name] == "frames":

@@ -313,16 +313,7 @@ def _flow(flow: Store | None, store: Store, windows: list[prediction.Window], pr
 
     if flow is None:
         return None
-    found = []
-    for clip, start in windows:
-        frame = int(store.frame[store.clips[clip][start + protocol.first + protocol.context - 2]])
-        rows = flow.clips.get(clip, range(0))
-        row = next((r for r in rows if flow.frame[r] == frame), None)
-        if row is None:
-            raise RetakeError(
-                f"{flow.path} has no flow of {clip} frame {frame}: make it again with `snakemake {flow.path}`"
-            )
-        found.append(flow.image(row))
+    found = [prediction.context_flow(flow, store, window, protocol) for window in windows]
     return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).float().to(device)
 
 

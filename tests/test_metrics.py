@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,35 @@ def test_a_target_goes_through_lpips_once(trunks: Any, monkeypatch: pytest.Monke
     metric(guess, frames[:3])
     metric(guess, frames[:3])
     assert len(passes) == 6 + 3 + 6
+
+
+def test_lpips_of_a_long_clip_holds_few_features(trunks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most: list[int] = []
+    load = perceptual.load
+
+    def watched(net: str) -> Any:
+        network = load(net)
+
+        def count(_: Any, __: Any, layers: Any) -> None:
+            alive.append(weakref.ref(layers[0]))
+            most.append(sum(ref() is not None for ref in alive))
+
+        network.net.register_forward_hook(count)
+        return network
+
+    x, y = natural(64, 64, 1, frames=20), natural(64, 64, 2, frames=20)
+    whole = built(lpips, net="alex", colour="rgb")(x, y)
+    monkeypatch.setattr(perceptual, "load", watched)
+    monkeypatch.setattr(perceptual, "AT_ONCE", 2)
+    monkeypatch.setattr(perceptual, "KEPT_BYTES", 0)
+    metric = built(lpips, net="alex", colour="rgb")
+    assert metric(x, y).tolist() == whole.tolist()
+    assert len(alive) == 40
+    assert max(most) <= 8
+    x[18, 0, 0] = 2
+    with pytest.raises(RetakeError, match="prediction frame 19"):
+        metric(x, y)
 
 
 def test_lpips_names_its_weights() -> None:

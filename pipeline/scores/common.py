@@ -14,7 +14,6 @@ from pipeline.metrics import Undefined, temporal
 from pipeline.store import clips
 from pipeline.store.frames import Store
 
-SLACK = 1e-3  # what a float prediction may lie outside [0,1]
 Function = Callable[..., Any]
 Row = tuple[str, int, int, str, float, float]  # window, step, sample, metric, value, weight
 
@@ -56,7 +55,7 @@ def unit(images: np.ndarray, where: str) -> np.ndarray:
     """Return images as read-only float32 in [0,1]: integers by their range; floats are checked to be in it."""
     if images.dtype.kind != "u":
         for step, image in enumerate(images, start=1):
-            if not (image.min() >= -SLACK and image.max() <= 1 + SLACK):  # NaN fails both
+            if not (image.min() >= -clips.SLACK and image.max() <= 1 + clips.SLACK):  # NaN fails both
                 raise RetakeError(
                     f"{where}, step {step}: values from {image.min()} to {image.max()}, [0,1] is needed: "
                     "look at the model that predicted this"

@@ -50,7 +50,7 @@ def score(
                 kept = len(windows) if drop is None else frechet.kept(len(windows), drop)
                 rows.append((key, 0, 0, metric, float(values[0]), float(number < kept)))
         if flow is not None and truth is not None:
-            pair = [_flow(s, frames, window, protocol)[None, :height, :width] for s in (flow, truth)]
+            pair = [prediction.context_flow(s, frames, window, protocol)[None, :height, :width] for s in (flow, truth)]
             for metric, values in metrics.values("flow", f"{truth.path}, window {key}", *pair):
                 rows.append((key, 0, 0, metric, float(values[0]), 1.0))
     stores = [s.identity for s in (flow, truth) if s is not None]
@@ -218,16 +218,3 @@ def _predictions(
                 )
             images.append(image[:height, :width])
         yield sample, unit(np.stack(images), f"{store.path}, window {key}, sample {sample}")
-
-
-def _flow(store: Store, frames: Store, window: Window, protocol: Prediction) -> np.ndarray:
-    """Return the flow between the last two context frames of a window, (H, W, 2) px."""
-    clip, start = window
-    frame = int(frames.frame[frames.clips[clip][start + protocol.first + protocol.context - 2]])
-    rows = store.clips.get(clip, range(0))
-    row = next((r for r in rows if store.frame[r] == frame), None)
-    if row is None:
-        raise RetakeError(
-            f"{store.path} has no flow of {clip} frame {frame}: make it again with `snakemake {store.path}`"
-        )
-    return store.image(row)

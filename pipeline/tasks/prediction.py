@@ -152,3 +152,15 @@ def chosen(windows: list[Window], count: int) -> list[Window]:
     """Return so many windows, evenly spread; all where there are fewer."""
     at = np.linspace(0, len(windows) - 1, min(count, len(windows))).round().astype(int)
     return [windows[i] for i in at]
+
+
+def context_flow(flow: Store, frames: Store, window: Window, protocol: Prediction) -> np.ndarray:
+    """Return the flow between the last two context frames of a window, (H, W, 2) px; raises RetakeError without."""
+    clip, start = window
+    frame = int(frames.frame[frames.clips[clip][start + protocol.first + protocol.context - 2]])
+    row = next((r for r in flow.clips.get(clip, range(0)) if flow.frame[r] == frame), None)
+    if row is None:
+        raise RetakeError(
+            f"{flow.path} has no flow of {clip} frame {frame}: make it again with `snakemake {flow.path}`"
+        )
+    return flow.image(row)
