@@ -36,8 +36,8 @@ DRIFTS = [(3, 0), (-3, -1), (-1, -1)]  # px a frame (x, y) of the balloons, the 
 class Params(params.Dataset):
     """The demo has no keys of its own."""
 
-    height: int = Field(ge=16, description="height that the frames are rendered at, pixels")
-    width: int = Field(ge=16, description="width that the frames are rendered at, pixels")
+    height: int = Field(192, ge=16, description="height that the frames are rendered at, pixels")
+    width: int = Field(320, ge=16, description="width that the frames are rendered at, pixels")
 
 
 def archives(p: Params, split: str) -> list[str]:

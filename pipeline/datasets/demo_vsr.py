@@ -59,8 +59,8 @@ LETTERS = np.frombuffer(bytes.fromhex(COLUMNS), np.uint8).reshape(26, 5)
 class Params(params.Dataset):
     """The demo has no keys of its own."""
 
-    height: int = Field(ge=64, description="height that the frames are rendered at, pixels")
-    width: int = Field(ge=64, description="width that the frames are rendered at, pixels")
+    height: int = Field(192, ge=64, description="height that the frames are rendered at, pixels")
+    width: int = Field(320, ge=64, description="width that the frames are rendered at, pixels")
 
 
 def archives(p: Params, split: str) -> list[str]:

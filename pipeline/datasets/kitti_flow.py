@@ -35,9 +35,11 @@ FLOW = 10  # the frame from which the true flow starts
 class Params(params.Dataset):
     """KITTI flow; height and width are null, true flow has the frames' own size."""
 
-    year: Literal[2012, 2015] = Field(description="benchmark: 2012 (194 static scenes) or 2015 (200 dynamic ones)")
+    year: Literal[2012, 2015] = Field(
+        2015, description="benchmark: 2012 (194 static scenes) or 2015 (200 dynamic ones)"
+    )
     views: Literal[2, 3] = Field(
-        description="frames of a test clip: 2 (10 and 11), or 3 with frame 09 from the multi-view archive"
+        2, description="frames of a test clip: 2 (10 and 11), or 3 with frame 09 from the multi-view archive"
     )
 
 

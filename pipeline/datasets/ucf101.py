@@ -35,7 +35,8 @@ class Params(params.Dataset):
     """UCF101; published: height 256, width null."""
 
     source: Literal["avi", "jpegs_256"] = Field(
-        description="avi: the videos, decoded; jpegs_256: the JPEG release (published), which must be there already"
+        "avi",
+        description="avi: the videos, decoded; jpegs_256: the JPEG release (published), which must be there already",
     )
 
 

@@ -16,10 +16,10 @@ class Params(params.Model):
     """copy_last in params.yaml."""
 
     task: ClassVar[str] = "prediction"
-    network: None = Field(description="null: there are no weights")
-    train: None = Field(description="null: nothing is trained")
-    checkpoint: None = Field(description="null: nothing is imported")
-    predict: None = Field(description="null: nothing to set")
+    network: None = Field(None, description="null: there are no weights")
+    train: None = Field(None, description="null: nothing is trained")
+    checkpoint: None = Field(None, description="null: nothing is imported")
+    predict: None = Field(None, description="null: nothing to set")
 
 
 def build(p: Params) -> nn.Module:

@@ -24,7 +24,8 @@ class Predict(Estimation):
     """Settings of DIS."""
 
     preset: Literal["ultrafast", "fast", "medium"] = Field(
-        description="OpenCV's presets: about 2, 4 and 20 ms for a pair of 832x256 on one core; medium is the most exact"
+        "medium",
+        description="OpenCV's presets: about 2, 4 and 20 ms for a pair of 832x256 on one core; medium is the most exact",
     )
 
 
@@ -32,10 +33,10 @@ class Params(Model):
     """DIS."""
 
     task: ClassVar[str] = "flow"
-    network: None = Field(description="null: there are no weights")
-    train: None = Field(description="null: nothing is trained")
-    checkpoint: None = Field(description="null: there are no weights")
-    predict: Predict = Field(description="settings of the estimator")
+    network: None = Field(None, description="null: there are no weights")
+    train: None = Field(None, description="null: nothing is trained")
+    checkpoint: None = Field(None, description="null: there are no weights")
+    predict: Predict = Field(default_factory=Predict, description="settings of the estimator")
 
     def check(self, height: int, width: int) -> None:
         """Raise ValueError for frames smaller than a patch at the preset's finest level."""

@@ -29,17 +29,17 @@ STEPS = 3
 class Predict(params.Strict):
     """Settings of prediction."""
 
-    flow: params.Name = Field(description="entry of models that estimates the flow, computed once per dataset")
+    flow: params.Name = Field("dis", description="entry of models that estimates the flow, computed once per dataset")
 
 
 class Params(params.Model):
     """flow_warp in params.yaml."""
 
     task: ClassVar[str] = "prediction"
-    network: None = Field(description="null: there are no weights")
-    train: None = Field(description="null: nothing is trained")
-    checkpoint: None = Field(description="null: nothing is imported")
-    predict: Predict
+    network: None = Field(None, description="null: there are no weights")
+    train: None = Field(None, description="null: nothing is trained")
+    checkpoint: None = Field(None, description="null: nothing is imported")
+    predict: Predict = Field(default_factory=Predict)
 
 
 def build(p: Params) -> nn.Module:

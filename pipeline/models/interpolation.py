@@ -24,17 +24,19 @@ if TYPE_CHECKING:
 class Predict(params.Strict):
     """Settings of enlarging."""
 
-    method: Literal["bicubic", "nearest"] = Field(description="what stands between the samples of low resolution")
+    method: Literal["bicubic", "nearest"] = Field(
+        "bicubic", description="what stands between the samples of low resolution"
+    )
 
 
 class Params(params.Model):
     """Interpolation in params.yaml."""
 
     task: ClassVar[str] = "super_resolution"
-    network: None = Field(description="null: there are no weights")
-    train: None = Field(description="null: nothing is trained")
-    checkpoint: None = Field(description="null: nothing is imported")
-    predict: Predict
+    network: None = Field(None, description="null: there are no weights")
+    train: None = Field(None, description="null: nothing is trained")
+    checkpoint: None = Field(None, description="null: nothing is imported")
+    predict: Predict = Field(default_factory=Predict)
 
 
 def build(p: Params) -> nn.Module:

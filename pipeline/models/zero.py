@@ -14,10 +14,10 @@ class Params(Model):
     """zero in params.yaml."""
 
     task: ClassVar[str] = "flow"
-    network: None = Field(description="null: there are no weights")
-    train: None = Field(description="null: nothing is trained")
-    checkpoint: None = Field(description="null: there are no weights")
-    predict: None = Field(description="null: nothing to set")
+    network: None = Field(None, description="null: there are no weights")
+    train: None = Field(None, description="null: nothing is trained")
+    checkpoint: None = Field(None, description="null: there are no weights")
+    predict: None = Field(None, description="null: nothing to set")
 
 
 class Zero:

@@ -48,8 +48,9 @@ RATE = 10  # frames a second of what validation shows
 class Train(params.Train):
     """Keys that every trained super-resolution model has: how a scene becomes clips."""
 
-    windows: Literal["all"] = Field(description="every start of every scene is a training window")
+    windows: Literal["all"] = Field("all", description="every start of every scene is a training window")
     moving_first_frame: float = Field(
+        0.3,
         ge=0,
         le=1,
         description="share of clips that are the first frame alone, moved by up to 4 px a frame (published: 0.3)",

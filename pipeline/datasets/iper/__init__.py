@@ -24,7 +24,8 @@ class Params(params.Dataset):
     """iPER; cINN: 256x256."""
 
     release: Literal[1024, 256] = Field(
-        description="side of the released videos: 1024 (published: resized by us), or 256, as the authors have resized them"
+        1024,
+        description="side of the released videos: 1024 (published: resized by us), or 256, as the authors have resized them",
     )
 
 

@@ -36,12 +36,14 @@ class Params(params.Dataset):
     """Sintel; frames are 1024x436, true flow has that size."""
 
     renderings: list[Literal["clean", "final", "movie"]] = Field(
+        ["clean", "final"],
         min_length=1,
         description="clean and final: MPI Sintel's; movie: the film's own frames by shot (training alone, no flow; "
         "without other renderings the test is clean and final)",
     )
     scenes: Literal["all", "unofficial"] = Field(
-        description="all: the 23 training scenes are both train and test (published); unofficial: 12 and 11 of them"
+        "all",
+        description="all: the 23 training scenes are both train and test (published); unofficial: 12 and 11 of them",
     )
 
     @field_validator("renderings")

@@ -37,7 +37,7 @@ class Params(params.Dataset):
     """TecoGAN's training scenes; height and width are null, each video has a size of its own."""
 
     videos: str | None = Field(
-        description="folder with own videos in train/ and val/, read in place; null: the published Vimeo videos"
+        None, description="folder with own videos in train/ and val/, read in place; null: the published Vimeo videos"
     )
 
 
