@@ -525,6 +525,6 @@ def schema() -> str:
 
 if __name__ == "__main__":
     from pipeline import params  # not __main__: the registered classes derive from the imported module's
-    from pipeline.store.atomic import write_text
+    from pipeline.atomic import write_text
 
     write_text(SCHEMA, params.schema())
