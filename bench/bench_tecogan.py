@@ -24,7 +24,7 @@ from pipeline import params, upscale, weights
 from pipeline.losses.slim_vgg import NAMES, SlimVgg
 from pipeline.models.tecogan import network, ops, training
 from pipeline.params import Params
-from pipeline.store.images import read_png
+from pipeline.sources.images import read_png
 from pipeline.tasks import super_resolution
 
 SIZES = ((180, 144), (320, 134))  # width, height of Vid4's calendar and of Tears of Steel, low resolution

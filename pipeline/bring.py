@@ -35,10 +35,10 @@ import numpy as np
 from pipeline import params, plan
 from pipeline.errors import RetakeError, log, progress, run
 from pipeline.params import Params
-from pipeline.store.clips import VIDEOS, clips
-from pipeline.store.clips import size as size_of
+from pipeline.sources.clips import VIDEOS, clips
+from pipeline.sources.clips import size as size_of
+from pipeline.sources.images import read_image
 from pipeline.store.frames import Store, Writer
-from pipeline.store.images import read_image
 from pipeline.tasks import prediction, super_resolution
 
 SHOWN = 10  # problems that a message lists

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import fetch, params, plan
+from pipeline.atomic import write_text
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Params
-from pipeline.store import archives, tars
-from pipeline.store.atomic import write_text
-from pipeline.store.verified import Check, Fact, known, unpacked
+from pipeline.sources import archives, tars
+from pipeline.sources.verified import Check, Fact, known, unpacked
 
 SOURCES = Path("workflow/sources.csv")
 RAW = Path("data/raw")

@@ -30,7 +30,7 @@ from pipeline import params
 from pipeline.errors import RetakeError, near, progress, run
 from pipeline.metrics import Undefined, cache, sets, squared, temporal
 from pipeline.params import SuperResolution
-from pipeline.store.clips import Clip, clips, size, unit
+from pipeline.sources.clips import Clip, clips, size, unit
 from pipeline.tasks import super_resolution
 
 SHOWN = 8

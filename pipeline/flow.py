@@ -33,11 +33,13 @@ import cv2
 import numpy as np
 
 from pipeline import params, plan
+from pipeline.drawing import colours
+from pipeline.drawing.images import write_image
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Model, Params
+from pipeline.sources.images import read_image
 from pipeline.store import flow as files
 from pipeline.store.frames import Store, Writer
-from pipeline.store.images import read_image, write_image
 
 WRITE = {".flo": files.write_flo, ".png": files.write_kitti, ".npy": files.write_npy}
 SKY = 128  # px, sides of the fields of the export for DTVNet
@@ -211,8 +213,8 @@ def make_pair(
         WRITE[output.suffix](output, flow)
         log.info("wrote %s", output)
     if picture is not None:
-        scale = files.scale_of(flow)
-        write_image(picture, files.colours(flow, scale))
+        scale = colours.scale_of(flow)
+        write_image(picture, colours.colours(flow, scale))
         log.info("wrote %s: full colour at %.1f px", picture, scale)
 
 

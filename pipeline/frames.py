@@ -33,11 +33,11 @@ from PIL import Image
 from pipeline import params, plan
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Dataset, Params
-from pipeline.store import archives
-from pipeline.store.archives import Clip, CutOff, Member, Stream
+from pipeline.sources import archives
+from pipeline.sources.archives import Clip, CutOff, Member, Stream
+from pipeline.sources.images import JPEG, image_size
+from pipeline.sources.verified import unpacked
 from pipeline.store.frames import ENCODE, Writer
-from pipeline.store.images import JPEG, image_size
-from pipeline.store.verified import unpacked
 
 SHOWN = 50  # problems that a message lists
 UNPADDED = "unpadded: rows and columns from the top left that are the source's, the others are padding"

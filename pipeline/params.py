@@ -431,7 +431,7 @@ def hand_over(p: Params) -> Path:
 
     The file's name is a digest of its content: another run's values do not replace them.
     """
-    from pipeline.store.atomic import write_text
+    from pipeline.atomic import write_text
 
     text = p.model_dump_json()
     path = Path(".snakemake/params") / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
@@ -590,7 +590,7 @@ def main() -> None:
     parser.add_argument("--schema", action="store_true", help=f"write {SCHEMA}")
     args = parser.parse_args()
     if args.schema:
-        from pipeline.store.atomic import write_text
+        from pipeline.atomic import write_text
 
         write_text(SCHEMA, schema())
     elif args.key:

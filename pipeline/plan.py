@@ -75,13 +75,22 @@ USES: dict[str, list[str]] = {
 
 # The files and folders a stage is made of. A test holds every stage's imports against it.
 CODE: dict[str, list[str]] = {
-    "download": ["pipeline/download.py", "pipeline/fetch.py", "pipeline/store", "{code}"],
-    "frames": ["pipeline/frames.py", "pipeline/store", "{code}"],
+    "download": [
+        "pipeline/download.py",
+        "pipeline/fetch.py",
+        "pipeline/store",
+        "pipeline/sources",
+        "pipeline/drawing",
+        "{code}",
+    ],
+    "frames": ["pipeline/frames.py", "pipeline/store", "pipeline/sources", "pipeline/drawing", "{code}"],
     "flow": [
         "pipeline/flow.py",
         "pipeline/weights.py",
         "pipeline/fetch.py",
         "pipeline/store",
+        "pipeline/sources",
+        "pipeline/drawing",
         "pipeline/losses",
         "{code}",
         "{dataset_code}",
@@ -91,6 +100,8 @@ CODE: dict[str, list[str]] = {
         "pipeline/weights.py",
         "pipeline/fetch.py",
         "pipeline/store",
+        "pipeline/sources",
+        "pipeline/drawing",
         "pipeline/losses",
         "pipeline/tasks",
         "{code}",
@@ -100,17 +111,21 @@ CODE: dict[str, list[str]] = {
         "pipeline/weights.py",
         "pipeline/fetch.py",
         "pipeline/store",
+        "pipeline/sources",
+        "pipeline/drawing",
         "pipeline/losses",
         "pipeline/tasks",
         "{code}",
     ],
-    "bring": ["pipeline/bring.py", "pipeline/store", "pipeline/tasks"],
+    "bring": ["pipeline/bring.py", "pipeline/store", "pipeline/sources", "pipeline/drawing", "pipeline/tasks"],
     "score": [
         "pipeline/score.py",
         "pipeline/scores",
         "pipeline/weights.py",
         "pipeline/fetch.py",
         "pipeline/store",
+        "pipeline/sources",
+        "pipeline/drawing",
         "pipeline/metrics",
         "pipeline/tasks",
     ],
@@ -119,6 +134,8 @@ CODE: dict[str, list[str]] = {
         "pipeline/tables",
         "pipeline/view.py",
         "pipeline/store",
+        "pipeline/sources",
+        "pipeline/drawing",
         "pipeline/tasks",
         "results/published",
     ],
@@ -126,6 +143,7 @@ CODE: dict[str, list[str]] = {
 # Not code of any stage: values arrive as params, and logging, planning and mirroring change no output.
 SCAFFOLD = [
     "pipeline/__init__.py",
+    "pipeline/atomic.py",
     "pipeline/compute.py",
     "pipeline/errors.py",
     "pipeline/params.py",
@@ -369,7 +387,7 @@ def main() -> None:
     text = dump(params.load())
     if FILE.exists() and FILE.read_text() == text:
         return
-    from pipeline.store.atomic import write_text
+    from pipeline.atomic import write_text
 
     write_text(FILE, text)
     if "DVC_STAGE" in os.environ:

@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 
 from pipeline import compute, params, plan, weights
+from pipeline.atomic import write_text
+from pipeline.drawing.images import write_image
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Params
-from pipeline.store.atomic import write_text
+from pipeline.sources.images import read_image
 from pipeline.store.frames import Store, Writer
-from pipeline.store.images import read_image, write_image
 from pipeline.tasks import flow as pairs_of_frames
 from pipeline.tasks import prediction, super_resolution
 

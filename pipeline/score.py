@@ -30,11 +30,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import compute, params, plan
+from pipeline.atomic import atomic
 from pipeline.errors import RetakeError, log, run
 from pipeline.params import Params
 from pipeline.scores import pairs, scenes, windows
 from pipeline.scores.common import Metrics, Row
-from pipeline.store.atomic import atomic
 from pipeline.store.frames import Store
 
 

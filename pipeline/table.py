@@ -21,9 +21,9 @@ import math
 from pathlib import Path
 
 from pipeline import params, plan, tracking
+from pipeline.atomic import write_text
 from pipeline.errors import RetakeError, log, run
 from pipeline.params import Params
-from pipeline.store.atomic import write_text
 from pipeline.store.frames import Store
 from pipeline.tables import layouts, measured, published, text
 from pipeline.tables.cells import Column, Row

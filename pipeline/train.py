@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import compute, params, plan, tracking
+from pipeline.atomic import write_text
 from pipeline.errors import Interrupted, RetakeError, log, progress, run
 from pipeline.params import Params
-from pipeline.store import tensorflow
-from pipeline.store.atomic import write_text
+from pipeline.sources import tensorflow
 from pipeline.store.frames import Store
 
 

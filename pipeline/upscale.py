@@ -32,12 +32,13 @@ import numpy as np
 from pydantic import ValidationError
 
 from pipeline import compute, params, weights
+from pipeline.atomic import write_bytes
+from pipeline.drawing import encode
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Model, Params
-from pipeline.store import encode, video
-from pipeline.store.archives import CutOff, Member
-from pipeline.store.atomic import write_bytes
-from pipeline.store.images import read_png
+from pipeline.sources import video
+from pipeline.sources.archives import CutOff, Member
+from pipeline.sources.images import read_png
 from pipeline.tasks import super_resolution
 
 DEFAULT = "tecogan_published"

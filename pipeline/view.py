@@ -16,37 +16,46 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
+from pipeline.drawing import colours
+from pipeline.drawing.encode import write_video
+from pipeline.drawing.images import write_image
+from pipeline.drawing.sheets import (
+    ERROR_SCALE,
+    GAP,
+    WIDTH,
+    Cell,
+    difference,
+    display,
+    error_cell,
+    error_legend,
+    error_map,
+    legend,
+    sheet,
+    spread,
+    step_name,
+    title_of,
+    wrap,
+)
 from pipeline.errors import RetakeError, log, progress, run
 from pipeline.params import Prediction
 from pipeline.store import flow as files
-from pipeline.store.encode import write_video
 from pipeline.store.frames import Store
-from pipeline.store.images import write_image
 from pipeline.tasks import super_resolution
 
-WIDTH = 1600  # px, of sheets and pictures
-GAP = 8  # px between cells
-TALLEST = 320  # px, of a cell
 SHEET = 24  # frames on a contact sheet
 STEPS = 8  # predicted steps on a sheet
 CANDIDATES = 50  # windows among which `picture` looks for its own
-ERROR_SCALE = 0.25  # of the range: the brightest colour of an error map
 RATE = 10  # frames/s of an MP4, KITTI's own; predictions run at half a second a step
 SLOW = 2
 DETAIL = 96  # px, side of the part of a scene that `scene_picture` enlarges
 ABREAST = 5  # such parts side by side
-
-# A cell of a sheet: its caption, and the image or None to leave the place empty.
-Cell = tuple[str, np.ndarray | None]
 
 
 def main() -> None:
@@ -99,13 +108,13 @@ def show_frames(store: Store, clip: str, folder: Path) -> None:
 
     def images() -> Iterator[np.ndarray]:
         for row in progress(rows, unit="frame", desc="frames"):
-            image = _display(store.image(row))
+            image = display(store.image(row))
             write_image(folder / f"{store.frame[row]:010d}.png", image)
             yield image
 
     write_video(folder / "clip.mp4", images(), RATE)
-    cells: list[Cell] = [(f"{store.frame[row]}", _display(store.image(row))) for row in _spread(rows, SHEET)]
-    write_image(folder / "sheet.png", sheet(_wrap(cells), _title(store, clip)))
+    cells: list[Cell] = [(f"{store.frame[row]}", display(store.image(row))) for row in spread(rows, SHEET)]
+    write_image(folder / "sheet.png", sheet(wrap(cells), title_of(store, clip)))
 
 
 def show_flow(store: Store, clip: str, folder: Path) -> None:
@@ -119,14 +128,14 @@ def show_flow(store: Store, clip: str, folder: Path) -> None:
 
     sky = store.meta.get("export") == "sky"
 
-    def stacked(row: int, colours: np.ndarray) -> np.ndarray:
+    def stacked(row: int, field: np.ndarray) -> np.ndarray:
         if frames is None:
-            return colours
-        image = _display(frames.image(_row(frames, clip, int(store.frame[row]))))
-        size = colours.shape[1], colours.shape[0]
-        if image.shape != colours.shape:
+            return field
+        image = display(frames.image(frames.row(clip, int(store.frame[row]))))
+        size = field.shape[1], field.shape[0]
+        if image.shape != field.shape:
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        return np.vstack([image, colours])
+        return np.vstack([image, field])
 
     def caption(row: int) -> str:
         number = int(store.frame[row])
@@ -134,17 +143,17 @@ def show_flow(store: Store, clip: str, folder: Path) -> None:
 
     def images() -> Iterator[np.ndarray]:
         for row in progress(rows, unit="field", desc="flow"):
-            colours = files.colours(store.image(row), scale)
-            write_image(folder / f"{store.frame[row]:010d}.png", colours)
-            yield stacked(row, colours)
+            field = colours.colours(store.image(row), scale)
+            write_image(folder / f"{store.frame[row]:010d}.png", field)
+            yield stacked(row, field)
 
     write_video(folder / "clip.mp4", images(), RATE)
     cells: list[Cell] = [
-        (caption(row), stacked(row, files.colours(store.image(row), scale))) for row in _spread(rows, SHEET)
+        (caption(row), stacked(row, colours.colours(store.image(row), scale))) for row in spread(rows, SHEET)
     ]
     key = legend(scale)
     write_image(folder / "legend.png", key)
-    write_image(folder / "sheet.png", sheet(_wrap(cells), _title(store, clip), key))
+    write_image(folder / "sheet.png", sheet(wrap(cells), title_of(store, clip), key))
 
 
 def show_predictions(store: Store, clip: str, folder: Path) -> None:
@@ -160,18 +169,18 @@ def show_predictions(store: Store, clip: str, folder: Path) -> None:
         step, sample = int(store.frame[row]), int(store.sample[row])
         predicted = store.image(row)
         name = f"t+{step}" + (f"_sample{sample}" if sample else "")
-        write_image(folder / f"{name}.png", _display(predicted))
+        write_image(folder / f"{name}.png", display(predicted))
         if sample:
             continue
         truth = window.image(step)
-        error = _error(predicted, truth)
-        rows[step] = [(f"truth t+{step}", truth), (f"{model} t+{step}", _display(predicted)), _error_cell(step, error)]
+        error = difference(predicted, truth)
+        rows[step] = [(f"truth t+{step}", truth), (f"{model} t+{step}", display(predicted)), error_cell(step, error)]
         write_image(folder / f"{name}_truth.png", truth)
         write_image(folder / f"{name}_error.png", error_map(error))
-    given: list[Cell] = [(_step(step), window.image(step)) for step in window.given]
-    shown = [rows[step] for step in _spread(sorted(rows), STEPS)]
-    title = _title(store, clip)
-    write_image(folder / "sheet.png", sheet([*_wrap(given, 3), *shown], title, error_legend()))
+    given: list[Cell] = [(step_name(step), window.image(step)) for step in window.given]
+    shown = [rows[step] for step in spread(sorted(rows), STEPS)]
+    title = title_of(store, clip)
+    write_image(folder / "sheet.png", sheet([*wrap(given, 3), *shown], title, error_legend()))
     still = [[("truth " + caption, image), ("given", image), ("", np.zeros_like(image))] for caption, image in given]
     video = (sheet([cells], title) for cells in [*still, *(rows[step] for step in sorted(rows))])
     write_video(folder / "clip.mp4", video, SLOW)
@@ -185,8 +194,8 @@ def show_scene(store: Store, clip: str, folder: Path) -> None:
 
     def cells(row: int) -> list[Cell]:
         number, image = int(store.frame[row]), store.image(row)
-        truth = _display(frames.image(_row(frames, clip, number)))
-        error = _error(image, truth)
+        truth = display(frames.image(frames.row(clip, number)))
+        error = difference(image, truth)
         caption = f"error, mean {error.mean():.2%}"
         return [(f"truth {number}", truth), (f"{model} {number}", image), (caption, error_map(error))]
 
@@ -200,8 +209,8 @@ def show_scene(store: Store, clip: str, folder: Path) -> None:
             yield np.hstack([truth, image])
 
     write_video(folder / "clip.mp4", pairs(), RATE)
-    shown = [cells(row) for row in _spread(rows, STEPS)]
-    write_image(folder / "sheet.png", sheet(shown, _title(store, clip), error_legend()))
+    shown = [cells(row) for row in spread(rows, STEPS)]
+    write_image(folder / "sheet.png", sheet(shown, title_of(store, clip), error_legend()))
 
 
 def export(store: Store, clip: str, kind: str, folder: Path) -> None:
@@ -222,7 +231,7 @@ def export(store: Store, clip: str, kind: str, folder: Path) -> None:
         elif kind == "kitti":
             files.write_kitti(folder / f"{name}.png", flow)
         else:
-            write_image(folder / f"{name}.png", files.colours(flow, scale))
+            write_image(folder / f"{name}.png", colours.colours(flow, scale))
 
 
 def picture(frames: Store, predictions: dict[str, Store], protocol: Prediction, path: str | Path) -> None:
@@ -238,28 +247,31 @@ def picture(frames: Store, predictions: dict[str, Store], protocol: Prediction, 
     if not names:
         raise RetakeError(f"{path}: the predictions of {', '.join(predictions)} have no window in common")
     windows = [
-        _Window(frames, name, protocol.first, protocol.context, protocol.horizon) for name in _spread(names, CANDIDATES)
+        _Window(frames, name, protocol.first, protocol.context, protocol.horizon) for name in spread(names, CANDIDATES)
     ]
-    motion = [float(_error(w.image(0), w.image(1)).mean()) for w in windows]
+    motion = [float(difference(w.image(0), w.image(1)).mean()) for w in windows]
     window = windows[int(np.argsort(motion, kind="stable")[len(motion) // 2])]
     steps = sorted({1, protocol.horizon})
     given: list[int | None] = [*[None] * len(steps), *window.given]
     rows: list[list[Cell]] = [
-        [("", None) if step is None else ("input " + _step(step), window.image(step)) for step in given[-len(steps) :]]
-        + [("truth " + _step(step), window.image(step)) for step in steps]
+        [
+            ("", None) if step is None else ("input " + step_name(step), window.image(step))
+            for step in given[-len(steps) :]
+        ]
+        + [("truth " + step_name(step), window.image(step)) for step in steps]
     ]
     for label, store in predictions.items():
         errors: list[Cell] = []
         images: list[Cell] = []
         for step in steps:
-            image = store.image(_row(store, window.name, step))
+            image = store.image(store.row(window.name, step))
             if image.shape != window.image(step).shape:
                 raise RetakeError(
                     f"{store.path}: {window.name} step {step} is {image.shape}, not the size of {frames.path}"
                 )
-            caption, error = _error_cell(step, _error(image, window.image(step)))
+            caption, error = error_cell(step, difference(image, window.image(step)))
             errors.append((f"{label}: {caption}", error))
-            images.append((f"{label} {_step(step)}", _display(image)))
+            images.append((f"{label} {step_name(step)}", display(image)))
         rows.append(errors + images)
     title = f"{window.clip}, t = frame {window.number(0)}: the window of median motion"
     write_image(path, sheet(rows, title, error_legend()))
@@ -273,21 +285,21 @@ def flow_picture(frames: Store, truth: Store, estimates: dict[str, Store], path:
     set, whose true motion is the median.
     """
     found = [(clip, int(truth.frame[row])) for clip, rows in truth.clips.items() for row in rows]
-    pairs = _spread(found, CANDIDATES)
-    motion = [float(np.nanmean(np.hypot(*np.moveaxis(truth.image(_row(truth, *pair)), -1, 0)))) for pair in pairs]
+    pairs = spread(found, CANDIDATES)
+    motion = [float(np.nanmean(np.hypot(*np.moveaxis(truth.image(truth.row(*pair)), -1, 0)))) for pair in pairs]
     clip, frame = pairs[int(np.argsort(motion, kind="stable")[len(motion) // 2])]
-    true = truth.image(_row(truth, clip, frame))
-    scale = files.scale_of(true)
-    given: list[Cell] = [(f"frame {n}", frames.image(_row(frames, clip, n))) for n in (frame, frame + 1)]
-    rows: list[list[Cell]] = [[*given, ("true flow", files.colours(true, scale))]]
+    true = truth.image(truth.row(clip, frame))
+    scale = colours.scale_of(true)
+    given: list[Cell] = [(f"frame {n}", frames.image(frames.row(clip, n))) for n in (frame, frame + 1)]
+    rows: list[list[Cell]] = [[*given, ("true flow", colours.colours(true, scale))]]
     for label, store in estimates.items():
-        flow = store.image(_row(store, clip, frame))
+        flow = store.image(store.row(clip, frame))
         if flow.shape != true.shape:
             raise RetakeError(f"{store.path}: {clip} frame {frame} is {flow.shape}, not the size of {truth.path}")
         error = np.hypot(*np.moveaxis(flow - true, -1, 0))
         caption = f"{label}: error, mean {np.nanmean(error):.2f} px"
         wrong = error_map(np.nan_to_num(error) / (scale / ERROR_SCALE))
-        rows.append([("", None), (caption, wrong), (label, files.colours(flow, scale))])
+        rows.append([("", None), (caption, wrong), (label, colours.colours(flow, scale))])
     title = f"{clip}, frame {frame}: the pair of median motion; errors are brightest from {scale:.1f} px on"
     write_image(path, sheet(rows, title, legend(scale)))
 
@@ -304,10 +316,10 @@ def scene_picture(frames: Store, low: Store | None, upscaled: dict[str, Store], 
     clip = next(iter(stores[0].clips))
     numbers = [int(n) for n in frames.frame[frames.clips[clip]]]
     number = numbers[len(numbers) // 2]
-    truth = frames.image(_row(frames, clip, number))
+    truth = frames.image(frames.row(clip, number))
     height, width = truth.shape[:2]
     side = min(DETAIL, height, width) // super_resolution.SCALE * super_resolution.SCALE
-    error = _error(stores[0].image(_row(stores[0], clip, number)), truth)
+    error = difference(stores[0].image(stores[0].row(clip, number)), truth)
     mean = cv2.boxFilter(error, -1, (side, side), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
     y, x = np.unravel_index(
         int(mean[: height - side + 1, : width - side + 1].argmax()), (height - side + 1, width - side + 1)
@@ -324,7 +336,7 @@ def scene_picture(frames: Store, low: Store | None, upscaled: dict[str, Store], 
         return image.repeat(factor, 0).repeat(factor, 1)
 
     def scene(store: Store) -> Iterator[np.ndarray]:
-        return (_display(store.image(_row(store, clip, n))) for n in numbers)
+        return (display(store.image(store.row(clip, n))) for n in numbers)
 
     shown: dict[str, Iterator[np.ndarray]] = {
         "low resolution": map(blocks, super_resolution.low_resolution(frames, low, clip))
@@ -341,7 +353,7 @@ def scene_picture(frames: Store, low: Store | None, upscaled: dict[str, Store], 
             lines.append(image[top + side // 2, part[1]])
         middle = lines[max(len(lines) - DETAIL, 0) // 2 :][:DETAIL]
         profiles.append(("through time", enlarged(np.stack(middle))))
-    bands = zip(_wrap(parts, ABREAST), _wrap(profiles, ABREAST), strict=True)
+    bands = zip(wrap(parts, ABREAST), wrap(profiles, ABREAST), strict=True)
     rows = [row + [("", None)] * (ABREAST - len(row)) for band in bands for row in band]
     title = (
         f"{clip}, frame {number}: {side}x{side} px at x {left}, y {top}; below, its middle row of pixels through time"
@@ -367,89 +379,11 @@ class _Window:
 
     def image(self, step: int) -> np.ndarray:
         """Return the true frame of a step, (height, width, 3) uint8."""
-        return _display(self.frames.image(self._at(step)))
+        return display(self.frames.image(self._at(step)))
 
     def number(self, step: int) -> int:
         """Return the frame's own number in its clip."""
         return int(self.frames.frame[self._at(step)])
-
-
-def sheet(rows: list[list[Cell]], title: str, footer: np.ndarray | None = None) -> np.ndarray:
-    """Return captioned cells in rows, (height, width <= `WIDTH`, 3) uint8, with a title above and `footer` below.
-
-    Images are reduced to fit; small ones are enlarged by a whole factor, so that every pixel stays visible.
-    """
-    columns = max(len(row) for row in rows)
-    room = (WIDTH - GAP) // columns - GAP
-    small = [[(caption, _fit(image, room)) for caption, image in row] for row in rows]
-    cells = [image for row in small for _, image in row if image is not None]
-    cell = max(image.shape[1] for image in cells)
-    line, head = 22, 34
-    heights = [max((i.shape[0] for _, i in row if i is not None), default=0) + line + GAP for row in small]
-    width = max(columns * (cell + GAP) + GAP, 0 if footer is None else footer.shape[1] + 2 * GAP)
-    below = 0 if footer is None else footer.shape[0] + GAP
-    canvas = np.full((head + sum(heights) + below, width, 3), 255, np.uint8)
-    texts = [(GAP, GAP, 18, _shorten(title, 18, width - 2 * GAP))]
-    y = head
-    for row, height in zip(small, heights, strict=True):
-        for column, (caption, image) in enumerate(row):
-            if image is not None:
-                x = GAP + column * (cell + GAP)
-                texts.append((x, y + 2, 15, _shorten(caption, 15, cell)))
-                canvas[y + line : y + line + image.shape[0], x : x + image.shape[1]] = image
-        y += height
-    if footer is not None:
-        canvas[y : y + footer.shape[0], GAP : GAP + footer.shape[1]] = footer
-    return _write(canvas, texts)
-
-
-def legend(scale: float) -> np.ndarray:
-    """Return the colour wheel of `flow.colours` with its scale, (height, width, 3) uint8."""
-    radius = 55
-    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(np.float32)
-    wheel = files.colours(np.dstack([x, y]) * np.float32(scale / radius), scale)
-    wheel[np.hypot(x, y) > radius] = 255
-    canvas = np.full((wheel.shape[0], 430, 3), 255, np.uint8)
-    canvas[:, : wheel.shape[1]] = wheel
-    lines = [f"rim: {scale:.1f} px a frame", "hue: direction of motion from the centre", "darker: faster than the rim"]
-    if scale < 10:
-        lines[0] = f"rim: {scale:.2f} px a frame"
-    lines.append("black: no flow known")
-    return _write(canvas, [(wheel.shape[1] + 14, 8 + 24 * i, 15, text) for i, text in enumerate(lines)])
-
-
-def error_map(error: np.ndarray) -> np.ndarray:
-    """Return an error (height, width), in parts of the range, as a picture: 0 is black, `ERROR_SCALE` the brightest."""
-    level = np.rint(np.minimum(error / ERROR_SCALE, 1) * 255).astype(np.uint8)
-    return cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)[..., ::-1]
-
-
-def error_legend() -> np.ndarray:
-    """Return the bar that explains `error_map`, (height, width, 3) uint8."""
-    canvas = np.full((22, 520, 3), 255, np.uint8)
-    ramp = np.tile(np.linspace(0, ERROR_SCALE, 200, dtype=np.float32), (14, 1))
-    canvas[4:18, 20:220] = error_map(ramp)
-    text = f"{ERROR_SCALE:.0%} of the range or more, mean of R, G, B"
-    return _write(canvas, [(4, 2, 15, "0"), (228, 2, 15, text)])
-
-
-def _display(image: np.ndarray) -> np.ndarray:
-    """Return a stored image as 8 bits, rounded."""
-    return image if image.dtype == np.uint8 else ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def _error(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return the absolute error, mean over the channels, (height, width) float32 in parts of the range."""
-    levels = [image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max) for image in (predicted, truth)]
-    return np.abs(levels[0] - levels[1]).mean(axis=-1)
-
-
-def _error_cell(step: int, error: np.ndarray) -> Cell:
-    return f"error {_step(step)}, mean {error.mean():.2%}", error_map(error)
-
-
-def _step(step: int) -> str:
-    return f"t{step:+d}" if step else "t"
 
 
 def _frames_of(store: Store) -> Store:
@@ -462,75 +396,9 @@ def _frames_of(store: Store) -> Store:
     return frames
 
 
-def _row(store: Store, clip: str, frame: int) -> int:
-    """Return the row of a frame by its number (the first sample)."""
-    rows = store.clips[clip]
-    found = np.flatnonzero((store.frame[rows.start : rows.stop] == frame) & (store.sample[rows.start : rows.stop] == 0))
-    if not len(found):
-        raise RetakeError(f"{store.path} has no frame {frame} in {clip}: it is of other frames, make it again")
-    return rows[int(found[0])]
-
-
 def _scale(store: Store, rows: range) -> float:
     """Return one scale, px, for all fields of a clip: four in five have theirs below it, so no outlier rules."""
-    return float(np.percentile([files.scale_of(store.image(row)) for row in rows], 80))
-
-
-def _spread(items: Any, count: int) -> list[Any]:
-    """Return at most `count` of the items, evenly spread, the first and the last among them."""
-    at = np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))
-    return [items[int(i)] for i in at]
-
-
-def _wrap(cells: list[Cell], columns: int = 0) -> list[list[Cell]]:
-    """Return cells in rows of 4 wide or 6 narrow ones, or of `columns`."""
-    if not columns:
-        shape = next(image.shape for _, image in cells if image is not None)
-        columns = 4 if shape[1] > 1.5 * shape[0] else 6
-    return [cells[i : i + columns] for i in range(0, len(cells), columns)]
-
-
-def _title(store: Store, clip: str) -> str:
-    height, width = store.size[store.clips[clip][0]]
-    what = "fields" if store.meta["channels"] == 2 else "images"
-    return f"{store.path}   {clip}   {len(store.clips[clip])} {what} of {width}x{height}"
-
-
-def _fit(image: np.ndarray | None, room: int) -> np.ndarray | None:
-    if image is None:
-        return None
-    height, width = image.shape[:2]
-    scale = min(room / width, TALLEST / height)
-    size = (width * int(scale), height * int(scale)) if scale >= 1 else (int(width * scale), int(height * scale))
-    return cv2.resize(image, size, interpolation=cv2.INTER_NEAREST if scale >= 1 else cv2.INTER_AREA)
-
-
-@functools.cache
-def _font(size: int) -> Any:
-    from PIL import ImageFont
-
-    return ImageFont.load_default(size)
-
-
-def _write(canvas: np.ndarray, texts: list[tuple[int, int, int, str]]) -> np.ndarray:
-    """Return the canvas with texts (x, y of the upper left corner, size in px, words)."""
-    from PIL import Image, ImageDraw
-
-    image = Image.fromarray(canvas)
-    draw = ImageDraw.Draw(image)
-    for x, y, size, words in texts:
-        draw.text((x, y), words, font=_font(size), fill=(30, 30, 30))
-    return np.asarray(image)
-
-
-def _shorten(words: str, size: int, room: int) -> str:
-    """Return the words, their middle left out where they are wider than `room` px."""
-    if _font(size).getlength(words) <= room:
-        return words
-    keep = len(words)
-    while keep > 2 and _font(size).getlength(words[: keep // 2] + "…" + words[-(keep // 2) :]) > room:
-        keep -= 1
-    return words[: keep // 2] + "…" + words[-(keep // 2) :]
+    return float(np.percentile([colours.scale_of(store.image(row)) for row in rows], 80))
 
 
 def _nearest(clip: str, store: Store) -> str:

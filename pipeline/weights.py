@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import fetch, params
+from pipeline.atomic import write_bytes
 from pipeline.errors import RetakeError, near, progress
 from pipeline.params import Model
-from pipeline.store import archives, tensorflow
-from pipeline.store.atomic import write_bytes
-from pipeline.store.verified import known
+from pipeline.sources import archives, tensorflow
+from pipeline.sources.verified import known
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,9 +17,9 @@ import torch
 
 from pipeline import params
 from pipeline.datasets import demo_vsr
+from pipeline.drawing.rendering import LANDSCAPES
 from pipeline.models.tecogan import build
 from pipeline.store.frames import Store, Writer
-from pipeline.store.rendering import LANDSCAPES
 from pipeline.tasks import super_resolution
 from tests.engines import Project
 

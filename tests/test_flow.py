@@ -23,11 +23,13 @@ from hypothesis.extra.numpy import arrays
 
 from pipeline import flow as stage
 from pipeline import params, plan, view, weights
+from pipeline.drawing import colours
+from pipeline.drawing.images import write_image
 from pipeline.errors import RetakeError
 from pipeline.models import dis, farneback, truth
+from pipeline.sources.images import read_image
 from pipeline.store import flow as files
 from pipeline.store.frames import Store, Writer
-from pipeline.store.images import read_image, write_image
 
 NONE: dict[str, Any] = {"network": None, "train": None, "checkpoint": None}
 MODELS = {
@@ -231,7 +233,7 @@ def test_colours_follow_the_published_wheel() -> None:
     flow = np.zeros((1, 7, 2), np.float32)
     flow[0, :6] = [[0, 0], [2, 0], [-2, 0], [0, 2], [0, -2], [4, 0]]  # still, right, left, down, up, too fast
     flow[0, 6] = np.nan
-    still, right, left, down, up, fast, unknown = files.colours(flow, 2)[0].astype(int)
+    still, right, left, down, up, fast, unknown = colours.colours(flow, 2)[0].astype(int)
     assert still.tolist() == [255, 255, 255]
     assert right.tolist() == [255, 0, 0]
     assert down[0] == 255
@@ -246,7 +248,7 @@ def test_colours_follow_the_published_wheel() -> None:
 
 
 def test_half_the_length_is_half_the_saturation() -> None:
-    colour = files.colours(np.array([[[1.0, 0.0]]], np.float32), 2)[0, 0]
+    colour = colours.colours(np.array([[[1.0, 0.0]]], np.float32), 2)[0, 0]
     assert colour.tolist() == [255, 127, 127]
 
 

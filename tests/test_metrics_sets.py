@@ -17,7 +17,7 @@ from pipeline.errors import RetakeError
 from pipeline.evaluate import evaluate
 from pipeline.metrics import Undefined, cache, diversity, dtfvd, fid, fvd, sets
 from pipeline.metrics.networks import i3d, inception, vgg, videos
-from pipeline.store import tensorflow
+from pipeline.sources import tensorflow
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from pipeline.datasets import vid4
+from pipeline.drawing.images import write_image
+from pipeline.sources.images import read_image
 from pipeline.store.frames import Store
-from pipeline.store.images import read_image, write_image
 from pipeline.tasks import super_resolution
 from tests.engines import Project
 from tests.layouts import encoded, make_zip

@@ -21,10 +21,12 @@ import yaml
 from parity_tecogan import arrays, state_dict
 
 from pipeline import bring, params, plan, predict, score, table, view, weights
+from pipeline.drawing import sheets
+from pipeline.drawing.images import write_image
 from pipeline.errors import RetakeError
 from pipeline.metrics import temporal
+from pipeline.sources.images import read_image
 from pipeline.store.frames import Store, Writer
-from pipeline.store.images import read_image, write_image
 from pipeline.tables import layouts, measured
 from pipeline.tasks import super_resolution
 
@@ -594,13 +596,13 @@ def test_the_published_script_s_golden_scenes_as_brought_ones(
 def test_the_picture_has_low_resolution_each_row_and_the_truth(made: params.Params) -> None:
     table.make(made, "toy")
     picture = read_image("results/toy.png")
-    assert picture.shape[1] <= view.WIDTH
+    assert picture.shape[1] <= sheets.WIDTH
     rows = {name: Store(f"data/predictions/toy/{name}.arrow") for name in ("bicubic", "mine")}
     view.scene_picture(Store(HIGH), None, rows, "two.png")
     side = 64
-    factor = ((view.WIDTH - view.GAP) // view.ABREAST - view.GAP) // side
-    image = read_image("two.png")[56 : 56 + side * factor : factor, view.GAP :]
-    parts = [image[:, i * (side * factor + view.GAP) :][:, : side * factor : factor] for i in (0, 1, 2, 3)]
+    factor = ((sheets.WIDTH - sheets.GAP) // view.ABREAST - sheets.GAP) // side
+    image = read_image("two.png")[56 : 56 + side * factor : factor, sheets.GAP :]
+    parts = [image[:, i * (side * factor + sheets.GAP) :][:, : side * factor : factor] for i in (0, 1, 2, 3)]
     low_part, *_, truth = parts
     frames = Store(HIGH)
     left = next(x for x in range(0, 17, 4) if np.array_equal(truth, frames.image(3)[:, x : x + side]))

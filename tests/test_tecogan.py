@@ -706,7 +706,7 @@ def published(net: nn.Module) -> dict[str, np.ndarray]:
 
 
 def test_published_checkpoints_are_imported(tmp_path: Path) -> None:
-    from pipeline.store import tensorflow
+    from pipeline.sources import tensorflow
 
     trained = model(blocks=2, window=3)
     state = published(trained)

@@ -32,7 +32,7 @@ from pipeline.errors import RetakeError
 from pipeline.models.tecogan import build
 from pipeline.models.tecogan.training import TecoGAN
 from pipeline.params import Params
-from pipeline.store.images import read_png
+from pipeline.sources.images import read_png
 from tests.conftest import ROOT
 from tests.layouts_zips import coded, number, write_video
 

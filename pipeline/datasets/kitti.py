@@ -15,8 +15,8 @@ from pydantic import Field, field_validator
 
 from pipeline import params
 from pipeline.errors import RetakeError
-from pipeline.store import drives
-from pipeline.store.archives import Clip, Member
+from pipeline.sources import drives
+from pipeline.sources.archives import Clip, Member
 
 SPLITS = ("train", "test")
 LICENCE = "KITTI, CC BY-NC-SA 3.0 (Geiger et al., Vision meets Robotics, IJRR 2013)"

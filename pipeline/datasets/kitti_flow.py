@@ -16,8 +16,9 @@ from pydantic import Field
 
 from pipeline import params
 from pipeline.errors import RetakeError
-from pipeline.store import flow, layout
-from pipeline.store.archives import Clip, Member, read
+from pipeline.sources import layout
+from pipeline.sources.archives import Clip, Member, read
+from pipeline.store import flow
 
 SPLITS = ("train", "test")
 LICENCE = "KITTI, CC BY-NC-SA 3.0 (Geiger et al., CVPR 2012; Menze and Geiger, CVPR 2015)"

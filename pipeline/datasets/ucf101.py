@@ -15,8 +15,8 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline import params
-from pipeline.store import layout, video
-from pipeline.store.archives import Clip, Stream
+from pipeline.sources import layout, video
+from pipeline.sources.archives import Clip, Stream
 
 SPLITS = ("train", "test")
 LICENCE = "UCF101, for research, no licence stated; videos of their authors on YouTube (Soomro et al., arXiv 1212.0402)"

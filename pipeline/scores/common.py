@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.errors import RetakeError, log
 from pipeline.metrics import Undefined, temporal
-from pipeline.store import clips
+from pipeline.sources import clips
 from pipeline.store.frames import Store
 
 Function = Callable[..., Any]

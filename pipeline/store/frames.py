@@ -28,9 +28,9 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from pipeline.atomic import atomic
 from pipeline.errors import RetakeError
 from pipeline.store import flow
-from pipeline.store.atomic import atomic
 
 BATCH_BYTES = 32 << 20
 SCHEMA = pa.schema(
@@ -279,6 +279,18 @@ class Store:
         if self.meta.get("fit") != "pad":
             return self.size
         return np.concatenate([self.values(clip) for clip in self.clips]).astype(np.int64)
+
+    def row(self, clip: str, frame: int) -> int:
+        """Return the row of a frame by its number (its first sample).
+
+        Raises RetakeError where the clip has no such frame.
+        """
+        rows = self.clips[clip]
+        of_clip = slice(rows.start, rows.stop)
+        found = np.flatnonzero((self.frame[of_clip] == frame) & (self.sample[of_clip] == 0))
+        if not len(found):
+            raise RetakeError(f"{self.path} has no frame {frame} in {clip}: it is of other frames, make it again")
+        return rows[int(found[0])]
 
     def source(self, row: int) -> str:
         """Return the archive member (or file) that row came from."""

@@ -22,11 +22,11 @@ import numpy as np
 from pydantic import Field
 
 from pipeline import params
+from pipeline.drawing.encode import write_video
+from pipeline.drawing.images import write_image
 from pipeline.errors import RetakeError
 from pipeline.params import SuperResolution
-from pipeline.store.encode import write_video
 from pipeline.store.frames import Store
-from pipeline.store.images import write_image
 from pipeline.tasks import prediction
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from pipeline import params
-from pipeline.store import layout
-from pipeline.store.archives import Clip
+from pipeline.sources import layout
+from pipeline.sources.archives import Clip
 
 SPLITS = ("train", "test")
 LICENCE = "DAVIS 2017, for research (Pont-Tuset et al., arXiv 1704.00675)"

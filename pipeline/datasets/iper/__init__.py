@@ -11,8 +11,8 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline import params
-from pipeline.store import layout, video
-from pipeline.store.archives import Stream
+from pipeline.sources import layout, video
+from pipeline.sources.archives import Stream
 
 SPLITS = ("train", "val", "test")
 LICENCE = "iPER, for non-commercial research (Liu et al., ICCV 2019)"

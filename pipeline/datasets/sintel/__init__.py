@@ -18,8 +18,9 @@ from pydantic import Field, field_validator
 
 from pipeline import params
 from pipeline.errors import RetakeError
-from pipeline.store import flow, layout
-from pipeline.store.archives import Clip, Member, read
+from pipeline.sources import layout
+from pipeline.sources.archives import Clip, Member, read
+from pipeline.store import flow
 
 SPLITS = ("train", "test", "benchmark")
 LICENCE = "MPI Sintel (Butler et al., ECCV 2012), film CC BY 3.0, (c) Blender Foundation, durian.blender.org"

@@ -31,7 +31,7 @@ from pipeline.models.tecogan.network import (
     load_variables,
     renamed,
 )
-from pipeline.store import tensorflow
+from pipeline.sources import tensorflow
 from pipeline.tasks.super_resolution import degrade_crops
 
 EPSILON = 1e-12

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.store.atomic import atomic
+from pipeline.atomic import atomic
 
 SCALE = 2  # all is drawn larger by this factor, then averaged: smooth edges
 

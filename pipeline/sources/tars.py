@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import RetakeError
-from pipeline.store.archives import bad_name, names
+from pipeline.sources.archives import bad_name, names
 
 BLOCK = 512
 

@@ -19,9 +19,9 @@ import av
 import numpy as np
 from av.codec.context import Flags
 
+from pipeline.atomic import atomic
 from pipeline.errors import RetakeError, log
-from pipeline.store.atomic import atomic
-from pipeline.store.video import EXACT, FORMATS, Shown
+from pipeline.sources.video import EXACT, FORMATS, Shown
 
 SUFFIXES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 QUALITY = "16"  # x264's constant rate factor: hardly any loss that can be seen

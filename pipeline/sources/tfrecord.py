@@ -14,8 +14,8 @@ import struct
 import numpy as np
 
 from pipeline.errors import RetakeError
-from pipeline.store.tars import Span
-from pipeline.store.tensorflow import Damaged, fields, masked_crc, varints
+from pipeline.sources.tars import Span
+from pipeline.sources.tensorflow import Damaged, fields, masked_crc, varints
 
 HEAD, TAIL = 12, 4
 LIMIT = 1 << 28  # bytes of one record

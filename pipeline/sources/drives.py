@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import RetakeError
-from pipeline.store.archives import Clip, Member, names
+from pipeline.sources.archives import Clip, Member, names
 
 DRIVE = re.compile(r"(\d{4}_\d\d_\d\d)_drive_\d{4}_sync")
 

@@ -19,7 +19,7 @@ from typing import Any
 import requests
 
 from pipeline.errors import RetakeError
-from pipeline.store.verified import Stopped
+from pipeline.sources.verified import Stopped
 
 RETRIES = 2  # of gdown, within one attempt; the caller has rounds of its own
 TIMEOUT = (15.0, 60.0)  # seconds to connect, and without a byte

@@ -1,4 +1,4 @@
-"""Single images: those that people give or look at, 8-bit RGB in and out; and the sizes of those in archives."""
+"""Single images that people give, as 8-bit RGB; and the sizes of those in archives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 
 from pipeline.errors import RetakeError
-from pipeline.store.atomic import write_bytes
 
 PIXELS = 1 << 25  # of one decoded frame: 8K video has fewer
 
@@ -68,18 +67,6 @@ def read_png(path: str | Path) -> np.ndarray:
             )
         image = image[..., :3]
     return np.ascontiguousarray(image[..., ::-1])
-
-
-def write_image(path: str | Path, image: np.ndarray) -> None:
-    """Write (height, width, 3) uint8 RGB to `path`, atomically; its suffix is the format (.png, .jpg)."""
-    path = Path(path)
-    try:
-        done, data = cv2.imencode(path.suffix, image[..., ::-1])
-    except cv2.error:
-        done = False
-    if not done:
-        raise RetakeError(f"{path}: OpenCV writes no images with suffix {path.suffix!r}; use .png")
-    write_bytes(path, data.tobytes())
 
 
 def image_size(data: bytes) -> tuple[int, int]:

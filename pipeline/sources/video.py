@@ -24,7 +24,7 @@ import numpy as np
 from av.video.reformatter import Interpolation
 
 from pipeline.errors import RetakeError
-from pipeline.store.archives import CutOff, Member, Stream, bad_name, read
+from pipeline.sources.archives import CutOff, Member, Stream, bad_name, read
 
 # Without this list FFmpeg takes a text file for a playlist and opens the files and addresses in it.
 FORMATS = "avi,mov,mp4,matroska,webm,mpegts,mpeg,mpegvideo,asf,flv,ogg"

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.atomic import alive, write_text
 from pipeline.errors import RetakeError, log
-from pipeline.store.atomic import alive, write_text
 
 Check = Callable[[Path], None]  # raises RetakeError for a file whose structure is wrong
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.errors import RetakeError, log
-from pipeline.store.archives import Clip, Member, names, read
-from pipeline.store.images import image_size
+from pipeline.sources.archives import Clip, Member, names, read
+from pipeline.sources.images import image_size
 
 T = TypeVar("T")
 Found = dict[str, list[tuple[int, Member]]]

@@ -128,8 +128,8 @@ def _side(image: np.ndarray) -> str:
 def _video(file: Path) -> Clip:
     import av
 
-    from pipeline.store import video
-    from pipeline.store.archives import Member
+    from pipeline.sources import video
+    from pipeline.sources.archives import Member
 
     def load() -> np.ndarray:
         return np.stack([image() for _, image in video.frames(Member(file.parent, file.name))])

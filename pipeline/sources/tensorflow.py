@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import RetakeError, near
-from pipeline.store import archives, tars
+from pipeline.sources import archives, tars
 
 MAGIC = bytes.fromhex("57fb808b247547db")
 FOOTER = 48
