@@ -219,7 +219,7 @@ def _windows(fields: plan.Fields, protocol: Any, frames: Store, folder: Path) ->
 
 def _scenes(fields: plan.Fields, protocol: Any, frames: Store, folder: Path) -> Wanted:
     """Return what a folder of upscaled scenes must hold."""
-    low = Store(fields["low"]) if fields["low"] != fields["frames"] else None
+    low = Store(fields["low"]) if fields["low"] is not None else None
     counts = {clip: len(frames.clips[clip]) for clip in super_resolution.scenes(frames, low, protocol)}
     expected = f"expected in {folder}: " + ", ".join(
         f"{clip}/ with {count} PNGs of at least {'x'.join(map(str, _size(frames, frames.clips[clip][0])[::-1]))}"

@@ -29,9 +29,9 @@ import numpy as np
 from pipeline import params
 from pipeline.errors import RetakeError, near, progress, run
 from pipeline.metrics import Undefined, cache, sets, squared, temporal
-from pipeline.params import SuperResolution
 from pipeline.sources.clips import Clip, clips, size, unit
 from pipeline.tasks import super_resolution
+from pipeline.tasks.p_super_resolution import Protocol as SuperResolution
 
 SHOWN = 8
 NEEDS = ("frames", "pairs", "features")
@@ -116,7 +116,7 @@ def evaluate(
         if found.interval:
             notes[name] += "; 95 % bootstrap interval {:.4f} to {:.4f}".format(*found.interval)
     shown: dict[str, Callable[[float], float]] = {
-        name: squared.decibel if hasattr(modules[m.kind], "MEAN") else float for name, m in chosen.items()
+        name: squared.decibel if modules[m.kind].MEAN is not None else float for name, m in chosen.items()
     }
     if cut:
         sides = "a border left out" if cut.border == "cropped" else "no border left out"

@@ -312,7 +312,7 @@ def _exact(
     """Yield the exact flow that the dataset's archives hold, NaN where it is not valid."""
     kind = p.datasets[dataset].kind
     module = params.registry("datasets")[kind]
-    if not hasattr(module, "truth"):
+    if module.truth is None:
         raise RetakeError(
             f"dataset {dataset} ({kind}) has no exact flow: estimate it, or drop the metrics that need it"
         )

@@ -36,6 +36,8 @@ VARIABLE = (
     "RETAKE_PARAMS"  # the file in which the Snakefile hands the values to the stages, --config and --configfile in them
 )
 
+ROWS = ("models", "metrics", "predictions")  # of an experiment: null takes one away
+
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Side = Annotated[int, Field(ge=16)]
 Count = Annotated[int, Field(ge=1)]
@@ -52,10 +54,8 @@ class Strict(BaseModel):
         """Give a key that a class declares anew, with another default or type, the explanation of the one it replaces."""
         for key, field in cls.model_fields.items():
             if field.description is None:
-                field.description = next(
-                    (c.model_fields[key].description for c in cls.__mro__[1:] if key in getattr(c, "model_fields", {})),
-                    None,
-                )
+                above = (getattr(c, "model_fields", {}).get(key) for c in cls.__mro__[1:])
+                field.description = next((f.description for f in above if f is not None), None)
 
 
 class Tracking(Strict):
@@ -214,7 +214,9 @@ class Experiment(Strict):
     """One table: a dataset, a protocol, models and metrics."""
 
     dataset: Name = Field(description="tested dataset (its split `test`)")
-    trained_on: Name = Field(description="dataset that the models are trained on (its split `train`); left out: `dataset`")
+    trained_on: Name = Field(
+        description="dataset that the models are trained on (its split `train`); left out: `dataset`"
+    )
     protocol: Name = Field(description="entry of protocols")
     models: dict[Name, str] = Field(
         min_length=1, description="rows, in this order: entry of models -> the label that tables print"
@@ -454,7 +456,8 @@ def _handed(path: Path) -> dict[str, Any]:
 def _expanded(raw: Any) -> Any:
     """Return the tree with the metrics of a profile where an experiment names one, and `dataset` where `trained_on` is left out.
 
-    What is not of the right type is left for the validation to name.
+    A row or metric that is null is left out: so params.yaml takes one away that a paper's file has. What is not of the right
+    type is left for the validation to name.
     """
     if not isinstance(raw, dict) or not isinstance(raw.get("experiments"), dict):
         return raw
@@ -469,8 +472,13 @@ def _expanded(raw: Any) -> Any:
                 if profile not in profiles:
                     raise RetakeError(f"experiments.{name}.metrics: no profile {profile!r}{near(profile, profiles)}")
                 experiment = experiment | {"metrics": profiles[profile]}
+            experiment = {k: _without_nulls(v) if k in ROWS else v for k, v in experiment.items()}
         experiments[name] = experiment
     return raw | {"experiments": experiments}
+
+
+def _without_nulls(value: Any) -> Any:
+    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
 def _explain(error: Any, source: Callable[[recipes.Keys], str]) -> str:
@@ -540,7 +548,7 @@ def schema() -> str:
     for section in recipes.SECTIONS:
         entries = tree["properties"][section]
         entries.pop("minProperties", None)
-        entry = entries["additionalProperties"] if "additionalProperties" in entries else None
+        entry = entries.get("additionalProperties")
         options = [entry] if entry else list(entries["patternProperties"].values())
         for option in options:
             told = dict(option)
@@ -548,7 +556,10 @@ def schema() -> str:
             option["anyOf"] = [told, partial]
     for definition in tree["$defs"].values():
         if definition.get("type") == "object":
-            definition["properties"]["like"] = {"type": "string", "description": "another entry, whose values hold where this one gives none"}
+            definition["properties"]["like"] = {
+                "type": "string",
+                "description": "another entry, whose values hold where this one gives none",
+            }
     return json.dumps(tree, indent=2, sort_keys=True) + "\n"
 
 
@@ -586,7 +597,9 @@ def _flat(tree: Any, keys: recipes.Keys) -> Iterator[tuple[recipes.Keys, Any]]:
 def main() -> None:
     """Print an entry as resolved, or write the schema."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("key", nargs="?", help="dotted key, such as models.dmvfn_demo: print what it holds and where that comes from")
+    parser.add_argument(
+        "key", nargs="?", help="dotted key, such as models.dmvfn_demo: print what it holds and where that comes from"
+    )
     parser.add_argument("--schema", action="store_true", help=f"write {SCHEMA}")
     args = parser.parse_args()
     if args.schema:

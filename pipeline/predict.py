@@ -125,7 +125,7 @@ def _estimate(p: Params, fields: plan.Fields, protocol: Any) -> None:
     import torch
 
     name = fields["model"]
-    store, truth = Store(fields["frames"]), Store(fields["flow"])
+    store, truth = Store(fields["frames"]), Store(fields["truth"])
     found = pairs_of_frames.pairs(truth)
     network, digest, device = _load(p, fields)
     cv2.setNumThreads(1)  # an estimator that splits an image by threads would give other flow on another machine
@@ -164,7 +164,7 @@ def _upscale(p: Params, fields: plan.Fields, protocol: Any) -> None:
 
     name = fields["model"]
     high = Store(fields["frames"])
-    low = Store(fields["low"]) if fields["low"] != fields["frames"] else None
+    low = Store(fields["low"]) if fields["low"] is not None else None
     scenes = super_resolution.scenes(high, low, protocol)
     network, digest, device = _load(p, fields)
     meta = _meta(p, fields, high, network, digest) | super_resolution.facts(high, low, protocol)

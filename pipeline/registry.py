@@ -19,7 +19,7 @@ REQUIRED = {
     "datasets": ("SPLITS", "clips"),
     "models": ("build",),
     "metrics": ("NEEDS", "BETTER", "settings", "build"),
-    "tasks": ("inputs", "training_inputs"),
+    "tasks": ("test_inputs", "training_inputs"),
 }
 # What an entry may leave out, and what holds then.
 OPTIONAL: dict[str, dict[str, Any]] = {

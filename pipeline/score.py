@@ -89,16 +89,14 @@ def _build(p: Params, experiment: str, name: str) -> Metrics:
         if module.NEEDS == "flow" and not windows.reads_flow(p, name):
             metrics.skip(key, "the row's model reads no precomputed flow")
             continue
-        try:
-            for file in module.needs_weights(metric) if hasattr(module, "needs_weights") else []:
-                weights.path(file, patient=e.missing_weights == "error")
-        except weights.Missing as error:
-            if e.missing_weights == "error":
-                raise RetakeError(
-                    f"metric {key}: {error}\nOr set experiments.{experiment}.missing_weights to skip: cells stay empty"
-                ) from None
-            log.warning("%s", error)  # its words differ with the network's mood: the scores hold only the fact
-            metrics.skip(key, f"no weights {file}")
+        missing = [name for name in module.needs_weights(metric) if not weights.here(name)]
+        if missing and e.missing_weights == "error":
+            raise RetakeError(
+                f"metric {key}: no weights {missing[0]}. `python -m pipeline.pretrained --weights {missing[0]}` fetches them, or "
+                f"says why not; then run again. Or set experiments.{experiment}.missing_weights to skip: cells stay empty"
+            )
+        if missing:
+            metrics.skip(key, f"no weights {missing[0]}")
             continue
         metrics.functions.setdefault(module.NEEDS, {})[key] = module.build(metric, device)
     return metrics
@@ -112,9 +110,9 @@ def _describe(p: Params, experiment: str) -> dict[str, Any]:
             "label": _label(registry[metric.kind], metric),
             "better": registry[metric.kind].BETTER,
             "scale": registry[metric.kind].SCALE,
-            "digits": getattr(registry[metric.kind], "DIGITS", 2),
+            "digits": registry[metric.kind].DIGITS,
             "needs": registry[metric.kind].NEEDS,
-            "mean": getattr(registry[metric.kind], "MEAN", None),
+            "mean": registry[metric.kind].MEAN,
             "settings": (told := registry[metric.kind].settings(metric)),
             "identity": hashlib.sha256(json.dumps([metric.kind, told], sort_keys=True).encode()).hexdigest()[:8],
         }
@@ -124,7 +122,7 @@ def _describe(p: Params, experiment: str) -> dict[str, Any]:
 
 def _label(module: Any, metric: Any) -> str:
     """Return the name of a metric's column: its own for these settings where it has one."""
-    return str(module.label(metric)) if hasattr(module, "label") else str(module.LABEL)
+    return str(module.label(metric) if module.label is not None else module.LABEL)
 
 
 def _write(output: Path, rows: list[Row], meta: dict[str, Any]) -> None:

@@ -69,10 +69,10 @@ def make(p: Params, experiment: str) -> None:
     if protocol.task == "flow":
         view.flow_picture(frames, Store(fields["truth"]), stores, picture)
     elif protocol.task == "super_resolution":
-        low = Store(fields["low"]) if fields["low"] != fields["frames"] else None
+        low = Store(fields["low"]) if fields["low"] is not None else None
         view.scene_picture(frames, low, stores, picture)
     else:
-        view.picture(frames, stores, protocol, picture)
+        view.picture(frames, stores, protocol, picture)  # type: ignore[arg-type]
     _mirror(p, fields, rows, columns, [table, markdown, picture])
     log.info("wrote %s", ", ".join(map(str, outputs)))
 

@@ -44,10 +44,10 @@ from pipeline.drawing.sheets import (
     wrap,
 )
 from pipeline.errors import RetakeError, log, progress, run
-from pipeline.params import Prediction
 from pipeline.store import flow as files
 from pipeline.store.frames import Store
 from pipeline.tasks import super_resolution
+from pipeline.tasks.p_prediction import Protocol as Prediction
 
 SHEET = 24  # frames on a contact sheet
 STEPS = 8  # predicted steps on a sheet

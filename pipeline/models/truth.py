@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from pipeline.errors import RetakeError
 from pipeline.params import Model
 
 
@@ -17,3 +18,8 @@ class Params(Model):
     train: None = Field(None, description="null: nothing is trained")
     checkpoint: None = Field(None, description="null: there are no weights")
     predict: None = Field(None, description="null: nothing is estimated")
+
+
+def build(p: Params) -> None:
+    """Refuse: nothing is estimated. Raises RetakeError."""
+    raise RetakeError("exact flow is read from the dataset by the flow stage; name an estimator")

@@ -23,7 +23,7 @@ def score(
     Raises RetakeError unless the store has the flow of every pair with ground truth, of today's frames.
     """
     truth = Store(fields["truth"])
-    noc = Store(fields["flow"]) if fields["flow"] != fields["frames"] else None
+    noc = Store(fields["truth_noc"]) if fields["truth_noc"] is not None else None
     again = f"make it again with `snakemake {predicted.path}`"
     if predicted.meta.get("data") != frames.identity:
         raise RetakeError(f"{predicted.path} was not made from today's {frames.path}: {again}")

@@ -9,17 +9,18 @@ import numpy as np
 
 from pipeline import plan
 from pipeline.errors import RetakeError, progress
-from pipeline.params import Params, SuperResolution
+from pipeline.params import Params
 from pipeline.scores.common import Metrics, Row, true_motion, unit
 from pipeline.store.frames import Store
 from pipeline.tasks import super_resolution
+from pipeline.tasks.p_super_resolution import Protocol as SuperResolution
 
 
 def score(
     p: Params, fields: plan.Fields, protocol: Any, frames: Store, predicted: Store, metrics: Metrics
 ) -> tuple[list[Row], dict[str, Any]]:
     """Return the values of upscaled frames, and what the metadata says of them; a window is a scene."""
-    low = Store(fields["low"]) if fields["low"] != fields["frames"] else None
+    low = Store(fields["low"]) if fields["low"] is not None else None
     clips = super_resolution.scenes(frames, low, protocol)
     check(predicted, frames, low, clips, protocol)
     rows: list[Row] = []

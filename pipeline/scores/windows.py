@@ -11,10 +11,11 @@ import numpy as np
 from pipeline import plan
 from pipeline.errors import RetakeError, progress
 from pipeline.metrics import Undefined, cache, frechet, sets, temporal
-from pipeline.params import Params, Prediction
+from pipeline.params import Params
 from pipeline.scores.common import Metrics, Row, true_frame, true_motion, unit
 from pipeline.store.frames import Store
 from pipeline.tasks import prediction
+from pipeline.tasks.p_prediction import Protocol as Prediction
 from pipeline.tasks.prediction import Window
 
 AT_ONCE = 16  # frames that are read together for features
@@ -28,7 +29,7 @@ def score(
     windows = prediction.windows(frames, protocol)
     samples = check(predicted, frames, windows, protocol)
     flow = Store(fields["flow"]) if metrics.of("flow") and reads_flow(p, name) else None
-    truth = Store(fields["truth"]) if flow else None
+    truth = Store(fields["truth"]) if flow and fields["truth"] is not None else None
     rows: list[Row] = []
     motion = _window_motion(frames, windows, protocol)
     for number, window in enumerate(progress(windows, unit="window", desc=f"score {name}")):

@@ -6,6 +6,7 @@ flow stage writes them with the estimator `truth`: NaN where the set has none.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,7 @@ import numpy as np
 from pipeline.errors import RetakeError
 from pipeline.store.frames import Store
 from pipeline.tasks import prediction
-
-BETTER = "lower"  # validation
+from pipeline.tasks.p_flow import Protocol, test_inputs, training_inputs  # noqa
 
 Pair = tuple[str, int]
 
@@ -74,6 +74,8 @@ class TrainingClips(prediction.TrainingClips):
 class Validation:
     """The network's own validation over evenly spaced pairs: endpoint error, or its loss where there is no truth."""
 
+    better = "lower"
+
     def __init__(self, store: Store, truth: Store | None, network: Any, count: int, batch: int) -> None:
         self.store, self.truth, self.network = store, truth, network
         if truth is not None:
@@ -84,6 +86,10 @@ class Validation:
         if not found:
             raise RetakeError(f"{store.path}: no two consecutive frames to validate with: set train.validation to null")
         self.pairs = prediction.chosen(found, count)
+
+    def show(self, device: Any, stem: Path) -> list[Path]:
+        """Return no files: there is nothing to look at."""
+        return []
 
     def score(self, device: Any) -> tuple[str, float]:
         """Return "val_epe" (px) or "val_loss" and its mean over pairs, one by one: sizes may differ."""
@@ -101,3 +107,21 @@ class Validation:
             name = next(iter(found))
             values.append(found[name])
         return name, float(np.mean(values))
+
+
+def training_clips(fields: dict[str, Any], train: Any, network: Any) -> TrainingClips:
+    """Return the clips that a network is trained on."""
+    return TrainingClips(Store(fields["frames"]), train, network.augment)
+
+
+def validation(fields: dict[str, Any], train: Any, network: Any, batch: int) -> Validation | None:
+    """Return what scores a network during training; None where its recipe names no split for that."""
+    if train.validation is None:
+        return None
+    return Validation(
+        Store(fields["validation"]),
+        Store(fields["truth"]) if fields["truth"] is not None else None,
+        network,
+        train.validate_windows,
+        batch,
+    )

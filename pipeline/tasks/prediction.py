@@ -7,15 +7,16 @@ from index `first`, its targets the `horizon` frames after them. Windows are ind
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import RetakeError
-from pipeline.params import Prediction, Train
+from pipeline.params import Train
 from pipeline.store.frames import Store
-
-BETTER = "higher"  # validation
+from pipeline.tasks.p_prediction import Protocol, test_inputs, training_inputs  # noqa
+from pipeline.tasks.p_prediction import Protocol as Prediction
 
 Window = tuple[str, int]
 
@@ -127,10 +128,16 @@ class TrainingClips:
 class Validation:
     """Mean PSNR (dB) of the next frame over evenly spaced windows of the validation split."""
 
+    better = "higher"
+
     def __init__(self, store: Store, truth: Store | None, network: Any, count: int, batch: int) -> None:
         self.store, self.network, self.batch = store, network, batch
         starts = [(clip, s) for clip, rows in store.clips.items() for s in range(len(rows) - network.context)]
         self.windows = chosen(starts, count)
+
+    def show(self, device: Any, stem: Path) -> list[Path]:
+        """Return no files: there is nothing to look at."""
+        return []
 
     def score(self, device: Any) -> tuple[str, float]:
         """Return "val_psnr" and the mean over windows of the next frame's PSNR."""
@@ -164,3 +171,15 @@ def context_flow(flow: Store, frames: Store, window: Window, protocol: Predictio
             f"{flow.path} has no flow of {clip} frame {frame}: make it again with `snakemake {flow.path}`"
         )
     return flow.image(row)
+
+
+def training_clips(fields: dict[str, Any], train: Any, network: Any) -> TrainingClips:
+    """Return the clips that a network is trained on."""
+    return TrainingClips(Store(fields["frames"]), train, network.augment)
+
+
+def validation(fields: dict[str, Any], train: Any, network: Any, batch: int) -> Validation | None:
+    """Return what scores a network during training; None where its recipe names no split for that."""
+    if train.validation is None:
+        return None
+    return Validation(Store(fields["validation"]), None, network, train.validate_windows, batch)

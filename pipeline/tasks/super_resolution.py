@@ -25,16 +25,16 @@ from pipeline import params
 from pipeline.drawing.encode import write_video
 from pipeline.drawing.images import write_image
 from pipeline.errors import RetakeError
-from pipeline.params import SuperResolution
 from pipeline.store.frames import Store
 from pipeline.tasks import prediction
+from pipeline.tasks.p_super_resolution import Protocol as SuperResolution
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
 
-BETTER = "higher"  # validation
+from pipeline.tasks.p_super_resolution import Protocol, test_inputs, training_inputs  # noqa
 
 SCALE = 4
 SIGMA = 1.5
@@ -351,6 +351,8 @@ class TrainingClips(prediction.TrainingClips):
 class Validation:
     """Mean PSNR (dB) of upscaled clips of the validation split, whole frames, evenly spaced."""
 
+    better = "higher"
+
     FRAMES = 10  # of a clip, as many as the published recipe unrolls
 
     def __init__(self, store: Store, truth: Store | None, network: Any, count: int, batch: int) -> None:
@@ -391,3 +393,15 @@ class Validation:
         given = [degrade_frame(frame) for frame in frames]
         tensors = (torch.from_numpy(low).permute(2, 0, 1)[None].to(device) for low in given)
         yield from zip(frames, given, self.network.predict(tensors), strict=True)
+
+
+def training_clips(fields: dict[str, Any], train: Any, network: Any) -> TrainingClips:
+    """Return the clips that a network is trained on."""
+    return TrainingClips(Store(fields["frames"]), train, network.augment)
+
+
+def validation(fields: dict[str, Any], train: Any, network: Any, batch: int) -> Validation | None:
+    """Return what scores a network during training; None where its recipe names no split for that."""
+    if train.validation is None:
+        return None
+    return Validation(Store(fields["validation"]), None, network, train.validate_windows, batch)

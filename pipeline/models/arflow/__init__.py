@@ -212,6 +212,12 @@ class Params(params.Model):
             raise ValueError("train.ar works on flow at full size: set network.upsample true")
         return self
 
+    @property
+    def pretrained(self) -> list[str]:
+        """The imported weights, or a published file that training starts from."""
+        start = self.train.start if self.train is not None else None
+        return super().pretrained + ([start] if start is not None and not params.CHECKPOINT.fullmatch(start) else [])
+
     def check(self, height: int, width: int) -> None:
         """Raise ValueError for frames (pixels) that the random crop does not fit into."""
         crop = self.train.random_crop if self.train else None

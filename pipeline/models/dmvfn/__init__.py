@@ -111,6 +111,11 @@ class Params(params.Model):
             raise ValueError('predict.routing "sampled" needs a router: set network.routing true, or routing all')
         return self
 
+    @property
+    def pretrained(self) -> list[str]:
+        """The imported weights, or VGG19's for the perceptual loss."""
+        return super().pretrained + (["vgg19"] if self.train is not None and self.train.vgg_weight else [])
+
     def check(self, height: int, width: int) -> None:
         """Raise ValueError when a side is no multiple of 16, naming the nearest sizes."""
         check(height, width)

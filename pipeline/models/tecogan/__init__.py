@@ -146,6 +146,14 @@ class Params(params.Model):
     train: Train | None = Field(None, description="null: nothing is trained (imported weights)")
     predict: Predict = Field(default_factory=Predict)
 
+    @property
+    def pretrained(self) -> list[str]:
+        """The imported weights, or what training starts from and VGG19's for its loss."""
+        used = [self.train.start, self.train.vgg_weights if self.train.vgg else None] if self.train is not None else []
+        return super().pretrained + [
+            name for name in used if name is not None and not params.CHECKPOINT.fullmatch(name)
+        ]
+
     def check(self, height: int, width: int) -> None:
         """Raise ValueError when frames of this high-resolution size are too small."""
         if min(height, width) < SCALE * SMALLEST:
