@@ -387,6 +387,12 @@ def resolved(p: Params) -> dict[str, Any]:
     return tree
 
 
+def write(p: Params) -> None:
+    """Write workflow/resolved.yaml."""
+    body = yaml.safe_dump(resolved(p), sort_keys=True, width=200)
+    write_text(RESOLVED, f"{_seal(body)}\n{body}")
+
+
 def _token(weights: str) -> str:
     manifest = path("pretrained", weights=weights)
     state = [
@@ -461,8 +467,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.parse_args()
     p = params.load()
-    body = yaml.safe_dump(resolved(p), sort_keys=True, width=200)
-    write_text(RESOLVED, f"{_seal(body)}\n{body}")
+    write(p)
     text = dump(p)
     if FILE.exists() and FILE.read_text() == text:
         return
