@@ -52,10 +52,12 @@ class Strict(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         """Give a key that a class declares anew, with another default or type, the explanation of the one it replaces."""
-        for key, field in cls.model_fields.items():
-            if field.description is None:
-                above = (getattr(c, "model_fields", {}).get(key) for c in cls.__mro__[1:])
-                field.description = next((f.description for f in above if f is not None), None)
+        bare = {key: field for key, field in cls.model_fields.items() if field.description is None}
+        for key, field in bare.items():
+            above = (getattr(c, "model_fields", {}).get(key) for c in cls.__mro__[1:])
+            field.description = next((f.description for f in above if f is not None), None)
+        if any(field.description is not None for field in bare.values()):
+            cls.model_rebuild(force=True)
 
 
 class Tracking(Strict):

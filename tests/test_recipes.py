@@ -79,8 +79,12 @@ def test_an_error_of_a_value_names_the_file_that_gave_it(project: Path) -> None:
     root = Path(__file__).resolve().parents[1]
     for file in (root / "workflow/papers").glob("*.yaml"):
         (project / "workflow/papers" / file.name).write_text(file.read_text())
-    (project / "params.yaml").write_text("models: {dmvfn_mine: {like: dmvfn_demo, train: {lrr: 1}}}\nreproduce: [demo]\n")
-    with pytest.raises(RetakeError, match=r"params.yaml: models.dmvfn_mine.train.lrr: unknown key \(did you mean 'lr'\?\)"):
+    (project / "params.yaml").write_text(
+        "models: {dmvfn_mine: {like: dmvfn_demo, train: {lrr: 1}}}\nreproduce: [demo]\n"
+    )
+    with pytest.raises(
+        RetakeError, match=r"params.yaml: models.dmvfn_mine.train.lrr: unknown key \(did you mean 'lr'\?\)"
+    ):
         params.load()
     (project / "params.yaml").write_text("models: {dmvfn_mine: {like: dmvfn_demo}}\n")
     demo = project / "workflow/papers/demo.yaml"
