@@ -114,6 +114,7 @@ def _is_field(line: ast.stmt) -> bool:
     return isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Field"
 
 
+@functools.cache
 def defined(module: str) -> set[str]:
     """Return the names of the functions and methods in a registry entry's files, found by syntax: nothing is imported."""
     folder = module.rpartition(".")[0].replace(".", "/")
