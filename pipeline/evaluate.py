@@ -31,7 +31,7 @@ from pipeline.errors import RetakeError, near, progress, run
 from pipeline.metrics import Undefined, cache, sets, squared, temporal
 from pipeline.params import SuperResolution
 from pipeline.sources.clips import Clip, clips, size, unit
-from pipeline.tasks import super_resolution
+from pipeline.tasks.super_resolution.clips import scored_part
 
 SHOWN = 8
 NEEDS = ("frames", "pairs", "features")
@@ -92,7 +92,7 @@ def evaluate(
                 content.append(cache.of_images(images))
         region = (slice(None), slice(None))
         if cut:
-            scored, region = super_resolution.scored_part(read[1].shape[:3], cut, pair[1].where)
+            scored, region = scored_part(read[1].shape[:3], cut, pair[1].where)
             read = [images[scored] for images in read]
         both = [unit(images) for images in read]
         inside = [images[:, *region] for images in both]

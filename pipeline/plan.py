@@ -83,7 +83,13 @@ CODE: dict[str, list[str]] = {
         "pipeline/drawing",
         "{code}",
     ],
-    "frames": ["pipeline/frames.py", "pipeline/store", "pipeline/sources", "pipeline/drawing", "{code}"],
+    "frames": [
+        "pipeline/frames.py",
+        "pipeline/store",
+        "pipeline/sources",
+        "pipeline/drawing",
+        "{code}",
+    ],
     "flow": [
         "pipeline/flow.py",
         "pipeline/weights.py",
@@ -91,7 +97,11 @@ CODE: dict[str, list[str]] = {
         "pipeline/store",
         "pipeline/sources",
         "pipeline/drawing",
+        "pipeline/tasks",
+        "pipeline/tables",
+        "pipeline/metrics",
         "pipeline/losses",
+        "pipeline/models/base.py",
         "{code}",
         "{dataset_code}",
     ],
@@ -102,8 +112,11 @@ CODE: dict[str, list[str]] = {
         "pipeline/store",
         "pipeline/sources",
         "pipeline/drawing",
-        "pipeline/losses",
         "pipeline/tasks",
+        "pipeline/tables",
+        "pipeline/metrics",
+        "pipeline/losses",
+        "pipeline/models/base.py",
         "{code}",
     ],
     "predict": [
@@ -113,30 +126,45 @@ CODE: dict[str, list[str]] = {
         "pipeline/store",
         "pipeline/sources",
         "pipeline/drawing",
-        "pipeline/losses",
         "pipeline/tasks",
+        "pipeline/tables",
+        "pipeline/metrics",
+        "pipeline/losses",
+        "pipeline/models/base.py",
         "{code}",
     ],
-    "bring": ["pipeline/bring.py", "pipeline/store", "pipeline/sources", "pipeline/drawing", "pipeline/tasks"],
-    "score": [
-        "pipeline/score.py",
-        "pipeline/scores",
+    "bring": [
+        "pipeline/bring.py",
         "pipeline/weights.py",
         "pipeline/fetch.py",
         "pipeline/store",
         "pipeline/sources",
         "pipeline/drawing",
-        "pipeline/metrics",
         "pipeline/tasks",
-    ],
-    "table": [
-        "pipeline/table.py",
         "pipeline/tables",
-        "pipeline/view.py",
+        "pipeline/metrics",
+    ],
+    "score": [
+        "pipeline/score.py",
+        "pipeline/weights.py",
+        "pipeline/fetch.py",
         "pipeline/store",
         "pipeline/sources",
         "pipeline/drawing",
         "pipeline/tasks",
+        "pipeline/tables",
+        "pipeline/metrics",
+    ],
+    "table": [
+        "pipeline/table.py",
+        "pipeline/weights.py",
+        "pipeline/fetch.py",
+        "pipeline/store",
+        "pipeline/sources",
+        "pipeline/drawing",
+        "pipeline/tasks",
+        "pipeline/tables",
+        "pipeline/metrics",
         "results/published",
     ],
 }
@@ -272,6 +300,11 @@ def plan(p: Params, wanted: list[str]) -> Plan:
             add("score", experiment=name, model=row, frames=test, flow=test, truth=test, low=low, metrics=metrics)
         add("table", experiment=name, protocol=e.protocol, frames=test, truth=exact, low=low)
     return stages
+
+
+def optional(fields: Fields, key: str) -> str | None:
+    """Return an input that only some instances have; None where it repeats their frames, as in those without it."""
+    return fields[key] if fields[key] != fields["frames"] else None
 
 
 def _keys(stage: str) -> list[str]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
 import json
 import math
 import os
@@ -27,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import compute, params, plan, tracking
+from pipeline import compute, params, plan, tasks, tracking
 from pipeline.atomic import write_text
 from pipeline.errors import Interrupted, RetakeError, log, progress, run
 from pipeline.params import Params
@@ -134,7 +133,7 @@ def train(p: Params, fields: plan.Fields) -> None:
         network = network.to(memory_format=torch.channels_last)
     named = network.configure()
     module, *optimisers = fabric.setup(network, *named.values())
-    task = importlib.import_module(f"pipeline.tasks.{model.task}")
+    task = tasks.part(model.task, "train")
     clips = task.TrainingClips(store, recipe, network.augment)
     per_epoch = clips.steps_per_epoch(fabric.world_size)
     steps = recipe.max_steps or recipe.epochs * per_epoch
@@ -149,9 +148,9 @@ def train(p: Params, fields: plan.Fields) -> None:
             log.info("going on from step %d of %d", state.step, steps)
     validation = None
     if recipe.validation:
-        truth = Store(fields["truth"]) if fields["truth"] != fields["frames"] else None
-        images = Store(fields["validation"])
-        validation = task.Validation(images, truth, network, recipe.validate_windows, p.compute.batch)
+        truth = plan.optional(fields, "truth")
+        stores = Store(fields["validation"]), Store(truth) if truth else None
+        validation = task.Validation(*stores, network, recipe.validate_windows, p.compute.batch)
     lines = Lines(output.with_suffix(".metrics.jsonl"), state.step) if fabric.global_rank == 0 else None
     stop = _Stop()
 
@@ -175,10 +174,9 @@ def train(p: Params, fields: plan.Fields) -> None:
                 if fabric.global_rank == 0:
                     name, value = validation.score(fabric.device)
                     values[name] = value
-                    if hasattr(validation, "show"):
-                        for file in validation.show(fabric.device, output.with_suffix("")):
-                            mlflow.artifact(file)
-                    rank = value if task.BETTER == "higher" else -value
+                    for file in validation.show(fabric.device, output.with_suffix("")):
+                        mlflow.artifact(file)
+                    rank = value if validation.BETTER == "higher" else -value
                     if rank > best[0]:
                         best = (rank, {k: v.detach().cpu().clone() for k, v in network.state_dict().items()})
                 fabric.barrier()
@@ -272,9 +270,8 @@ def _seed(seed: int, step: int, rank: int) -> int:
 
 def _data(fields: plan.Fields, store: Store) -> str:
     """Return the identity of the frames and, where there is one, of the checkpoint that training starts from."""
-    if fields["start"] == fields["frames"]:
-        return store.identity
-    return f"{store.identity}:{hashlib.sha256(Path(fields['start']).read_bytes()).hexdigest()}"
+    start = plan.optional(fields, "start")
+    return f"{store.identity}:{hashlib.sha256(Path(start).read_bytes()).hexdigest()}" if start else store.identity
 
 
 def _key(p: Params, fields: plan.Fields, data: str, processes: int) -> str:

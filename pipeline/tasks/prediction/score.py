@@ -12,10 +12,10 @@ from pipeline import plan
 from pipeline.errors import RetakeError, progress
 from pipeline.metrics import Undefined, cache, frechet, sets, temporal
 from pipeline.params import Params, Prediction
-from pipeline.scores.common import Metrics, Row, true_frame, true_motion, unit
 from pipeline.store.frames import Store
-from pipeline.tasks import prediction
-from pipeline.tasks.prediction import Window
+from pipeline.tasks.common.score import Metrics, Row, reads_flow, true_frame, true_motion, unit
+from pipeline.tasks.prediction import clips as tested
+from pipeline.tasks.prediction.clips import Window
 
 AT_ONCE = 16  # frames that are read together for features
 
@@ -25,17 +25,17 @@ def score(
 ) -> tuple[list[Row], dict[str, Any]]:
     """Return the values of predicted frames, and what the metadata says of them."""
     name = fields["model"]
-    windows = prediction.windows(frames, protocol)
+    windows = tested.windows(frames, protocol)
     samples = check(predicted, frames, windows, protocol)
     flow = Store(fields["flow"]) if metrics.of("flow") and reads_flow(p, name) else None
     truth = Store(fields["truth"]) if flow else None
     rows: list[Row] = []
     motion = _window_motion(frames, windows, protocol)
     for number, window in enumerate(progress(windows, unit="window", desc=f"score {name}")):
-        key = prediction.key(window)
-        span = prediction.target_rows(frames, window, protocol)
+        key = tested.key(window)
+        span = tested.target_rows(frames, window, protocol)
         height, width = frames.content[span[0]]
-        true = prediction.targets(frames, window, protocol)[:, :height, :width]
+        true = tested.targets(frames, window, protocol)[:, :height, :width]
         target = unit(true, f"{frames.path}, window {key}")
         for sample, images in _predictions(predicted, key, range(samples), frames, span):
             where = f"{predicted.path}, window {key}, sample {sample}"
@@ -50,7 +50,7 @@ def score(
                 kept = len(windows) if drop is None else frechet.kept(len(windows), drop)
                 rows.append((key, 0, 0, metric, float(values[0]), float(number < kept)))
         if flow is not None and truth is not None:
-            pair = [prediction.context_flow(s, frames, window, protocol)[None, :height, :width] for s in (flow, truth)]
+            pair = [tested.context_flow(s, frames, window, protocol)[None, :height, :width] for s in (flow, truth)]
             for metric, values in metrics.values("flow", f"{truth.path}, window {key}", *pair):
                 rows.append((key, 0, 0, metric, float(values[0]), 1.0))
     stores = [s.identity for s in (flow, truth) if s is not None]
@@ -85,7 +85,7 @@ def _of_sets(
     """
     rows: list[Row] = []
     facts: dict[str, Any] = {}
-    spans = [prediction.target_rows(frames, window, protocol) for window in windows]
+    spans = [tested.target_rows(frames, window, protocol) for window in windows]
     for metric, built in list(metrics.of("features").items()):
         distance: sets.Distance = built  # type: ignore[assignment]
         try:
@@ -142,7 +142,7 @@ def _predicted_features(
 
     def images() -> Iterator[np.ndarray]:
         for window, span in zip(progress(windows, unit="window", desc="features"), spans, strict=True):
-            for _, found in _predictions(predicted, prediction.key(window), range(sample, sample + 1), frames, span):
+            for _, found in _predictions(predicted, tested.key(window), range(sample, sample + 1), frames, span):
                 yield found
 
     content = f"{predicted.identity} sample {sample}"
@@ -155,13 +155,13 @@ def _window_motion(
     """Return the function of a window and a step that gives a function for the true motion from there to the next step."""
     reach: dict[str, range] = {}
     for window in windows:
-        span = prediction.target_rows(frames, window, protocol)
+        span = tested.target_rows(frames, window, protocol)
         before = reach.get(window[0], span)
         reach[window[0]] = range(min(before.start, span.start), max(before.stop, span.stop))
     kept = {clip: true_motion(frames, clip, rows) for clip, rows in reach.items()}
 
     def motion(window: Window) -> Callable[[int], temporal.Motion]:
-        first = prediction.target_rows(frames, window, protocol).start
+        first = tested.target_rows(frames, window, protocol).start
         return lambda step: functools.partial(kept[window[0]], first + step)
 
     return motion
@@ -176,8 +176,8 @@ def check(predicted: Store, frames: Store, windows: list[Window], protocol: Pred
         raise RetakeError(f"{predicted.path} was made with another protocol ({other}): {again}")
     if predicted.meta.get("data") != frames.identity:
         raise RetakeError(f"{predicted.path} was not made from today's {frames.path}: {again}")
-    expected = {prediction.key(w) for w in windows}
-    missing = [prediction.key(w) for w in windows if prediction.key(w) not in predicted.clips]
+    expected = {tested.key(w) for w in windows}
+    missing = [tested.key(w) for w in windows if tested.key(w) not in predicted.clips]
     extra = [clip for clip in predicted.clips if clip not in expected]
     for what, found in (("lacks", missing), ("has unknown", extra)):
         if found:
@@ -194,11 +194,6 @@ def check(predicted: Store, frames: Store, windows: list[Window], protocol: Pred
                 f"each once; wrong (sample, step): {', '.join(map(str, wrong[:5]))}; {again}"
             )
     return samples
-
-
-def reads_flow(p: Params, name: str) -> bool:
-    """Return whether a row of a table is a model that reads precomputed flow."""
-    return name in p.models and p.models[name].flow is not None
 
 
 def _predictions(

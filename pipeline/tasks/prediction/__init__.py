@@ -1,0 +1,1 @@
+"""Video prediction: context frames in, the following frames out."""
