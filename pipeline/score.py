@@ -29,13 +29,12 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import compute, params, plan
+from pipeline import compute, params, plan, tasks
 from pipeline.atomic import atomic
 from pipeline.errors import RetakeError, log, run
 from pipeline.params import Params
-from pipeline.scores import pairs, scenes, windows
-from pipeline.scores.common import Metrics, Row
 from pipeline.store.frames import Store
+from pipeline.tasks.common.score import Metrics, Row, reads_flow
 
 
 def main() -> None:
@@ -53,9 +52,8 @@ def score(p: Params, experiment: str, name: str) -> Path:
     frames, predicted = Store(fields["frames"]), Store(plan.path("predict", **fields))
     cv2.setNumThreads(p.compute.threads)
     metrics = _build(p, experiment, name)
-    task = {"prediction": windows.score, "flow": pairs.score, "super_resolution": scenes.score}
     protocol = p.protocols[p.experiments[experiment].protocol]
-    found, facts = task[protocol.task](p, fields, protocol, frames, predicted, metrics)
+    found, facts = tasks.part(protocol.task, "score").score(p, fields, protocol, frames, predicted, metrics)
     rows = [row for row in found if row[3] not in metrics.skipped]
     counts = collections.Counter(row[3] for row in rows)
     meta = {
@@ -86,7 +84,7 @@ def _build(p: Params, experiment: str, name: str) -> Metrics:
     device = compute.device(p) if images else "cpu"
     for key, metric in e.metrics.items():
         module = registry[metric.kind]
-        if module.NEEDS == "flow" and not windows.reads_flow(p, name):
+        if module.NEEDS == "flow" and not reads_flow(p, name):
             metrics.skip(key, "the row's model reads no precomputed flow")
             continue
         missing = [name for name in module.needs_weights(metric) if not weights.here(name)]

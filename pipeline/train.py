@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
 import json
 import math
 import os
@@ -29,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import compute, identity, params, plan, tracking
+from pipeline import compute, identity, params, plan, tasks, tracking
 from pipeline.atomic import write_text
 from pipeline.errors import Interrupted, RetakeError, log, progress, run
 from pipeline.params import Params
@@ -149,7 +148,7 @@ def train(p: Params, fields: plan.Fields, *, resume: bool = False, restart: bool
         network = network.to(memory_format=torch.channels_last)
     named = network.configure()
     module, *optimisers = fabric.setup(network, *named.values())
-    task = importlib.import_module(f"pipeline.tasks.{model.task}")
+    task = tasks.part(model.task, "train")
     clips = task.training_clips(fields, recipe, network)
     steps = recipe.max_steps or recipe.epochs * clips.steps_per_epoch(fabric.world_size)
     state = State(fabric, module, dict(zip(named, optimisers, strict=True)), 0, steps)
@@ -216,7 +215,7 @@ def _validate(validation: Any, saved: Saved, mlflow: tracking.Run) -> dict[str, 
     name, value = validation.score(saved.state.fabric.device)
     for file in validation.show(saved.state.fabric.device, saved.output.with_suffix("")):
         mlflow.artifact(file)
-    saved.compare(value if validation.better == "higher" else -value)
+    saved.compare(value if validation.BETTER == "higher" else -value)
     return {name: value}
 
 

@@ -268,9 +268,7 @@ def load_model(model: Model, checkpoint: Path | None, device: str) -> tuple[Any,
             )
             network.load_published(chosen)
         found = digest(network.state_dict())
-    if hasattr(network, "eval"):  # else it has no tensors: OpenCV's flow, a baseline
-        network = network.to(device).eval()
-    return network, found
+    return network.to(device).eval(), found
 
 
 def save(file: str | Path, tree: dict[str, Any]) -> None:

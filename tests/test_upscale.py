@@ -128,6 +128,21 @@ def test_folder_to_folder(p: Params, checkpoint: Path, tmp_path: Path, count: in
         assert np.array_equal(found, right)
 
 
+def test_outputs_that_are_not_finite_are_refused(
+    p: Params, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = TecoGAN.predict_from
+
+    def spoilt(self: Any, *arguments: Any) -> Any:
+        for index, (output, state) in enumerate(real(self, *arguments)):
+            yield output * (float("nan") if index == 1 else 1), state
+
+    monkeypatch.setattr(TecoGAN, "predict_from", spoilt)
+    with pytest.raises(RetakeError, match="the network gives NaN or infinity for frame 0001"):
+        upscale.upscale(p, folder(tmp_path / "in", pan(3)), tmp_path / "out", checkpoint)
+    assert not (tmp_path / "out/0001.png").exists()
+
+
 def test_published_dropping(p: Params, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = json.loads(p.model_dump_json())
     tree["models"]["frvsr_demo"]["predict"]["quirks"] = ["published_dropping"]
@@ -583,8 +598,8 @@ def test_video_that_is_cut_off(
 
 
 def test_models_and_checkpoints_that_do_not_fit(refuse: Refuse, small: Path, tmp_path: Path, checkpoint: Path) -> None:
-    refuse(small, r"dmvfn is a prediction model, give --model", name="dmvfn")
-    refuse(small, r"unknown model 'tecogam', give --model \(did you mean 'tecogan'\?\)", name="tecogam")
+    refuse(small, r"dmvfn is a prediction model: name one of the task super_resolution", name="dmvfn")
+    refuse(small, r"unknown super_resolution model 'tecogam': .*\(did you mean 'tecogan'\?\)", name="tecogam")
     refuse(small, r"frvsr needs --checkpoint: a file of data/checkpoints/frvsr/", name="frvsr", checkpoint=None)
     refuse(small, r"no checkpoint .*gone\.pt", checkpoint=tmp_path / "gone.pt")
     refuse(small, r"generator has 1 residual blocks, network\.blocks is 10", name="frvsr")

@@ -17,10 +17,12 @@ from conftest import ROOT
 
 from pipeline import view
 from pipeline.drawing import sheets
+from pipeline.drawing.encode import write_video
 from pipeline.errors import RetakeError
 from pipeline.sources.images import read_image
 from pipeline.store import flow as files
 from pipeline.store.frames import Store, Writer
+from pipeline.tasks.prediction import view as prediction_view
 
 PROTOCOL = {"window": 6, "windows": "all", "first": 1, "context": 2, "horizon": 3}
 CLIP = "drive/image_02"
@@ -58,6 +60,7 @@ def predict(model: str, frames: Store, guess: Any, samples: int = 1, starts: Any
     meta = {
         "model": model,
         "experiment": "toy",
+        "task": "prediction",
         "protocol": PROTOCOL,
         "frames": str(frames.path),
         "data": frames.identity,
@@ -113,7 +116,7 @@ def test_frames_become_pngs_a_sheet_and_a_video(data: Path, monkeypatch: pytest.
 def test_the_video_is_the_same_bytes_each_time(tmp_path: Path) -> None:
     images = [drawing(n) for n in range(6)]
     for name in ("a.mp4", "b.mp4"):
-        view.write_video(tmp_path / name, images, 10)
+        write_video(tmp_path / name, images, 10)
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 
@@ -211,7 +214,7 @@ def test_only_the_rows_of_the_clip_are_decoded(data: Path, monkeypatch: pytest.M
 
 def make_picture(path: str, protocol: dict[str, Any] = PROTOCOL, **stores: str) -> np.ndarray:
     predictions = {label: Store(f"data/predictions/toy/{name}.arrow") for label, name in stores.items()}
-    view.picture(Store("data/frames/toy/test.arrow"), predictions, SimpleNamespace(**protocol), path)  # type: ignore[arg-type]
+    prediction_view.picture({"frames": "data/frames/toy/test.arrow"}, SimpleNamespace(**protocol), predictions, path)
     return read_image(path)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from pipeline import params
+from pipeline.models.base import Network
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +27,7 @@ def build(p: Params) -> nn.Module:
     """Return the baseline."""
     from torch import Tensor, nn
 
-    class CopyLast(nn.Module):
+    class CopyLast(nn.Module, Network):
         """Repeats the last frame."""
 
         context = 1

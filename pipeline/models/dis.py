@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
+from pipeline.models.base import Network
 from pipeline.params import Estimation, Model
 
 PRESETS = {
@@ -45,7 +46,7 @@ class Params(Model):
             raise ValueError(f"DIS {self.predict.preset} needs sides of at least {least} px, not {width}x{height}")
 
 
-class Dis:
+class Dis(Network):
     """Stateless, so that threads may share it; the buffers that OpenCV allocates for a pair cost below 3 %."""
 
     def __init__(self, preset: str) -> None:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
+from pipeline.models.base import Network
 from pipeline.params import Estimation, Model
 
 
@@ -34,7 +35,7 @@ class Params(Model):
     predict: Predict = Field(default_factory=Predict, description="settings of the estimator")
 
 
-class Farneback:
+class Farneback(Network):
     """Stateless, so that threads may share it."""
 
     def __init__(self, p: Predict) -> None:

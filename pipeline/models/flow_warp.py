@@ -19,6 +19,7 @@ from pydantic import Field
 
 from pipeline import params
 from pipeline.errors import RetakeError
+from pipeline.models.base import Network
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,10 +48,8 @@ def build(p: Params) -> nn.Module:
     import torch
     from torch import nn
 
-    class FlowWarp(nn.Module):
+    class FlowWarp(nn.Module, Network):
         """Moves the last frame along the context's flow."""
-
-        context = 2
 
         def predict(self, frames: Tensor, horizon: int, *, seeds: list[int], flow: Tensor | None = None) -> Tensor:
             """Return (B, horizon, 3, H, W) from (B, 2 or more, 3, H, W) and flow (B, 2, H, W) px; seeds are not used.

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from pipeline import params
-from pipeline.tasks import super_resolution
+from pipeline.models.base import Network
+from pipeline.tasks.super_resolution import grid
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,9 +46,9 @@ def build(p: Params) -> nn.Module:
 
     from torch import Tensor, nn
 
-    resize = {"bicubic": super_resolution.resize_bicubic, "nearest": super_resolution.resize_nearest}[p.predict.method]
+    resize = {"bicubic": grid.resize_bicubic, "nearest": grid.resize_nearest}[p.predict.method]
 
-    class Interpolation(nn.Module):
+    class Interpolation(nn.Module, Network):
         """Interpolates."""
 
         def predict(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:

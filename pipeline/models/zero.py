@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
+from pipeline.models.base import Network
 from pipeline.params import Model
 
 
@@ -20,7 +21,7 @@ class Params(Model):
     predict: None = Field(None, description="null: nothing to set")
 
 
-class Zero:
+class Zero(Network):
     """Zero flow."""
 
     def estimate(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -281,15 +281,12 @@ class Store:
         return np.concatenate([self.values(clip) for clip in self.clips]).astype(np.int64)
 
     def row(self, clip: str, frame: int) -> int:
-        """Return the row of a frame by its number (its first sample).
-
-        Raises RetakeError where the clip has no such frame.
-        """
-        rows = self.clips[clip]
+        """Return the row of a frame by its number (its first sample); raises RetakeError where there is none."""
+        rows = self.clips.get(clip, range(0))
         of_clip = slice(rows.start, rows.stop)
         found = np.flatnonzero((self.frame[of_clip] == frame) & (self.sample[of_clip] == 0))
         if not len(found):
-            raise RetakeError(f"{self.path} has no frame {frame} in {clip}: it is of other frames, make it again")
+            raise RetakeError(f"{self.path} has no {clip} frame {frame}: make it again with `snakemake {self.path}`")
         return rows[int(found[0])]
 
     def source(self, row: int) -> str:
@@ -325,3 +322,16 @@ class Store:
             top, left, height, width = crop
             images = [image[top : top + height, left : left + width] for image in images]
         return np.stack(images)
+
+
+def frames_of(store: Store) -> Store:
+    """Return the frame store that a flow or prediction store was made from.
+
+    Raises RetakeError when that was made anew since.
+    """
+    frames = Store(store.meta["frames"])
+    if frames.identity != store.meta["data"]:
+        raise RetakeError(
+            f"{frames.path} was made anew after {store.path}: make that again with `snakemake {store.path}`"
+        )
+    return frames

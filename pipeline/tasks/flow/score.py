@@ -10,9 +10,9 @@ from pipeline import plan
 from pipeline.errors import RetakeError, progress
 from pipeline.metrics import Undefined
 from pipeline.params import Params
-from pipeline.scores.common import Metrics, Row
 from pipeline.store.frames import Store
-from pipeline.tasks import flow as tasks
+from pipeline.tasks.common.score import Metrics, Row
+from pipeline.tasks.flow import clips
 
 
 def score(
@@ -23,23 +23,24 @@ def score(
     Raises RetakeError unless the store has the flow of every pair with ground truth, of today's frames.
     """
     truth = Store(fields["truth"])
-    noc = Store(fields["truth_noc"]) if fields["truth_noc"] is not None else None
+    visible = fields["truth_noc"]
+    noc = Store(visible) if visible else None
     again = f"make it again with `snakemake {predicted.path}`"
     if predicted.meta.get("data") != frames.identity:
         raise RetakeError(f"{predicted.path} was not made from today's {frames.path}: {again}")
-    pairs = tasks.pairs(truth)
-    extra = set(tasks.pairs(predicted)) - set(pairs)
+    pairs = clips.pairs(truth)
+    extra = set(clips.pairs(predicted)) - set(pairs)
     if extra or len(predicted) != len(pairs):
         raise RetakeError(
             f"{predicted.path} has {len(predicted)} fields, {truth.path} has {len(pairs)}"
-            + (f"; unknown: {', '.join(map(tasks.key, sorted(extra)[:5]))}" if extra else "")
+            + (f"; unknown: {', '.join(map(clips.key, sorted(extra)[:5]))}" if extra else "")
             + f": {again}"
         )
     rows: list[Row] = []
     for pair in progress(pairs, unit="pair", desc=f"score {fields['model']}"):
-        key = tasks.key(pair)
-        flow, exact = (s.image(tasks.row(s, pair)) for s in (predicted, truth))
-        seen = noc.image(tasks.row(noc, pair)) if noc is not None else None
+        key = clips.key(pair)
+        flow, exact = (s.image(s.row(*pair)) for s in (predicted, truth))
+        seen = noc.image(noc.row(*pair)) if noc is not None else None
         if flow.shape != exact.shape:
             sizes = [f"{x.shape[1]}x{x.shape[0]}" for x in (flow, exact)]
             raise RetakeError(f"{predicted.path}, {key}: the flow is {sizes[0]}, the truth {sizes[1]}: {again}")

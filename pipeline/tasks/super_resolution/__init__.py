@@ -13,6 +13,22 @@ if TYPE_CHECKING:
     from pipeline.plan import Build, Inputs
 
 
+SCALE = 4
+BORDER = 4  # high-resolution pixels at each side of a training crop that only the blur sees
+
+
+class Train(params.Train):
+    """Keys that every trained super-resolution model has: how a scene becomes clips."""
+
+    windows: Literal["all"] = Field("all", description="every start of every scene is a training window")
+    moving_first_frame: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="share of clips that are the first frame alone, moved by up to 4 px a frame (published: 0.3)",
+    )
+
+
 class Protocol(params.Task):
     """Video super-resolution by 4: every scene of the test split is upscaled whole.
 

@@ -10,25 +10,23 @@ import numpy as np
 from pipeline import plan
 from pipeline.errors import RetakeError, progress
 from pipeline.params import Params
-from pipeline.scores.common import Metrics, Row, true_motion, unit
 from pipeline.store.frames import Store
-from pipeline.tasks import super_resolution
-from pipeline.tasks.p_super_resolution import Protocol as SuperResolution
+from pipeline.tasks.common.score import Metrics, Row, true_motion, unit
+from pipeline.tasks.super_resolution import Protocol
+from pipeline.tasks.super_resolution.clips import low_store, scenes, scored_part
 
 
 def score(
     p: Params, fields: plan.Fields, protocol: Any, frames: Store, predicted: Store, metrics: Metrics
 ) -> tuple[list[Row], dict[str, Any]]:
     """Return the values of upscaled frames, and what the metadata says of them; a window is a scene."""
-    low = Store(fields["low"]) if fields["low"] is not None else None
-    clips = super_resolution.scenes(frames, low, protocol)
+    low = low_store(fields)
+    clips = scenes(frames, low, protocol)
     check(predicted, frames, low, clips, protocol)
     rows: list[Row] = []
     for clip in progress(clips, unit="scene", desc=f"score {fields['model']}"):
         true = frames.clips[clip]
-        scored, region = super_resolution.scored_part(
-            (len(true), *frames.size[true[0]]), protocol, f"{frames.path}, {clip}"
-        )
+        scored, region = scored_part((len(true), *frames.size[true[0]]), protocol, f"{frames.path}, {clip}")
         motion = true_motion(frames, clip, true[scored])
         before: list[np.ndarray] = []
         for pair in zip(predicted.clips[clip][scored], true[scored], strict=True):
@@ -44,7 +42,7 @@ def score(
     return rows, {"windows": len(clips), "samples": 1, "flow": []}
 
 
-def check(predicted: Store, frames: Store, low: Store | None, clips: list[str], protocol: SuperResolution) -> None:
+def check(predicted: Store, frames: Store, low: Store | None, clips: list[str], protocol: Protocol) -> None:
     """Raise RetakeError unless the store has every frame of every scene once, at the size of the target."""
     again = f"make it again with `snakemake {predicted.path}`"
     if predicted.meta.get("protocol", {}).get("saved") != protocol.saved:

@@ -12,11 +12,11 @@ from pipeline import plan
 from pipeline.errors import RetakeError, progress
 from pipeline.metrics import Undefined, cache, frechet, sets, temporal
 from pipeline.params import Params
-from pipeline.scores.common import Metrics, Row, true_frame, true_motion, unit
 from pipeline.store.frames import Store
-from pipeline.tasks import prediction
-from pipeline.tasks.p_prediction import Protocol as Prediction
-from pipeline.tasks.prediction import Window
+from pipeline.tasks.common.score import Metrics, Row, reads_flow, true_frame, true_motion, unit
+from pipeline.tasks.prediction import Protocol
+from pipeline.tasks.prediction import clips as tested
+from pipeline.tasks.prediction.clips import Window
 
 AT_ONCE = 16  # frames that are read together for features
 
@@ -26,17 +26,17 @@ def score(
 ) -> tuple[list[Row], dict[str, Any]]:
     """Return the values of predicted frames, and what the metadata says of them."""
     name = fields["model"]
-    windows = prediction.windows(frames, protocol)
+    windows = tested.windows(frames, protocol)
     samples = check(predicted, frames, windows, protocol)
     flow = Store(fields["flow"]) if metrics.of("flow") and reads_flow(p, name) else None
     truth = Store(fields["truth"]) if flow and fields["truth"] is not None else None
     rows: list[Row] = []
     motion = _window_motion(frames, windows, protocol)
     for number, window in enumerate(progress(windows, unit="window", desc=f"score {name}")):
-        key = prediction.key(window)
-        span = prediction.target_rows(frames, window, protocol)
+        key = tested.key(window)
+        span = tested.target_rows(frames, window, protocol)
         height, width = frames.content[span[0]]
-        true = prediction.targets(frames, window, protocol)[:, :height, :width]
+        true = tested.targets(frames, window, protocol)[:, :height, :width]
         target = unit(true, f"{frames.path}, window {key}")
         for sample, images in _predictions(predicted, key, range(samples), frames, span):
             where = f"{predicted.path}, window {key}, sample {sample}"
@@ -51,7 +51,7 @@ def score(
                 kept = len(windows) if drop is None else frechet.kept(len(windows), drop)
                 rows.append((key, 0, 0, metric, float(values[0]), float(number < kept)))
         if flow is not None and truth is not None:
-            pair = [prediction.context_flow(s, frames, window, protocol)[None, :height, :width] for s in (flow, truth)]
+            pair = [tested.context_flow(s, frames, window, protocol)[None, :height, :width] for s in (flow, truth)]
             for metric, values in metrics.values("flow", f"{truth.path}, window {key}", *pair):
                 rows.append((key, 0, 0, metric, float(values[0]), 1.0))
     stores = [s.identity for s in (flow, truth) if s is not None]
@@ -77,7 +77,7 @@ def _neighbours(
 
 
 def _of_sets(
-    protocol: Prediction, frames: Store, predicted: Store, windows: list[Window], samples: int, metrics: Metrics
+    protocol: Protocol, frames: Store, predicted: Store, windows: list[Window], samples: int, metrics: Metrics
 ) -> tuple[list[Row], dict[str, Any]]:
     """Return one value a sample of the metrics of sets (window "", step 0), and their intervals and notes by metric.
 
@@ -86,7 +86,7 @@ def _of_sets(
     """
     rows: list[Row] = []
     facts: dict[str, Any] = {}
-    spans = [prediction.target_rows(frames, window, protocol) for window in windows]
+    spans = [tested.target_rows(frames, window, protocol) for window in windows]
     for metric, built in list(metrics.of("features").items()):
         distance: sets.Distance = built  # type: ignore[assignment]
         try:
@@ -143,7 +143,7 @@ def _predicted_features(
 
     def images() -> Iterator[np.ndarray]:
         for window, span in zip(progress(windows, unit="window", desc="features"), spans, strict=True):
-            for _, found in _predictions(predicted, prediction.key(window), range(sample, sample + 1), frames, span):
+            for _, found in _predictions(predicted, tested.key(window), range(sample, sample + 1), frames, span):
                 yield found
 
     content = f"{predicted.identity} sample {sample}"
@@ -151,24 +151,24 @@ def _predicted_features(
 
 
 def _window_motion(
-    frames: Store, windows: list[Window], protocol: Prediction
+    frames: Store, windows: list[Window], protocol: Protocol
 ) -> Callable[[Window], Callable[[int], temporal.Motion]]:
     """Return the function of a window and a step that gives a function for the true motion from there to the next step."""
     reach: dict[str, range] = {}
     for window in windows:
-        span = prediction.target_rows(frames, window, protocol)
+        span = tested.target_rows(frames, window, protocol)
         before = reach.get(window[0], span)
         reach[window[0]] = range(min(before.start, span.start), max(before.stop, span.stop))
     kept = {clip: true_motion(frames, clip, rows) for clip, rows in reach.items()}
 
     def motion(window: Window) -> Callable[[int], temporal.Motion]:
-        first = prediction.target_rows(frames, window, protocol).start
+        first = tested.target_rows(frames, window, protocol).start
         return lambda step: functools.partial(kept[window[0]], first + step)
 
     return motion
 
 
-def check(predicted: Store, frames: Store, windows: list[Window], protocol: Prediction) -> int:
+def check(predicted: Store, frames: Store, windows: list[Window], protocol: Protocol) -> int:
     """Return the samples of each window; raise RetakeError unless the store has every window, step and sample once."""
     again = f"make it again with `snakemake {predicted.path}`"
     made = predicted.meta.get("protocol", {})
@@ -177,8 +177,8 @@ def check(predicted: Store, frames: Store, windows: list[Window], protocol: Pred
         raise RetakeError(f"{predicted.path} was made with another protocol ({other}): {again}")
     if predicted.meta.get("data") != frames.identity:
         raise RetakeError(f"{predicted.path} was not made from today's {frames.path}: {again}")
-    expected = {prediction.key(w) for w in windows}
-    missing = [prediction.key(w) for w in windows if prediction.key(w) not in predicted.clips]
+    expected = {tested.key(w) for w in windows}
+    missing = [tested.key(w) for w in windows if tested.key(w) not in predicted.clips]
     extra = [clip for clip in predicted.clips if clip not in expected]
     for what, found in (("lacks", missing), ("has unknown", extra)):
         if found:
@@ -195,11 +195,6 @@ def check(predicted: Store, frames: Store, windows: list[Window], protocol: Pred
                 f"each once; wrong (sample, step): {', '.join(map(str, wrong[:5]))}; {again}"
             )
     return samples
-
-
-def reads_flow(p: Params, name: str) -> bool:
-    """Return whether a row of a table is a model that reads precomputed flow."""
-    return name in p.models and p.models[name].flow is not None
 
 
 def _predictions(

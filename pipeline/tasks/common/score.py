@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.errors import RetakeError, log
 from pipeline.metrics import Undefined, temporal
+from pipeline.params import Params
 from pipeline.sources import clips
 from pipeline.store.frames import Store
 
@@ -78,3 +79,8 @@ def true_motion(frames: Store, clip: str, rows: range) -> Callable[[int], np.nda
         return temporal.kept_motion(content, len(rows), lambda: (true_frame(frames, row) for row in rows))
 
     return lambda row: kept()[row - rows.start]
+
+
+def reads_flow(p: Params, name: str) -> bool:
+    """Return whether a row of a table is a model that reads precomputed flow."""
+    return name in p.models and p.models[name].flow is not None
