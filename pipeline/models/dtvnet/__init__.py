@@ -1,0 +1,144 @@
+"""DTVNet, "Dynamic Time-lapse Video Generation via Single Still Image" (ECCV 2020; DTVNet+: arXiv 2008.04776).
+
+One image and a motion vector in, 32 frames out, all at once; the first frame is the image again. The vector comes from
+the flow of a clip, or is drawn: then one image has many futures.
+
+As published, though it looks wrong, each an option:
+* `network.range: unit`: videos are in [0,1] while the image is in [-1,1] and the generator ends in tanh, half of whose
+  range is never used. `symmetric` has videos in [-1,1] too.
+* quirk `batch_statistics`: in prediction a motion vector is normalised over its batch, so that a clip depends on the clips
+  beside it, and a batch of one gets no motion at all; the flow encoder's batch norms do likewise. Without it running
+  averages from training are used, and drawn vectors as they are drawn. In training it is the batch always.
+* quirk `untrained_encoder`: published checkpoints hold no flow encoder, and the published test takes one with new weights.
+  Without it that is refused. Ours is saved with the rest.
+
+Of the published options, the generator without flow and with a 3-D decoder are not here: neither was used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline import params
+
+if TYPE_CHECKING:
+    from pipeline.models.dtvnet.training import DTVNet
+
+FRAMES = 32
+SIZE = 128  # px, sides of the videos that the flow encoder and the discriminator take
+
+
+class Network(params.Strict):
+    """What the weights depend on."""
+
+    channels: int = Field(
+        default=64,
+        ge=2,
+        multiple_of=2,
+        description="base channels of the generator; flow encoder and discriminator have half as many (published: 64)",
+    )
+    motion: int = Field(default=512, ge=1, description="components of the motion vector (published: 512)")
+    content_blocks: int = Field(default=9, ge=1, description="residual blocks of the content stream (published: 9)")
+    motion_blocks: int = Field(default=6, ge=1, description="residual blocks of the motion stream (published: 6)")
+    range: Literal["unit", "symmetric"] = Field(
+        default="unit",
+        description="range of the videos that the generator learns: unit, [0,1] as published, or symmetric, [-1,1] like its input",
+    )
+
+
+class Train(params.Train):
+    """The published recipe: three Adam optimisers, 199 epochs of 32 frames of 128x128."""
+
+    batch: int = Field(
+        default=4,
+        ge=2,
+        description="clips in a batch, over all processes; motion vectors are normalised over a process's share (published: 4)",
+    )
+    epochs: int = Field(default=199, ge=1, description="passes over the training clips (published: 199)")
+    full_rate_epochs: int = Field(
+        default=99,
+        ge=0,
+        description="epochs at the full learning rates, which then fall linearly to almost zero (published: 99)",
+    )
+    seed: int = Field(default=0, description="of weights, sampling and gradient penalty (published: 0)")
+    window: Literal[32] = Field(default=32, description="frames of a training clip; the networks take 32")
+    crop: None = Field(default=None, description="null: the flow is of whole frames")
+    lr_generator: float = Field(default=3e-4, gt=0, description="learning rate of the generator (published: 3.0e-4)")
+    lr_discriminator: float = Field(
+        default=3e-5, gt=0, description="learning rate of the discriminator (published: 3.0e-5)"
+    )
+    lr_encoder: float = Field(default=3e-4, gt=0, description="learning rate of the flow encoder (published: 3.0e-4)")
+    gan_mode: Literal["lsgan", "vanilla", "wgangp"] = Field(
+        default="lsgan",
+        description="adversarial loss: lsgan, least squares as published; vanilla, cross entropy; wgangp, Wasserstein",
+    )
+    adversarial: float = Field(
+        default=0.5,
+        gt=0,
+        description="weight of the adversarial loss in the discriminator's objective; the generator's has 1 (published: 0.5)",
+    )
+    gradient_penalty: float = Field(
+        default=10, ge=0, description="weight of the gradient penalty in the discriminator's objective (published: 10)"
+    )
+    l1_video: float = Field(default=100, ge=0, description="weight of the video's L1 loss (published: 100)")
+    l1_flow: float = Field(default=1, ge=0, description="weight of the flow's L1 loss (published: 1)")
+    init: float = Field(
+        default=0.02,
+        gt=0,
+        description="standard deviation of the generator's and the discriminator's new convolution weights (published: 0.02)",
+    )
+
+    @model_validator(mode="after")
+    def _falls(self) -> Train:
+        if self.full_rate_epochs > self.epochs:
+            raise ValueError(f"full_rate_epochs {self.full_rate_epochs} is more than epochs {self.epochs}")
+        return self
+
+
+class Predict(params.Strict):
+    """Settings of prediction alone."""
+
+    motion: Literal["encoder", "random", "zero"] = Field(
+        default="encoder",
+        description="where the motion vector comes from: the flow encoder, given flow; random: a normal draw for each clip; zero: the average motion",
+    )
+    weights: Literal["last", "best"] = Field(
+        default="last", description="last: the end of training, as published; best: the step with the best validation"
+    )
+    quirks: list[Literal["batch_statistics", "untrained_encoder"]] = Field(
+        default=[],
+        description="published behaviour that looks wrong; batch_statistics: motion vectors are normalised over their batch, one alone becomes zero; untrained_encoder: a flow encoder that never saw training is used all the same",
+    )
+
+
+class Params(params.Model):
+    """DTVNet in params.yaml."""
+
+    task: ClassVar[str] = "animation"
+    network: Network = Field(default=Network(), description="what the weights depend on")
+    train: Train | None = Field(default=None, description="null: nothing is trained (imported weights)")
+    predict: Predict = Field(
+        default=Predict(), description="settings of prediction alone; changing them never retrains"
+    )
+
+    def check(self, height: int, width: int) -> None:
+        """Raise ValueError when a side is odd or below 4, naming the nearest size."""
+        check(height, width)
+
+
+def check(height: int, width: int) -> None:
+    """Raise ValueError when the generator cannot work on frames of this size (pixels), naming the nearest one."""
+    if height % 2 or width % 2 or min(height, width) < 4:
+        nearest = [max(side + side % 2, 4) for side in (width, height)]
+        raise ValueError(
+            f"frames of {width}x{height} pixels: DTVNet needs even sides of at least 4; nearest: {nearest[0]}x{nearest[1]}"
+        )
+
+
+def build(p: Params) -> DTVNet:
+    """Return the network with new weights (torch's global generator)."""
+    from pipeline.models.dtvnet.training import DTVNet
+
+    return DTVNet(p)
