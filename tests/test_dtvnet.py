@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import lightning_fabric
 import pytest
 import torch
 from pydantic import ValidationError
@@ -365,6 +366,38 @@ def test_state_dicts_are_all_that_a_training_needs_to_go_on() -> None:
         optimiser.load_state_dict(copy.deepcopy(before.optimisers[part].state_dict()))
     run(second, after, range(2, 3))
     assert weights.digest(second.state_dict()) == weights.digest(whole.state_dict())
+
+
+def test_processes_average_their_gradients() -> None:
+    net = trainable()
+    before, running = copy.deepcopy(net.state_dict()), state(net)
+    averaged = []
+
+    def all_reduce(gradients: tuple[Tensor, ...], reduce_op: str) -> tuple[Tensor, ...]:
+        averaged.append((len(gradients), reduce_op))
+        return tuple(torch.zeros_like(gradient) for gradient in gradients)
+
+    running.fabric.world_size, running.fabric.all_reduce = 2, all_reduce
+    net.training_step(batch(), running)
+    count = {part: len(list(child.parameters())) for part, child in net.named_children()}
+    assert averaged == [(count["discriminator"], "mean"), (count["generator"] + count["encoder"], "mean")]
+    assert all(torch.equal(weight, before[name]) for name, weight in net.named_parameters())
+
+
+def test_mixed_precision_trains_weights_in_full() -> None:
+    net, clips = trainable(), batch()
+    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    named = net.configure()
+    _, *optimisers = fabric.setup(net, *named.values())
+    running = SimpleNamespace(fabric=fabric, optimisers=dict(zip(named, optimisers, strict=True)), step=0, steps=2)
+    before = copy.deepcopy(net.state_dict())
+    losses = net.training_step(clips, running)
+    exact = trainable()
+    assert losses["l1_video"] == pytest.approx(exact.training_step(clips, state(exact))["l1_video"], rel=0.01)
+    for weight in net.parameters():
+        assert weight.dtype == torch.float32
+        assert torch.isfinite(weight).all()
+    assert not torch.equal(net.generator.decoder[10].weight, before["generator.decoder.10.weight"])
 
 
 def test_the_real_networks_train() -> None:

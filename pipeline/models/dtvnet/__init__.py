@@ -31,69 +31,67 @@ SIZE = 128  # px, sides of the videos that the flow encoder and the discriminato
 
 
 class Network(params.Strict):
-    """What the weights depend on."""
+    """What the weights depend on; the defaults are the published ones."""
 
     channels: int = Field(
         default=64,
         ge=2,
         multiple_of=2,
-        description="base channels of the generator; flow encoder and discriminator have half as many (published: 64)",
+        description="base channels of the generator; flow encoder and discriminator have half as many",
     )
-    motion: int = Field(default=512, ge=1, description="components of the motion vector (published: 512)")
-    content_blocks: int = Field(default=9, ge=1, description="residual blocks of the content stream (published: 9)")
-    motion_blocks: int = Field(default=6, ge=1, description="residual blocks of the motion stream (published: 6)")
+    motion: int = Field(default=512, ge=1, description="components of the motion vector")
+    content_blocks: int = Field(default=9, ge=1, description="residual blocks of the content stream")
+    motion_blocks: int = Field(default=6, ge=1, description="residual blocks of the motion stream")
     range: Literal["unit", "symmetric"] = Field(
         default="unit",
-        description="range of the videos that the generator learns: unit, [0,1] as published, or symmetric, [-1,1] like its input",
+        description="range of the videos that the generator learns: unit, [0,1], or symmetric, [-1,1] like the image",
     )
 
 
 class Train(params.Train):
-    """The published recipe: three Adam optimisers, 199 epochs of 32 frames of 128x128."""
+    """Three Adam optimisers, clips of 32 frames of 128x128; the defaults are the published recipe."""
 
     batch: int = Field(
         default=4,
         ge=2,
-        description="clips in a batch, over all processes; motion vectors are normalised over a process's share (published: 4)",
+        description="clips in a batch, over all processes; motion vectors are normalised over a process's share",
     )
-    epochs: int = Field(default=199, ge=1, description="passes over the training clips (published: 199)")
+    epochs: int = Field(default=199, ge=1, description="passes over the training clips")
     full_rate_epochs: int = Field(
         default=99,
         ge=0,
-        description="epochs at the full learning rates, which then fall linearly to almost zero (published: 99)",
+        description="epochs at the full learning rates, which then fall linearly to almost zero",
     )
-    seed: int = Field(default=0, description="of weights, sampling and gradient penalty (published: 0)")
+    seed: int = Field(default=0, description="of weights, sampling and gradient penalty")
     window: Literal[32] = Field(default=32, description="frames of a training clip; the networks take 32")
     crop: None = Field(default=None, description="null: the flow is of whole frames")
-    lr_generator: float = Field(default=3e-4, gt=0, description="learning rate of the generator (published: 3.0e-4)")
-    lr_discriminator: float = Field(
-        default=3e-5, gt=0, description="learning rate of the discriminator (published: 3.0e-5)"
-    )
-    lr_encoder: float = Field(default=3e-4, gt=0, description="learning rate of the flow encoder (published: 3.0e-4)")
+    lr_generator: float = Field(default=3e-4, gt=0, description="learning rate of the generator")
+    lr_discriminator: float = Field(default=3e-5, gt=0, description="learning rate of the discriminator")
+    lr_encoder: float = Field(default=3e-4, gt=0, description="learning rate of the flow encoder")
     gan_mode: Literal["lsgan", "vanilla", "wgangp"] = Field(
         default="lsgan",
-        description="adversarial loss: lsgan, least squares as published; vanilla, cross entropy; wgangp, Wasserstein",
+        description="adversarial loss: lsgan, least squares; vanilla, cross entropy; wgangp, Wasserstein",
     )
     adversarial: float = Field(
         default=0.5,
         gt=0,
-        description="weight of the adversarial loss in the discriminator's objective; the generator's has 1 (published: 0.5)",
+        description="weight of the adversarial loss in the discriminator's objective; the generator's has 1",
     )
     gradient_penalty: float = Field(
-        default=10, ge=0, description="weight of the gradient penalty in the discriminator's objective (published: 10)"
+        default=10, ge=0, description="weight of the gradient penalty in the discriminator's objective"
     )
-    l1_video: float = Field(default=100, ge=0, description="weight of the video's L1 loss (published: 100)")
-    l1_flow: float = Field(default=1, ge=0, description="weight of the flow's L1 loss (published: 1)")
+    l1_video: float = Field(default=100, ge=0, description="weight of the video's L1 loss")
+    l1_flow: float = Field(default=1, ge=0, description="weight of the flow's L1 loss")
     init: float = Field(
         default=0.02,
         gt=0,
-        description="standard deviation of the generator's and the discriminator's new convolution weights (published: 0.02)",
+        description="standard deviation of the generator's and the discriminator's new convolution weights",
     )
 
     @model_validator(mode="after")
     def _falls(self) -> Train:
         if self.full_rate_epochs > self.epochs:
-            raise ValueError(f"full_rate_epochs {self.full_rate_epochs} is more than epochs {self.epochs}")
+            raise ValueError(f"full_rate_epochs {self.full_rate_epochs} is more than epochs {self.epochs}: lower it")
         return self
 
 

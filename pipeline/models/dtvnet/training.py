@@ -8,7 +8,7 @@ history where the discriminator learns, and the discriminator's weights get no g
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,15 +30,6 @@ from pipeline.models.dtvnet.network import (
 )
 
 UNTRAINED_SEED = 0  # of the flow encoder that an import without one gets
-
-
-class Step(Protocol):
-    """What the train stage hands to `training_step`."""
-
-    fabric: Any
-    optimisers: dict[str, torch.optim.Optimizer]
-    step: int
-    steps: int
 
 
 class DTVNet(nn.Module):
@@ -79,7 +70,7 @@ class DTVNet(nn.Module):
         """Return the clip as it is: the published training augments nothing."""
         return clip
 
-    def training_step(self, batch: Mapping[str, Tensor], state: Step) -> dict[str, float]:
+    def training_step(self, batch: Mapping[str, Tensor], state: Any) -> dict[str, float]:
         """Update the discriminator, then generator and flow encoder; return the losses, unweighted, and the rate.
 
         `batch`: `clip` (B, 32, 3, 128, 128) float32 in [0,1] and `flow` (B, 32, 2, 128, 128) float32 px, whose entry t leads
@@ -115,7 +106,7 @@ class DTVNet(nn.Module):
             video = 2 * video - 1
         return 2 * clip[:, 0] - 1, video.contiguous(), flow.transpose(1, 2).contiguous(), flow_target(flow)
 
-    def _judge(self, real: Tensor, fake: Tensor, state: Step) -> dict[str, Tensor]:
+    def _judge(self, real: Tensor, fake: Tensor, state: Any) -> dict[str, Tensor]:
         """Update the discriminator."""
         recipe, loss = self._recipe(), ADVERSARIAL[self._recipe().gan_mode]
         assert self.discriminator is not None
@@ -130,9 +121,7 @@ class DTVNet(nn.Module):
         self._update(objective, ["discriminator"], state)
         return {name: value.detach() for name, value in losses.items()}
 
-    def _generate(
-        self, real: Tensor, fake: Tensor, fake_flow: Tensor, target: Tensor, state: Step
-    ) -> dict[str, Tensor]:
+    def _generate(self, real: Tensor, fake: Tensor, fake_flow: Tensor, target: Tensor, state: Any) -> dict[str, Tensor]:
         """Update generator and flow encoder."""
         recipe = self._recipe()
         assert self.discriminator is not None
@@ -147,7 +136,7 @@ class DTVNet(nn.Module):
         self._update(objective, ["generator", "encoder"], state)
         return {name: value.detach() for name, value in losses.items()}
 
-    def _update(self, objective: Tensor, parts: list[str], state: Step) -> None:
+    def _update(self, objective: Tensor, parts: list[str], state: Any) -> None:
         """Take one optimiser step for some networks; several processes average gradients here.
 
         DDP's hooks know one backward pass a step only. Gradients of other networks' weights are not computed.
