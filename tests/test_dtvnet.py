@@ -45,7 +45,7 @@ def settings(*, train: dict[str, Any] | None = None, range: str = "unit", **pred
         checkpoint=None,
         network=TINY | {"range": range},
         train=recipe,
-        predict={"motion": "random"} | predict,
+        predict=predict,
     )
 
 
@@ -150,13 +150,12 @@ def test_a_seed_gives_the_same_bytes_in_any_batch() -> None:
 
 def test_published_normalisation_depends_on_the_batch_and_silences_a_clip_alone() -> None:
     net, frames = strong(model(quirks=["batch_statistics"])), images(2)
-    still = copy.deepcopy(net)
-    still.p = settings(motion="zero")
     alone = net.predict(frames[:1], 32, seeds=[5])
-    assert torch.equal(alone, still.predict(frames[:1], 32, seeds=[5]))
+    still = net.eval().generator(2 * frames[:1, 0] - 1, torch.zeros(1, 8))[0].transpose(1, 2).clamp(0, 1)
+    assert torch.equal(alone, still)
     first, second = net.predict(frames, 32, seeds=[5, 6]), net.predict(frames, 32, seeds=[5, 7])
     assert (first[0] - second[0]).abs().max() > 1e-4
-    net.p = settings(motion="random")
+    net.p = settings()
     assert (net.predict(frames[:1], 32, seeds=[5]) - alone).abs().max() > 1e-4
 
 
@@ -173,10 +172,10 @@ def test_longer_horizons_go_on_from_the_last_frame() -> None:
 def test_symmetric_range_is_the_whole_range_of_tanh() -> None:
     unit, symmetric, frames = model(), model(range="symmetric"), images(2)
     symmetric.load_state_dict(unit.state_dict())
-    raw = unit.eval().generator(2 * frames[:, 0] - 1, torch.zeros(2, 8))[0].transpose(1, 2)
+    vectors = unit._vectors([0, 1], None)
+    raw = unit.eval().generator(2 * frames[:, 0] - 1, vectors)[0].transpose(1, 2)
     for net, expected in ((unit, raw.clamp(0, 1)), (symmetric, (raw + 1) / 2)):
-        net.p.predict.motion = "zero"
-        assert torch.allclose(net.predict(frames, 32, seeds=[0, 0]), expected, atol=1e-6)
+        assert torch.allclose(net.predict(frames, 32, seeds=[0, 1]), expected, atol=1e-6)
     clip = {"clip": torch.rand(2, 32, 3, 8, 8), "flow": flows(2, 8)}
     assert torch.allclose(symmetric.prepared(clip)[1], 2 * unit.prepared(clip)[1] - 1)
 
@@ -190,13 +189,13 @@ def test_odd_and_small_sizes_are_refused(height: int, width: int, nearest: str) 
 
 
 def test_prediction_while_training_leaves_training_as_it_was() -> None:
-    net = model(motion="encoder", quirks=["batch_statistics", "untrained_encoder"]).train()
+    net = model(quirks=["batch_statistics", "untrained_encoder"]).train()
     before = copy.deepcopy(net.state_dict())
     first = net.predict(images(2), 32, seeds=[0, 0], motion=flows(2))
     assert net.training and net.generator.training
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     with pytest.raises(RetakeError):
-        net.predict(images(2), 32, seeds=[0, 0])
+        net.predict(images(2, 7), 32, seeds=[0, 0])
     assert net.training
     assert torch.isfinite(first).all()
 
@@ -204,10 +203,8 @@ def test_prediction_while_training_leaves_training_as_it_was() -> None:
 # Motion from flow
 
 
-def test_the_flow_encoder_needs_flow_and_training() -> None:
-    net = model(motion="encoder")
-    with pytest.raises(RetakeError, match=r"no flow was given.*predict.motion to random"):
-        net.predict(images(1), 1, seeds=[0])
+def test_the_flow_encoder_needs_training() -> None:
+    net = model()
     with pytest.raises(RetakeError, match=r"no trained flow encoder.*untrained_encoder"):
         net.predict(images(1), 1, seeds=[0], motion=flows(1))
     net.p.predict.quirks = ["untrained_encoder"]
@@ -216,7 +213,7 @@ def test_the_flow_encoder_needs_flow_and_training() -> None:
 
 
 def test_motion_is_normalised_by_what_training_saw() -> None:
-    net, given = strong(model(motion="encoder")), flows(6)
+    net, given = strong(model()), flows(6)
     for _ in range(3):
         net.motion_norm(net.encoder(given.transpose(1, 2)))
     frames = images(3)
@@ -451,7 +448,7 @@ def test_an_import_gives_the_same_bytes_each_time() -> None:
     state, digests = model().generator.state_dict(), set()
     for seed in (1, 2):
         torch.manual_seed(seed)
-        net = model(motion="encoder", quirks=["untrained_encoder", "batch_statistics"])
+        net = model(quirks=["untrained_encoder", "batch_statistics"])
         net.encoder.downBN2.num_batches_tracked += 1
         draw = torch.get_rng_state()
         net.load_published(state)
@@ -465,7 +462,7 @@ def test_own_checkpoints_load_with_and_without_a_discriminator() -> None:
     trained = model(train={"batch": 2})
     trained.training_step(batch(dtvnet.SIZE, 2), state(trained))
     own = trained.state_dict()
-    net = model(motion="encoder")
+    net = model()
     net.load_published(own)
     assert weights.digest(net.state_dict()) == weights.digest(
         {key: value for key, value in own.items() if not key.startswith("discriminator.")}

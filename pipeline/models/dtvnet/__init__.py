@@ -33,6 +33,13 @@ SIZE = 128  # px, sides of the videos that the flow encoder and the discriminato
 class Network(params.Strict):
     """What the weights depend on; the defaults are the published ones."""
 
+    flow: params.Name = Field(
+        default="arflow_sky", description="entry of models that estimates the flow that motion vectors are made from"
+    )
+    flow_of: params.Name | None = Field(
+        default=None,
+        description="dataset whose flow is read, by clip and frame number; null: the flow of the frames themselves",
+    )
     channels: int = Field(
         default=64,
         ge=2,
@@ -98,10 +105,6 @@ class Train(params.Train):
 class Predict(params.Strict):
     """Settings of prediction alone."""
 
-    motion: Literal["encoder", "random", "zero"] = Field(
-        default="encoder",
-        description="where the motion vector comes from: the flow encoder, given flow; random: a normal draw for each clip; zero: the average motion",
-    )
     weights: Literal["last", "best"] = Field(
         default="last", description="last: the end of training, as published; best: the step with the best validation"
     )
@@ -115,11 +118,22 @@ class Params(params.Model):
     """DTVNet in params.yaml."""
 
     task: ClassVar[str] = "animation"
+    EXPORTS: ClassVar[tuple[str, ...]] = ("pairs", "sky")
     network: Network = Field(default=Network(), description="what the weights depend on")
     train: Train | None = Field(default=None, description="null: nothing is trained (imported weights)")
     predict: Predict = Field(
         default=Predict(), description="settings of prediction alone; changing them never retrains"
     )
+
+    @property
+    def flow(self) -> str:
+        """The flow estimator; training reads its flow as well as prediction."""
+        return self.network.flow
+
+    @property
+    def flow_of(self) -> str | None:
+        """The dataset whose flow is read."""
+        return self.network.flow_of
 
     def check(self, height: int, width: int) -> None:
         """Raise ValueError when a side is odd or below 4, naming the nearest size."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import RetakeError, log
+from pipeline.models import base
 from pipeline.models.dtvnet import Params, Train, check
 from pipeline.models.dtvnet.network import (
     ADVERSARIAL,
@@ -32,13 +33,16 @@ from pipeline.models.dtvnet.network import (
 UNTRAINED_SEED = 0  # of the flow encoder that an import without one gets
 
 
-class DTVNet(nn.Module):
+class DTVNet(nn.Module, base.Network):
     """Generator and flow encoder, and the discriminator where there is a training.
 
     `motion_norm` normalises motion vectors: in training over the batch, while it averages mean and variance for prediction.
     """
 
     context = 1
+    stochastic = True
+    motion = "flow"
+    draws_start = True
 
     def __init__(self, p: Params) -> None:
         super().__init__()
@@ -52,11 +56,6 @@ class DTVNet(nn.Module):
             for module in (*self.generator.modules(), *self.discriminator.modules()):
                 initialise(module, p.train.init)
 
-    @property
-    def stochastic(self) -> bool:
-        """Whether another seed gives another video."""
-        return self.p.predict.motion == "random"
-
     # Training
 
     def configure(self) -> dict[str, torch.optim.Optimizer]:
@@ -65,10 +64,6 @@ class DTVNet(nn.Module):
             part: torch.optim.Adam(self.get_submodule(part).parameters(), lr=rate, betas=(0.9, 0.999), eps=1e-7)
             for part, rate in self._rates().items()
         }
-
-    def augment(self, clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return the clip as it is: the published training augments nothing."""
-        return clip
 
     def training_step(self, batch: Mapping[str, Tensor], state: Any) -> dict[str, float]:
         """Update the discriminator, then generator and flow encoder; return the losses, unweighted, and the rate.
@@ -170,10 +165,10 @@ class DTVNet(nn.Module):
     def predict(self, frames: Tensor, horizon: int, *, seeds: list[int], motion: Tensor | None = None) -> Tensor:
         """Return videos (B, horizon, 3, H, W) in [0,1] that begin with `frames`, (B, 1, 3, H, W) float32 in [0,1].
 
-        The first frame is the given one as the generator draws it. `seeds`: one a clip, the source of its vector where
-        `predict.motion` is random; `motion`: flow (B, 32, 2, 128, 128) px, where it is encoder, as in `training_step`.
+        The first frame is the given one as the generator draws it. `motion`: flow (B, 32, 2, 128, 128) px as in
+        `training_step`, of which the encoder makes motion vectors; left out: they are drawn by `seeds`, one a clip.
         Beyond 32 frames the last one is the next image, with the same vector: 31 new frames each time, whose errors add up
-        and whose motion begins anew. Raises RetakeError for odd sizes, and where flow is needed and not given.
+        and whose motion begins anew. Raises RetakeError for odd sizes, and for flow where the encoder is not trained.
         """
         try:
             check(*frames.shape[-2:])
@@ -202,23 +197,17 @@ class DTVNet(nn.Module):
         """Return the clips' motion vectors, (B, motion), normalised."""
         settings = self.p.predict
         over_batch = "batch_statistics" in settings.quirks
-        if settings.motion == "zero":
-            return torch.zeros(len(seeds), self.p.network.motion)
-        if settings.motion == "random":
+        if motion is None:
             # numpy's generator: torch's on a CPU drops the upper half of a 64-bit seed, where two samples' seeds differ
             draws = [np.random.Generator(np.random.PCG64(seed)) for seed in seeds]
             vectors = torch.from_numpy(
                 np.stack([draw.standard_normal(self.p.network.motion) for draw in draws])
             ).float()
             return normalised(vectors) if over_batch else vectors
-        if motion is None:
-            raise RetakeError(
-                "predict.motion is encoder, and no flow was given: give the flow of a clip, or set predict.motion to random"
-            )
         if not self.encoder.trained and "untrained_encoder" not in settings.quirks:
             raise RetakeError(
-                "the checkpoint has no trained flow encoder, as published ones have none: set predict.motion to random, "
-                "or predict.quirks to [untrained_encoder, batch_statistics] for what the published test does"
+                "the checkpoint has no trained flow encoder, as published ones have none: take a protocol whose motion is "
+                "random, or set predict.quirks to [untrained_encoder, batch_statistics] for what the published test does"
             )
         vectors = self.encoder(motion.transpose(1, 2).contiguous(), batch_statistics=over_batch)
         return normalised(vectors) if over_batch else self.motion_norm(vectors)
@@ -242,7 +231,7 @@ class DTVNet(nn.Module):
             self.encoder.load_state_dict(new.state_dict())
             self.motion_norm.reset_running_stats()
             log.warning(
-                "the weights have no flow encoder and no statistics of motion vectors: set predict.motion to random"
+                "the weights have no flow encoder and no statistics of motion vectors: take a protocol whose motion is random"
             )
 
     def _parts(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
