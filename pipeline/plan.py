@@ -108,6 +108,7 @@ CODE: dict[str, list[str]] = {
     "score": [
         "pipeline/score.py",
         "pipeline/scores",
+        "pipeline/losses/vgg16.py",
         "pipeline/weights.py",
         "pipeline/fetch.py",
         "pipeline/store",
