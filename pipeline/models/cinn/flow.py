@@ -10,7 +10,6 @@ constant, so training is the same with it; only the value of the loss differs.
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import torch
@@ -18,27 +17,12 @@ from torch import Tensor, nn
 
 from pipeline.errors import RetakeError
 from pipeline.losses.patch import ActNorm
+from pipeline.models.cinn_ae.network import Perceptron
 
 SLOPE = 0.9  # of the activation below zero
 BINS = 10  # of each coordinate of an end point
 COORDINATES = 3
 ALONE = 4  # with control, couplings see the other half only in every fourth block, and else the condition alone
-
-
-class Perceptron(nn.Module):
-    """Linear layers with leaky ReLUs (slope 0.01) between, `depth` of them from width to width."""
-
-    def __init__(self, inputs: int, width: int, depth: int, outputs: int) -> None:
-        super().__init__()
-        sizes = [inputs, *[width] * (depth + 1)]
-        layers: list[nn.Module] = []
-        for size, following in itertools.pairwise(sizes):
-            layers += [nn.Linear(size, following), nn.LeakyReLU()]
-        self.main = nn.Sequential(*layers, nn.Linear(width, outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, outputs) of (B, inputs)."""
-        return self.main(x)
 
 
 class Coupling(nn.Module):
