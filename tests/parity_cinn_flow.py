@@ -46,7 +46,7 @@ def flow_of(state: dict[str, Tensor], condition: int, control: bool) -> Conditio
         depth=len(layers) - 2,
         control=control,
     )
-    flow.load_state_dict(state)
+    flow.load_published(state)
     return flow.eval()
 
 

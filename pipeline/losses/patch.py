@@ -7,7 +7,7 @@ The discriminator is PatchGAN's (arXiv 1611.07004) with spectral normalisation, 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 EPSILON = 1e-6
@@ -31,7 +31,14 @@ class ActNorm(nn.Module):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        """Set scale and offset from a batch (B, C, H, W), by its unbiased deviation over batch and pixels."""
+        """Set scale and offset from a batch (B, C, H, W), by its unbiased deviation over batch and pixels.
+
+        In training by several processes the batch is that of all of them, so that all set the same.
+        """
+        if self.training and distributed.is_available() and distributed.is_initialized():
+            parts = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
+            distributed.all_gather(parts, x.contiguous())
+            x = torch.cat(parts)
         self.loc.copy_(-x.mean((0, 2, 3), keepdim=True))
         self.scale.copy_(1 / (x.std((0, 2, 3), keepdim=True) + EPSILON))
         self.initialized.fill_(1)

@@ -11,12 +11,14 @@ constant, so training is the same with it; only the value of the loss differs.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import RetakeError
 from pipeline.losses.patch import ActNorm
+from pipeline.models.cinn_ae import published
 from pipeline.models.cinn_ae.network import Perceptron
 
 SLOPE = 0.9  # of the activation below zero
@@ -90,7 +92,7 @@ class Block(nn.Module):
         x, logdet = self.coupling(torch.where(negative, SLOPE * x, x), condition)
         logdet = logdet + scaling
         if exact:
-            logdet = logdet + negative.sum(1) * math.log(SLOPE)
+            logdet = logdet + math.log(SLOPE) * negative.to(x.dtype).sum(1)
         return x[:, self.shuffle.forward_shuffle_idx], logdet
 
     def normalised(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,6 +119,7 @@ class ConditionalFlow(nn.Module):
 
     def __init__(self, channels: int, condition: int, *, blocks: int, width: int, depth: int, control: bool) -> None:
         super().__init__()
+        self.condition = condition
         self.sub_layers = nn.ModuleList(
             Block(channels, condition, width, depth, alone=control and i % ALONE != 0) for i in range(blocks)
         )
@@ -128,17 +131,58 @@ class ConditionalFlow(nn.Module):
         log-determinant, which the published value leaves out.
         """
         total = code.new_zeros(len(code))
-        for block in self.sub_layers:
-            code, logdet = block(code, condition, exact=exact)
-            total = total + logdet
+        with _full_precision(code):
+            for block in self.sub_layers:
+                code, logdet = block(code, condition, exact=exact)
+                total = total + logdet
         return code, total
 
     def inverse(self, residual: Tensor, condition: Tensor) -> Tensor:
         """Return the codes (B, channels) of residuals (B, channels) and conditions (B, E)."""
-        for block in reversed(self.sub_layers):
-            assert isinstance(block, Block)
-            residual = block.inverse(residual, condition)
+        with _full_precision(residual):
+            for block in reversed(self.sub_layers):
+                assert isinstance(block, Block)
+                residual = block.inverse(residual, condition)
         return residual
+
+    def load_published(self, state: Mapping[str, Tensor]) -> None:
+        """Copy the weights of a published flow (`cINN.pth`), or of one of our own.
+
+        Raises RetakeError when they are of a flow of other sizes, or of another network.
+        """
+        own, given = _sizes(self.state_dict()), _sizes(state)
+        others = [f"{name} {given[name]} instead of {own[name]}" for name in given if given[name] != own[name]]
+        if others:
+            raise RetakeError(
+                f"the flow's checkpoint does not fit: {', '.join(others)}. The condition is the encoder's embedding "
+                f"(network.encoder.z_dim), and with network.control {COORDINATES * BINS} values more"
+            )
+        published.load(self, state, "the checkpoint is not of the conditional flow")
+        for i, block in enumerate(self.sub_layers):
+            order = block.get_buffer("shuffle.forward_shuffle_idx")
+            back = block.get_buffer("shuffle.backward_shuffle_idx")
+            if not order.sort()[0].equal(torch.arange(len(order))) or not back.equal(order.argsort()):
+                raise RetakeError(f"the flow's checkpoint is damaged: the shuffle of block {i} is no permutation")
+
+
+def _full_precision(x: Tensor) -> torch.autocast:
+    """Return a context without mixed precision: in 8 bits of mantissa, twenty blocks do not invert."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def _sizes(state: Mapping[str, Tensor]) -> dict[str, int | bool]:
+    """Return what the keys and shapes of a flow's weights say of its settings; {} for another network's weights."""
+    inputs = [state[key].shape[1] for key in state if key.endswith(".coupling.s.0.main.0.weight")]
+    if not inputs or "sub_layers.0.norm_layer.loc" not in state:
+        return {}
+    channels = state["sub_layers.0.norm_layer.loc"].shape[1]
+    control = len(set(inputs)) > 1
+    return {
+        "channels": channels,
+        "condition": max(inputs) - channels // 2,
+        "blocks": len(inputs),
+        "control": control,
+    }
 
 
 def likelihood(residual: Tensor, logdet: Tensor) -> dict[str, Tensor]:

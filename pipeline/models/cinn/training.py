@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import RetakeError
+from pipeline.losses.augment import augment
+from pipeline.models import cinn_stage1
 from pipeline.models.cinn import Params, Train
 from pipeline.models.cinn import flow as flows
 from pipeline.models.cinn_ae import published
@@ -21,6 +23,7 @@ from pipeline.models.cinn_ae.network import Encoder, load_encoder
 
 SHORTEST = 15  # frames of a clip whose motion is transferred
 MOTION = slice(1, 16)  # its frames that are encoded: 15, where training encodes 16
+FILES = ("cINN", "GEN", "ENC", "encoder_stage2")  # of a published model
 
 
 class Step(Protocol):
@@ -40,11 +43,11 @@ class Cinn(nn.Module):
         super().__init__()
         self.p = p
         network = p.network
-        self.stage1 = stage1_of(network.stage1)
+        self.stage1 = cinn_stage1.build(cinn_stage1.Params(kind="cinn_stage1", network=network.stage1, train=None))
         self.encoder = Encoder(network.encoder)
         condition = network.encoder.z_dim + (flows.COORDINATES * flows.BINS if network.control else 0)
         self.flow = flows.ConditionalFlow(
-            network.stage1.z_dim,
+            cinn_stage1.Z_DIM,
             condition,
             blocks=network.blocks,
             width=network.width,
@@ -66,6 +69,8 @@ class Cinn(nn.Module):
         self.encoder.train(mode and self.batch_statistics)
         return self
 
+    # Checkpoints
+
     def start_from(self, stage1_state: Mapping[str, Tensor], ae_state: Mapping[str, Tensor]) -> None:
         """Copy the frozen parts' weights from the state dicts of a trained stage 1 and conditioning auto-encoder.
 
@@ -74,12 +79,37 @@ class Cinn(nn.Module):
         self.stage1.load_published(stage1_state)
         load_encoder(self.encoder, published.part(ae_state, "encoder."), self.p.network.encoder)
 
+    def load_published(self, state: Mapping[str, Any]) -> None:
+        """Load the four published files of a model, or a state dict of our own.
+
+        `state`: {"cINN": ..., "GEN": ..., "ENC": ..., "encoder_stage2": ...}, each what the file holds or its bare state dict;
+        or {our key: tensor}. Raises RetakeError for a missing file, one in another's place, and files that are not of
+        models of these sizes.
+        """
+        named = [name for name in FILES if name in state]
+        if (named and len(named) < len(FILES)) or "sub_layers.0.norm_layer.loc" in state:
+            raise RetakeError(
+                f"the published model is four files, {', '.join(FILES)}: cINN holds the flow alone. Give all of one folder"
+            )
+        if named:
+            stage1: Mapping[str, Any] = {name: state[name] for name in ("GEN", "ENC")}
+            flow, encoder = (state[name].get("state_dict", state[name]) for name in ("cINN", "encoder_stage2"))
+        else:
+            stage1, flow, encoder = (published.part(state, f"{name}.") for name in ("stage1", "flow", "encoder"))
+        self.stage1.load_published(stage1)
+        load_encoder(self.encoder, encoder, self.p.network.encoder)
+        self.flow.load_published(flow)
+
     # Training
 
     def configure(self) -> dict[str, torch.optim.Optimizer]:
         """Return the flow's optimiser."""
         recipe = self._recipe()
         return {"adam": torch.optim.Adam(self.flow.parameters(), lr=recipe.lr, betas=(0.9, 0.99), amsgrad=True)}
+
+    def augment(self, clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return a clip (n, h, w, 3) uint8 as the networks take it, changed by chance: see `pipeline.losses.augment`."""
+        return augment(clip, rng, self.p.network.stage1.size, self._recipe().augment)
 
     def forward(self, code: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """Return residuals and log-determinants of motion codes, as `ConditionalFlow`."""
@@ -93,14 +123,14 @@ class Cinn(nn.Module):
         """
         recipe, optimiser = self._recipe(), state.optimisers["adam"]
         epoch = state.step * recipe.epochs // state.steps
-        rate = recipe.lr * recipe.lr_factor ** (epoch // recipe.lr_epochs)
+        rate = recipe.lr * recipe.lr_gamma ** (epoch // recipe.lr_epochs)
         for group in optimiser.param_groups:
             group["lr"] = rate
         clip = batch["clip"]
         with torch.no_grad(), state.fabric.autocast():
             code, _, _ = self.stage1.encode(clip[:, 1:])
             condition = self.condition(clip[:, 0], batch.get("endpoint"))
-        residual, logdet = state.module(code, condition)
+        residual, logdet = state.module(code.float(), condition)
         losses = flows.likelihood(residual, logdet)
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         if not math.isfinite(values["loss"]):
@@ -122,7 +152,7 @@ class Cinn(nn.Module):
                 if endpoints is None
                 else "this model knows no end points: take one whose network.control is true"
             )
-        embedding = self.encoder.embed(frames)
+        embedding = self.encoder.embed(frames).float()
         return embedding if endpoints is None else torch.cat([embedding, flows.one_hot(endpoints)], 1)
 
     # Prediction
@@ -143,12 +173,13 @@ class Cinn(nn.Module):
         transferred instead; their first 16 frames are read. `endpoint`: (B, 3) in [0,1], where the arm is to end, for a model
         with control. Frames beyond the decoder's length start from its last frame, with the same motion code.
 
-        Raises RetakeError for a horizon below 1, a motion clip that is too short, end points that do not fit the model, or
+        Raises RetakeError for a horizon below 1, a motion clip that is too short, frames of another size, end points that do not fit the model, or
         weights that give NaN.
         """
         if horizon < 1:
             raise RetakeError(f"{horizon} frames were asked for: at least 1 is needed")
         start = frames[:, 0]
+        self._check_size(start)
         condition = self.condition(start, endpoint)
         residual = self.draws(seeds, start) if motion is None else self.residual(motion)
         code = self.flow.inverse(residual, condition)
@@ -161,14 +192,14 @@ class Cinn(nn.Module):
         return torch.cat(made, 1)[:, :horizon]
 
     def draws(self, seeds: list[int], like: Tensor) -> Tensor:
-        """Return a residual of N(0, I) for each seed, (B, z_dim), on the device of `like`."""
+        """Return a residual of N(0, I) for each seed, (B, 64), on the device of `like`."""
         # numpy's generator: torch's on a CPU drops the upper half of a 64-bit seed
-        z_dim = self.p.network.stage1.z_dim
-        values = [np.random.Generator(np.random.PCG64(seed)).standard_normal(z_dim, np.float32) for seed in seeds]
+        generators = (np.random.Generator(np.random.PCG64(seed)) for seed in seeds)
+        values = [generator.standard_normal(cinn_stage1.Z_DIM, np.float32) for generator in generators]
         return torch.from_numpy(np.stack(values)).to(like)
 
     def residual(self, clip: Tensor) -> Tensor:
-        """Return what the flow makes of the motion of clips (B, 15 or more, 3, S, S) in [0,1], (B, z_dim).
+        """Return what the flow makes of the motion of clips (B, 15 or more, 3, S, S) in [0,1], (B, 64).
 
         Raises RetakeError for a shorter clip, and for a model with control, whose published code transfers no motion.
         """
@@ -176,5 +207,17 @@ class Cinn(nn.Module):
             raise RetakeError(f"motion is read from clips of {SHORTEST} frames or more, {clip.shape[1]} were given")
         if self.p.network.control:
             raise RetakeError("motion transfer works with models without control: set network.control false")
-        _, mean, _ = self.stage1.encode(clip[:, MOTION])
+        self._check_size(clip)
+        mean, _ = self.stage1.encoder(2 * clip[:, MOTION].transpose(1, 2) - 1)
         return self.flow(mean, self.condition(clip[:, 0], None))[0]
+
+    def _check_size(self, frames: Tensor) -> None:
+        try:
+            self.p.check(*frames.shape[-2:])
+        except ValueError as error:
+            raise RetakeError(str(error)) from None
+
+    def _recipe(self) -> Train:
+        if self.p.train is None:
+            raise ValueError("this model has no `train`: nothing says how to train it")
+        return self.p.train

@@ -163,6 +163,7 @@ class Generator(nn.Module):
         self.GBlock = nn.ModuleList(GBlock(a, b, condition) for a, b in itertools.pairwise(widths))
         self.attention = SelfAttention(2 * p.width)
         self.attends = p.size == 128
+        self.attention.requires_grad_(self.attends)
         self.ScaledCrossReplicaBN = nn.BatchNorm2d(widths[-1], eps=EPSILON)
         self.colorize = conv(widths[-1], 3, 3)
 

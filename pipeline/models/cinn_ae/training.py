@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.losses.augment import augment
 from pipeline.losses.patch import PatchDiscriminator, hinge_discriminator, hinge_generator
+from pipeline.losses.updates import update
 from pipeline.losses.vgg16 import Lpips, load_lpips
 from pipeline.models.cinn_ae import Params, Train, published
 from pipeline.models.cinn_ae.network import Decoder, Encoder, load_encoder
@@ -54,27 +56,34 @@ class AutoEncoder(nn.Module):
         """
         recipe = self._recipe()
         if recipe.perceptual:
-            self._lpips = load_lpips("vgg16")
-        parts = {"generator": self._generator(), "discriminator": list(self.discriminator.parameters())}
-        return {name: torch.optim.Adam(weights, lr=recipe.lr) for name, weights in parts.items()}
+            self._lpips = load_lpips(recipe.vgg_weights)
+        parts = {"generator": (self.encoder, self.decoder), "discriminator": (self.discriminator,)}
+        weights = {
+            name: [weight for network in networks for weight in network.parameters() if weight.requires_grad]
+            for name, networks in parts.items()
+        }
+        return {name: torch.optim.Adam(trained, lr=recipe.lr) for name, trained in weights.items()}
+
+    def augment(self, clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return a clip (n, h, w, 3) uint8 at the network's size, changed by chance: float32 in [0,255]."""
+        return augment(clip, rng, self.p.network.size, self._recipe().augment)
 
     def training_step(self, batch: dict[str, Tensor], state: Step) -> dict[str, float]:
         """Take one step of the encoder and decoder, and from `discriminator_from` on one of the discriminator.
 
-        `batch`: `clip`, (B, 1, 3, S, S) float32 RGB in [0,1]. Returns the losses and the learning rate. Several processes
-        average gradients here, not in DDP, whose hooks know one backward pass a step only.
+        `batch`: `clip`, (B, 1, 3, S, S) float32 RGB in [0,1]. Returns the losses and the learning rate.
         """
         recipe, fabric = self._recipe(), state.fabric
         epoch, following = (step * recipe.epochs // state.steps for step in (state.step, state.step + 1))
         images = 2 * batch["clip"][:, 0] - 1
         with fabric.autocast():
             objective, made, values = self.losses(images, adversarial=epoch >= recipe.discriminator_from)
-        _update(fabric, state.optimisers["generator"], objective, self._generator())
+        update(fabric, state.optimisers["generator"], objective)
         if epoch >= recipe.discriminator_from:
             with fabric.autocast():
                 real, fake = self.discriminator(images), self.discriminator(made.detach())
                 loss = hinge_discriminator(real, fake)
-            _update(fabric, state.optimisers["discriminator"], loss, self.discriminator.parameters())
+            update(fabric, state.optimisers["discriminator"], loss)
             judged = {"loss_discriminator": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}
             values |= {name: value.detach() for name, value in judged.items()}
         if following != epoch:
@@ -131,9 +140,6 @@ class AutoEncoder(nn.Module):
         else:
             published.load(self, state, "the checkpoint is not of this auto-encoder with its discriminator")
 
-    def _generator(self) -> list[nn.Parameter]:
-        return [*self.encoder.parameters(), *self.decoder.parameters()]
-
     def _recipe(self) -> Train:
         if self.p.train is None:
             raise ValueError("this model has no `train`: nothing says how to train it")
@@ -149,12 +155,3 @@ def balance(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
     """Return how much longer the gradient to `weight` of the first loss is than that of the second, at most 1e4."""
     lengths = [torch.autograd.grad(loss, weight, retain_graph=True)[0].norm() for loss in (first, second)]
     return (lengths[0] / (lengths[1] + 1e-4)).clamp(0, LARGEST_WEIGHT)
-
-
-def _update(fabric: Any, optimiser: torch.optim.Optimizer, loss: Tensor, weights: Iterable[nn.Parameter]) -> None:
-    """Take one step down the gradients of `loss`, averaged over all processes; weights without a part in it stay."""
-    weights = list(weights)
-    for weight, gradient in zip(weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
-        weight.grad = None if gradient is None else fabric.all_reduce(gradient, reduce_op="mean")
-    optimiser.step()
-    optimiser.zero_grad()
