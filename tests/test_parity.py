@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import parity_arflow
+import parity_cinn
 import parity_cinn_flow
 import parity_metrics
 import parity_tecogan
@@ -37,7 +38,6 @@ Arrays = dict[str, np.ndarray]
 
 # Code that comes with later work: each takes its own cases off this list and adds checks to CASES.
 NOT_YET = {
-    "cinn_augment", "cinn_disc", "cinn_stage1",
     "dtvnet_data", "dtvnet_discriminator", "dtvnet_flow_encoder", "dtvnet_generator", "dtvnet_generator_small",
 }  # fmt: skip
 
@@ -228,6 +228,7 @@ CASES: dict[str, Any] = {
     "dmvfn_losses": dmvfn_losses,
     "dmvfn_metrics": dmvfn_metrics,
     **{name: lambda case, arrays, seed, check=check: check(case, seed) for name, check in parity_arflow.CASES.items()},
+    **{name: lambda case, arrays, seed, check=check: check(case, seed) for name, check in parity_cinn.CASES.items()},
     **{
         name: lambda case, arrays, seed, check=check: check(case, seed)
         for name, check in parity_cinn_flow.CASES.items()

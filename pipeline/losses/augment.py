@@ -20,14 +20,20 @@ class Augment(params.Strict):
     """How much a training clip is changed; the published settings differ between data sets and stages."""
 
     margin: int = Field(
-        0, ge=0, description="pixels that frames are resized to beyond the network's size, from which a crop is taken"
+        default=0,
+        ge=0,
+        description="pixels that frames are resized to beyond the network's size, from which a crop is taken",
     )
-    brightness: float = Field(0.1, ge=0, le=1, description="up to so much is added to values in [0,1], or taken off")
-    contrast: float = Field(0.1, ge=0, le=1, description="values are multiplied by factors from 1 - c to 1 + c")
+    brightness: float = Field(
+        default=0.1, ge=0, le=1, description="up to so much is added to values in [0,1], or taken off"
+    )
+    contrast: float = Field(default=0.1, ge=0, le=1, description="values are multiplied by factors from 1 - c to 1 + c")
     saturation: float = Field(
-        0.1, ge=0, le=1, description="HSV saturation is multiplied by factors from 1 - s to 1 + s"
+        default=0.1, ge=0, le=1, description="HSV saturation is multiplied by factors from 1 - s to 1 + s"
     )
-    hue: float = Field(0.0, ge=0, le=0.5, description="HSV hue is turned by up to this share of a full turn, both ways")
+    hue: float = Field(
+        default=0.0, ge=0, le=0.5, description="HSV hue is turned by up to this share of a full turn, both ways"
+    )
 
 
 def augment(clip: np.ndarray, rng: np.random.Generator, size: int, recipe: Augment) -> np.ndarray:
@@ -42,21 +48,26 @@ def augment(clip: np.ndarray, rng: np.random.Generator, size: int, recipe: Augme
     factors = np.array([1, 1, 1, 0]) + amounts * rng.uniform(-1, 1, 4)
     order = rng.permutation(4)
     planes = np.empty((len(clip), 3, size, size), np.float32)  # the order in which the train stage takes them
-    changed, scratch = np.empty((2, size, size, 3), np.float32)
+    changed, scratch = np.empty((2, size, size, 3), np.float32)  # fresh pages for each frame would take longer
     for frame, output in zip(clip, planes, strict=True):
-        image = resize(frame, size + recipe.margin)[top : top + size, left : left + size]
-        changed[:] = image[:, ::-1] if flip else image
+        image = frame.astype(np.float32) / np.float32(255)
+        changed[:] = placed(image, size, recipe.margin, (left, top), flip)
         jitter(changed, factors, order, scratch)
         np.multiply(changed.transpose(2, 0, 1), 255, out=output)
     return planes.transpose(0, 2, 3, 1)
 
 
-def resize(image: np.ndarray, side: int) -> np.ndarray:
-    """Return an image (h, w, 3) uint8 at (side, side, 3) float32 in [0,1]."""
-    values = image.astype(np.float32) / np.float32(255)
-    if image.shape[:2] == (side, side):
-        return values
-    return cv2.resize(values, (side, side), interpolation=cv2.INTER_LINEAR)
+def placed(image: np.ndarray, size: int, margin: int, corner: tuple[int, int], flip: bool) -> np.ndarray:
+    """Return an image (h, w, 3) float32 resized, flipped and cropped, (size, size, 3).
+
+    It is resized to `margin` more pixels than `size`; `corner` (x, y) is where the crop begins, after the flip.
+    """
+    side, (left, top) = size + margin, corner
+    if image.shape[:2] != (side, side):
+        image = cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)
+    if flip:
+        image = image[:, ::-1]
+    return image[top : top + size, left : left + size]
 
 
 def jitter(image: np.ndarray, factors: np.ndarray, order: np.ndarray, scratch: np.ndarray) -> None:
