@@ -1,4 +1,4 @@
-"""i2v-cINN as a whole: training of its flow, and videos from single frames (arXiv 2105.04551, section 3).
+"""i2v-cINN as a whole: training of its flow, and videos from single frames.
 
 Frames enter and leave as RGB float32 in [0,1].
 """

@@ -1,4 +1,4 @@
-"""The conditioning auto-encoder's losses, training step and embedding (arXiv 2105.04551, supplement)."""
+"""The conditioning auto-encoder's losses, training step and embedding."""
 
 from __future__ import annotations
 
