@@ -53,18 +53,18 @@ class Network(params.Strict):
 class Train(params.Train):
     """The published recipe: one Adam, its rate halved every few epochs."""
 
-    batch: int = Field(default=50, ge=2)
-    epochs: int = Field(default=31, ge=1)
-    max_steps: int | None = Field(default=None, ge=1)
-    seed: int = 42
-    window: Literal[17] = 17
-    windows: Literal["all", "random"] = "random"
-    max_stride: int = Field(default=1, ge=1)
-    crop: None = None
-    validation: str | None = None
-    validate_every: int = Field(default=1000, ge=1)
-    validate_windows: int = Field(default=256, ge=1)
-    checkpoint_every: int = Field(default=1000, ge=1)
+    batch: int = cinn_ae.general("batch", 50, ge=2)
+    epochs: int = cinn_ae.general("epochs", 31, ge=1)
+    max_steps: int | None = cinn_ae.general("max_steps", None, ge=1)
+    seed: int = cinn_ae.general("seed", 42)
+    window: Literal[17] = Field(default=17, description="frames of a training clip, a start frame and the 16 after it")
+    windows: Literal["all", "random"] = cinn_ae.general("windows", "random")
+    max_stride: int = cinn_ae.general("max_stride", 1, ge=1)
+    crop: None = Field(default=None, description="null: `augment` crops")
+    validation: str | None = cinn_ae.general("validation", None)
+    validate_every: int = cinn_ae.general("validate_every", 1000, ge=1)
+    validate_windows: int = cinn_ae.general("validate_windows", 256, ge=1)
+    checkpoint_every: int = cinn_ae.general("checkpoint_every", 1000, ge=1)
     augment: Augment = Field(
         default=Augment(), description="resizing, cropping, flipping and colour jitter, each clip as a whole"
     )

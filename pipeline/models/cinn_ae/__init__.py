@@ -16,7 +16,7 @@ ActNorm is set by images of that epoch. Where training is cut by `max_steps`, ep
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -48,21 +48,26 @@ class Network(params.Strict):
         return self
 
 
+def general(key: str, default: Any, **bounds: Any) -> Any:
+    """Return a key that every model's training has, with a default and explained as for all."""
+    return Field(default=default, description=params.Train.model_fields[key].description, **bounds)
+
+
 class Train(params.Train):
     """The published recipe: frames are clips of length 1."""
 
-    batch: int = Field(default=30, ge=1)
-    epochs: int = Field(default=60, ge=1)
-    max_steps: int | None = Field(default=None, ge=1)
-    seed: int = 42
-    window: Literal[1] = 1
-    windows: Literal["all", "random"] = "random"
-    max_stride: int = Field(default=1, ge=1)
-    crop: None = None
-    validation: str | None = None
-    validate_every: int = Field(default=1000, ge=1)
-    validate_windows: int = Field(default=256, ge=1)
-    checkpoint_every: int = Field(default=1000, ge=1)
+    batch: int = general("batch", 30, ge=1)
+    epochs: int = general("epochs", 60, ge=1)
+    max_steps: int | None = general("max_steps", None, ge=1)
+    seed: int = general("seed", 42)
+    window: Literal[1] = Field(default=1, description="frames of a training clip, 1: single frames")
+    windows: Literal["all", "random"] = general("windows", "random")
+    max_stride: int = general("max_stride", 1, ge=1)
+    crop: None = Field(default=None, description="null: `augment` crops")
+    validation: str | None = general("validation", None)
+    validate_every: int = general("validate_every", 1000, ge=1)
+    validate_windows: int = general("validate_windows", 256, ge=1)
+    checkpoint_every: int = general("checkpoint_every", 1000, ge=1)
     augment: Augment = Field(
         default=Augment(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1),
         description="resizing, cropping, flipping and colour jitter",
