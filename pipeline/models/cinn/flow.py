@@ -24,6 +24,7 @@ from pipeline.models.cinn_ae.network import Perceptron
 SLOPE = 0.9  # of the activation below zero
 BINS = 10  # of each coordinate of an end point
 COORDINATES = 3
+ROUNDING = 1e-6  # by which a position at the end of its range may miss it
 ALONE = 4  # with control, couplings see the other half only in every fourth block, and else the condition alone
 
 
@@ -199,9 +200,9 @@ def one_hot(endpoints: Tensor) -> Tensor:
 
     A bin holds its upper border: 0.1 is in bin 0, 1 in bin 9. Raises RetakeError for values outside [0,1].
     """
-    if not ((endpoints >= 0) & (endpoints <= 1)).all():  # NaN fails both
+    if not ((endpoints >= -ROUNDING) & (endpoints <= 1 + ROUNDING)).all():  # NaN fails both
         raise RetakeError(
-            f"end points from {endpoints.min():.4g} to {endpoints.max():.4g}: they must lie in [0,1], as the dataset "
+            f"end points from {endpoints.min():.7g} to {endpoints.max():.7g}: they must lie in [0,1], as the dataset "
             "normalises the arm's position"
         )
     bins = (BINS * endpoints - 1e-4).long()

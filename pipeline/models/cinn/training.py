@@ -173,8 +173,8 @@ class Cinn(nn.Module):
         transferred instead; their first 16 frames are read. `endpoint`: (B, 3) in [0,1], where the arm is to end, for a model
         with control. Frames beyond the decoder's length start from its last frame, with the same motion code.
 
-        Raises RetakeError for a horizon below 1, a motion clip that is too short, frames of another size, end points that do not fit the model, or
-        weights that give NaN.
+        Raises RetakeError for a horizon below 1, a motion clip that is too short, frames of another size, end points that do
+        not fit the model, or weights that give NaN.
         """
         if horizon < 1:
             raise RetakeError(f"{horizon} frames were asked for: at least 1 is needed")
