@@ -12,7 +12,8 @@ and the code, all at once. A temporal and a patch discriminator train it further
 
 Follows the published code: the spatial adversarial loss has weight 1, the gradient penalty is taken of the mean logit, so
 that it falls with the square of the batch, and the patch discriminator starts from torch's weights, though code to draw others
-is there. Where training is cut by `max_steps`, epochs are as many equal parts of it.
+is there. Different on purpose: the discriminators are not run while the VAE is pretrained, so that ActNorm is set by frames of
+the first epoch that they are trained in. Where training is cut by `max_steps`, epochs are as many equal parts of it.
 """
 
 from __future__ import annotations

@@ -136,17 +136,18 @@ class CinnStage1(nn.Module):
             z, mu, logvar = self._encode(target)
             generated = self.decoder(clip[:, :, 0], z)
             values, objective = self._reconstruction(generated, target, mu, logvar)
-            if adversarial:
-                first = int(torch.randint(FRAMES - JUDGED + 1, ()))
-                window = slice(first, first + JUDGED)
-                shown = torch.randint(len(clip) * FRAMES, (SHOWN,))
-                real, fake = target[:, :, window], generated[:, :, window]
-                real_frames, fake_frames = (x.transpose(1, 2).flatten(0, 1)[shown] for x in (target, generated))
-                values |= self._update_temporal(real, fake.detach(), state)
-                values |= self._update_spatial(real_frames, fake_frames.detach(), state)
+        if adversarial:
+            first = int(torch.randint(FRAMES - JUDGED + 1, ()))
+            window = slice(first, first + JUDGED)
+            shown = torch.randint(len(clip) * FRAMES, (SHOWN,))
+            real, fake = target[:, :, window], generated[:, :, window]
+            real_frames, fake_frames = (x.transpose(1, 2).flatten(0, 1)[shown] for x in (target, generated))
+            values |= self._update_temporal(real, fake.detach(), state)
+            values |= self._update_spatial(real_frames, fake_frames.detach(), state)
+            with fabric.autocast():
                 judged, adversary = self._adversary(real, fake, fake_frames)
-                values, objective = values | judged, objective + adversary
-            values["Loss_VAE"] = objective
+            values, objective = values | judged, objective + adversary
+        values["Loss_VAE"] = objective
         update(fabric, state.optimisers["vae"], objective)
         return {name: float(value.detach()) for name, value in values.items()}
 
@@ -176,10 +177,11 @@ class CinnStage1(nn.Module):
     def _update_temporal(self, real: Tensor, fake: Tensor, state: Any) -> dict[str, Tensor]:
         """Take the temporal discriminator's step on clips (B, 3, 12, S, S); return its losses."""
         real = real.detach().requires_grad_()
-        logits_real, _ = self.disc_t(real)
-        logits_fake, _ = self.disc_t(fake)
-        hinge = hinge_discriminator(logits_real, logits_fake)
-        penalty = gradient_penalty(logits_real, real)
+        with state.fabric.autocast():
+            logits_real, _ = self.disc_t(real)
+            logits_fake, _ = self.disc_t(fake)
+            hinge = hinge_discriminator(logits_real, logits_fake)
+            penalty = gradient_penalty(logits_real, real)
         update(state.fabric, state.optimisers["disc_t"], hinge + self._recipe().penalty * penalty)
         logits = {"Logits_Real_T": logits_real.mean(), "Logits_Fake_T": logits_fake.mean()}
         return {"Loss_Disc_T": hinge, "L_GP": penalty} | logits
@@ -188,9 +190,10 @@ class CinnStage1(nn.Module):
         """Take the spatial discriminator's step on frames (20, 3, S, S); return its losses."""
         norms = [module for module in self.disc_s.modules() if isinstance(module, ActNorm)]
         new = not norms[0].initialized
-        logits_fake = self.disc_s(fake)  # first: ActNorm is set by generated frames
-        logits_real = self.disc_s(real)
-        hinge = hinge_discriminator(logits_real, logits_fake)
+        with state.fabric.autocast():
+            logits_fake = self.disc_s(fake)  # first: ActNorm is set by generated frames
+            logits_real = self.disc_s(real)
+            hinge = hinge_discriminator(logits_real, logits_fake)
         update(state.fabric, state.optimisers["disc_s"], hinge)
         if new:  # each process has set it by its own frames
             weights = [weight for norm in norms for weight in norm.parameters()]
