@@ -10,13 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import bring, params, plan, predict, score, table, tasks, view
-from pipeline.drawing.images import write_image
+from pipeline import params, plan, predict
 from pipeline.errors import RetakeError
 from pipeline.models.base import Network
 from pipeline.params import Params
 from pipeline.store.frames import Store, Writer
-from pipeline.tasks.animation import Protocol, clips, train
+from pipeline.tasks.animation import Protocol, clips
 
 FRAMES = Path("data/frames/toy/test.arrow")
 CLIPS = {"a/a_1": 8, "a/a_2": 6, "b/b_1": 7}  # frames
