@@ -15,16 +15,13 @@ from pipeline import params, plan
 from pipeline.errors import RetakeError
 
 
-configfile: "params.yaml"
-
-
 try:
-    P = params.load(config)
+    P = params.load(config)  # --config and --configfile stand over params.yaml
+    # The stages read this; nothing of it is in a command, so the same override again reruns nothing.
+    os.environ[params.VARIABLE] = str(params.hand_over(P))
 except RetakeError as error:
     raise SystemExit(f"error: {error}") from None
 
-# The stages read this; nothing of it is in a command, so the same override again reruns nothing.
-os.environ[params.VARIABLE] = P.model_dump_json()
 # .venv/bin/snakemake works without activation: jobs find this Python first.
 os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
 # torch's temporaries of several MB are 4x slower to allocate without these (CPU).
@@ -62,6 +59,7 @@ wildcard_constraints:
     model=NAME,
     estimator=NAME,
     experiment=NAME,
+    weights=NAME,
 
 
 report: "workflow/report/workflow.rst"

@@ -18,7 +18,7 @@ import numpy as np
 from pipeline import params
 from pipeline.metrics import fid, frechet, squared, temporal
 from pipeline.metrics.networks import inception
-from pipeline.store.clips import clips, unit
+from pipeline.sources.clips import clips, unit
 
 
 def main() -> None:

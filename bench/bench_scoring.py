@@ -44,7 +44,7 @@ def scoring(clip: Any, predictions: Any) -> Row:
     from pytorch_msssim import ms_ssim, ssim
 
     from pipeline import params, weights
-    from pipeline.store.clips import unit
+    from pipeline.sources.clips import unit
 
     registry = params.registry("metrics")
     asked: dict[str, Any] = {"psnr": {}, "ssim": {}, "ms_ssim": {}, "lpips": {"net": "alex", "colour": "bgr"}}
@@ -100,7 +100,7 @@ def tof(clip: Any, predictions: Any) -> Row:
 
     from pipeline import params
     from pipeline.metrics import cache, temporal
-    from pipeline.store.clips import unit
+    from pipeline.sources.clips import unit
 
     module = params.registry("metrics")["tof"]
     function = module.build(module.Params(kind="tof"), "cpu")

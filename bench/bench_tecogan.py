@@ -24,8 +24,8 @@ from pipeline import params, upscale, weights
 from pipeline.losses.slim_vgg import NAMES, SlimVgg
 from pipeline.models.tecogan import network, ops, training
 from pipeline.params import Params
-from pipeline.store.images import read_png
-from pipeline.tasks import super_resolution
+from pipeline.sources.images import read_png
+from pipeline.tasks.super_resolution import grid, warm_up
 
 SIZES = ((180, 144), (320, 134))  # width, height of Vid4's calendar and of Tears of Steel, low resolution
 FRAMES, ROUNDS, THREADS, BLOCKS = 8, 3, 2, 16
@@ -102,14 +102,14 @@ def _upscaling(p: Params, net: Any, folder: Path, width: int, height: int) -> li
     plain, fast = list(_plain(net, _tensors(source))), list(net.upscale(_tensors(source)))
     difference = max(float((a - b).abs().max()) for a, b in zip(plain, fast, strict=True))
     slow, png, film = interleave(ROUNDS, published, ours, lambda: ours(".mp4"))
-    made = FRAMES + len(super_resolution.warm_up(FRAMES))
+    made = FRAMES + len(warm_up.warm_up(FRAMES))
     images = [(255 * x[0]).clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy() for x in fast]
     frames = list(_tensors(source))
     alone, narrow = interleave(ROUNDS, lambda: list(net.upscale(frames)), lambda: _narrow(net, frames))
     reading = _seconds(lambda: [read_png(file) for file in sorted(source.iterdir())])
     writing = _seconds(lambda: [cv2.imencode(".png", image) for image in images])
     loss = _decibel(fast, _narrow(net, frames))
-    added = _decibel(fast, [super_resolution.resize_bicubic(x) for x in frames])
+    added = _decibel(fast, [grid.resize_bicubic(x) for x in frames])
     where = f"{width}x{height} to {4 * width}x{4 * height}, {BLOCKS} blocks, {FRAMES} frames and {made - FRAMES} of warm-up, {THREADS} threads"
     detail = (
         f"{where}: {FRAMES / png:.2f} frames/s to PNG, {FRAMES / film:.2f} to MP4, {FRAMES / slow:.2f} as published; outputs "
@@ -197,7 +197,7 @@ def _training() -> list[Row]:
             net.training_step(batch, state)
 
     slow, fast = interleave(ROUNDS, again, lambda: net.training_step(batch, state))
-    low, target = super_resolution.degrade_crops(batch)
+    low, target = grid.degrade_crops(batch)
     found = training.losses(net, low, 2 * target - 1, recipe, net._vgg)
     order = [*range(WINDOW), *range(WINDOW - 2, -1, -1)]
     with torch.no_grad():

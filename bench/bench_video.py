@@ -20,8 +20,8 @@ from bench.common import Row, interleave
 from pipeline import params
 from pipeline.datasets import demo
 from pipeline.frames import write
-from pipeline.store import video
-from pipeline.store.archives import Member
+from pipeline.sources import video
+from pipeline.sources.archives import Member
 from pipeline.store.frames import Writer
 
 HEIGHT, WIDTH = 240, 320  # UCF101's

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import fetch, params, plan
+from pipeline.atomic import write_text
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Params
-from pipeline.store import archives, tars
-from pipeline.store.atomic import write_text
-from pipeline.store.verified import Check, Fact, known, unpacked
+from pipeline.sources import archives, tars
+from pipeline.sources.verified import Check, Fact, known, unpacked
 
 SOURCES = Path("workflow/sources.csv")
 RAW = Path("data/raw")
@@ -60,7 +60,7 @@ def download(p: Params, dataset: str, split: str) -> None:
         raise RetakeError(f"dataset {dataset} has no split {split!r}{near(split, module.SPLITS)}")
     folder = RAW / entry.kind
     names = module.archives(entry, split)
-    if made := hasattr(module, "generate"):
+    if made := module.generate is not None:
         module.generate(entry, split, folder)
     facts, absent, wrong = gather(
         _rows(entry.kind, names, made), folder, fetching=entry.archives == "all", record=not made
@@ -219,7 +219,7 @@ def listing() -> str:
             )
         )
     for name, module in params.registry("datasets").items():
-        if hasattr(module, "generate"):
+        if module.generate is not None:
             table.append((name, "-", "-", "-", "code", module.LICENCE, "no"))
     by_hand = [f"{row.file}: {row.note}" for row in rows if row.note and not row.urls]
     widths = [max(len(cells[i]) for cells in table) for i in range(len(table[0]))]
@@ -246,7 +246,7 @@ def check(p: Params, dataset: str) -> None:
     entries = [e for name, e in p.datasets.items() if dataset in (name, e.kind)] or [_entry(p, dataset)[0]]
     kind, module = entries[0].kind, registry[entries[0].kind]
     names = list(dict.fromkeys(n for e in entries for split in module.SPLITS for n in module.archives(e, split)))
-    rows, folder = _rows(kind, names, hasattr(module, "generate")), RAW / kind
+    rows, folder = _rows(kind, names, module.generate is not None), RAW / kind
     facts, absent, wrong = gather(rows, folder, fetching=False, record=False, fresh=True)
     for fact in facts:
         if (folder / fact.file).is_dir():

@@ -29,9 +29,9 @@ import numpy as np
 from pipeline import params
 from pipeline.errors import RetakeError, near, progress, run
 from pipeline.metrics import Undefined, cache, sets, squared, temporal
-from pipeline.params import SuperResolution
-from pipeline.store.clips import Clip, clips, size, unit
-from pipeline.tasks import super_resolution
+from pipeline.sources.clips import Clip, clips, size, unit
+from pipeline.tasks.super_resolution import Protocol
+from pipeline.tasks.super_resolution.clips import scored_part
 
 SHOWN = 8
 NEEDS = ("frames", "pairs", "features")
@@ -92,7 +92,7 @@ def evaluate(
                 content.append(cache.of_images(images))
         region = (slice(None), slice(None))
         if cut:
-            scored, region = super_resolution.scored_part(read[1].shape[:3], cut, pair[1].where)
+            scored, region = scored_part(read[1].shape[:3], cut, pair[1].where)
             read = [images[scored] for images in read]
         both = [unit(images) for images in read]
         inside = [images[:, *region] for images in both]
@@ -116,7 +116,7 @@ def evaluate(
         if found.interval:
             notes[name] += "; 95 % bootstrap interval {:.4f} to {:.4f}".format(*found.interval)
     shown: dict[str, Callable[[float], float]] = {
-        name: squared.decibel if hasattr(modules[m.kind], "MEAN") else float for name, m in chosen.items()
+        name: squared.decibel if modules[m.kind].MEAN is not None else float for name, m in chosen.items()
     }
     if cut:
         sides = "a border left out" if cut.border == "cropped" else "no border left out"
@@ -124,10 +124,10 @@ def evaluate(
     return _table(list(pairs), values, whole, notes, shown)
 
 
-def _protocol(name: str | None) -> SuperResolution | None:
+def _protocol(name: str | None) -> Protocol | None:
     """Return the protocol asked for. Raises RetakeError for an unknown one, and for one of another task."""
     protocols = params.load().protocols
-    fits = [key for key, protocol in protocols.items() if isinstance(protocol, SuperResolution)]
+    fits = [key for key, protocol in protocols.items() if isinstance(protocol, Protocol)]
     if name is not None and name not in fits:
         raise RetakeError(f"no protocol {name!r} of super-resolution: params.yaml has {', '.join(fits) or 'none'}")
     return protocols[name] if name is not None else None  # type: ignore[return-value]

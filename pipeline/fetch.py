@@ -1,4 +1,4 @@
-"""Fetch one file and verify it, by HTTP or as its host wants (`store/hosts.py`): for the download stage and `weights.py`.
+"""Fetch one file and verify it, by HTTP or as its host wants (`sources/hosts.py`): for the download stage and `weights.py`.
 
 In: a row of workflow/sources.csv or workflow/weights.csv. Out: the file, complete and verified, or an error that gives
 every address's own reason. A download goes into `<file>.part` (with `<file>.part.json`: where it began, and the
@@ -26,10 +26,10 @@ import requests
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from urllib3.exceptions import ReadTimeoutError
 
+from pipeline.atomic import write_text
 from pipeline.errors import RetakeError, log
-from pipeline.store import hosts
-from pipeline.store.atomic import write_text
-from pipeline.store.verified import Check, Stopped, lock, pause, verify
+from pipeline.sources import hosts
+from pipeline.sources.verified import Check, Stopped, lock, pause, verify
 
 ROUNDS = 5  # rounds over all addresses that bring nothing new, before giving up
 BACKOFF = 1.0  # seconds before the second round, doubled each round

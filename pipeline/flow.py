@@ -6,8 +6,7 @@
 
 The store (`data/flow/<estimator>/<dataset>/<split>.arrow`) has a row for each frame whose successor by number is in the
 clip: the flow frame -> frame + 1, (height, width, 2) px, off by at most 0.0111 px (`store/flow.py`). An estimator whose
-`predict.export` is `sky` writes what DTVNet trains with instead: `sky_pairs`, 128x128. The estimator
-`truth` takes exact flow from the dataset's archives; there pixels without flow are NaN. The second form takes two
+`predict.export` is another than `pairs` writes what `tasks/flow/exports.py` says. The estimator `truth` takes exact flow from the dataset's archives; there pixels without flow are NaN. The second form takes two
 images; `.flo`, `.npy` or `.png` (KITTI's 16 bits), and a picture in the colours of Baker et al. Pairs run in parallel on
 all cores; order and bytes do not depend on their number. A network takes pairs of one size in batches of
 `compute.batch`, on the device and the threads of `compute`, while the cores decode the next frames and encode the last
@@ -27,30 +26,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 
-from pipeline import params, plan
+from pipeline import params, plan, tasks
+from pipeline.drawing import colours
+from pipeline.drawing.images import write_image
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Model, Params
+from pipeline.sources.images import read_image
 from pipeline.store import flow as files
 from pipeline.store.frames import Store, Writer
-from pipeline.store.images import read_image, write_image
+from pipeline.tasks.flow.exports import EXPORTS, Pair
 
 WRITE = {".flo": files.write_flo, ".png": files.write_kitti, ".npy": files.write_npy}
-SKY = 128  # px, sides of the fields of the export for DTVNet
-
-
-class Pair(NamedTuple):
-    """One field to make: rows of the frame store. `before` is for networks of three frames, `name` numbers the field."""
-
-    clip: str
-    name: int
-    before: int
-    first: int
-    second: int
 
 
 # A pair to come: clip, frame, and what gives its flow (H, W, 2) float32.
@@ -76,7 +67,7 @@ def main() -> None:
     if args.images:
         if args.dataset or args.split or not (args.output or args.picture):
             parser.error("with images give --output, --picture or both, and neither --dataset nor --split")
-        model = _estimator(p, args.estimator)
+        model = tasks.model(p, args.estimator, "flow")
         make_pair(model, args.images, args.output, args.picture, checkpoint=args.checkpoint, device=_device(p, model))
     elif args.checkpoint:
         parser.error("--checkpoint is for two images: in an experiment the plan names it")
@@ -88,14 +79,15 @@ def main() -> None:
 
 def make(p: Params, name: str, dataset: str, split: str) -> Path:
     """Write the flow store of one (estimator, dataset, split) and return its path."""
-    model = _estimator(p, name)
+    model = tasks.model(p, name, "flow")
     if dataset not in p.datasets:
         raise RetakeError(f"unknown dataset {dataset!r}{near(dataset, p.datasets)}")
     splits = params.registry("datasets")[p.datasets[dataset].kind].SPLITS
     if split not in splits:
         raise RetakeError(f"dataset {dataset} has no split {split!r}{near(split, splits)}")
     frames = Store(plan.path("frames", dataset=dataset, split=split))
-    wanted = PAIRS[model.export](frames)
+    export = EXPORTS[model.export]
+    wanted = export.pairs(frames)
     if not wanted:
         raise RetakeError(f"{frames.path}: no two consecutive frames in any of {len(frames.clips)} clips, so no flow")
     named = {(pair.clip, int(frames.frame[pair.name])): pair for pair in wanted}
@@ -116,7 +108,7 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
         "frames": str(frames.path),
         "data": frames.identity,
         **{key: frames.meta.get(key) for key in ("dataset", "split", "height", "width", "licence", "partial")},
-        **({"height": SKY, "width": SKY} if model.export == "sky" else {}),
+        **({"height": export.side, "width": export.side} if export.side else {}),
         "versions": {"opencv": cv2.__version__},
     }
     # One thread inside OpenCV: pairs are the unit of work, and an estimator that splits an image by the number of
@@ -143,34 +135,6 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
     rate = done / (time.monotonic() - started)
     log.info("flow of %d pairs in %d clips, %.1f a second: %s", done, len(frames.clips), rate, output)
     return output
-
-
-def pairs(frames: Store) -> list[Pair]:
-    """Return the pairs of frames that follow each other by number, named by their first; a gap in the numbers is none."""
-    found = []
-    for clip, rows in frames.clips.items():
-        follows = {row for row in rows[1:] if frames.frame[row] == frames.frame[row - 1] + 1}
-        found += [
-            Pair(clip, row, row - 1 if row in follows else row, row, row + 1) for row in rows if row + 1 in follows
-        ]
-    return found
-
-
-def sky_pairs(frames: Store) -> list[Pair]:
-    """Return the pairs of the published export for DTVNet: a clip of n frames has n - 1 fields, named by their second.
-
-    The first field is of the first frame to itself, field i is of frame i - 1 to frame i, and the last frame has none.
-    Gaps in the numbers are gone over. (The published code also means to begin anew every 32 frames, but its counter
-    never moves; DTVNet reads the first 32 alone.)
-    """
-    return [
-        Pair(clip, row, *(max(row - back, rows.start) for back in (2, 1, 0)))
-        for clip, rows in frames.clips.items()
-        for row in rows[:-1]
-    ]
-
-
-PAIRS: dict[str, Callable[[Store], list[Pair]]] = {"pairs": pairs, "sky": sky_pairs}
 
 
 def make_pair(
@@ -205,23 +169,15 @@ def make_pair(
     _check(model, first.shape[:2], str(images[0]))
     cv2.setNumThreads(1)
     estimator = _build(model, checkpoint, device)[0]
-    three = [first] if getattr(estimator, "context", 2) == 3 else []
+    three = [first] if estimator.context == 3 else []
     flow = _finite(model, estimator.estimate(first, second, *three))
     if output is not None:
         WRITE[output.suffix](output, flow)
         log.info("wrote %s", output)
     if picture is not None:
-        scale = files.scale_of(flow)
-        write_image(picture, files.colours(flow, scale))
+        scale = colours.scale_of(flow)
+        write_image(picture, colours.colours(flow, scale))
         log.info("wrote %s: full colour at %.1f px", picture, scale)
-
-
-def _estimator(p: Params, name: str) -> Model:
-    estimators = {key: model for key, model in p.models.items() if model.task == "flow"}
-    if name not in estimators:
-        what = f"{name} is a {p.models[name].task} model" if name in p.models else f"unknown flow estimator {name!r}"
-        raise RetakeError(f"{what}{near(name, estimators)}")
-    return estimators[name]
 
 
 def _check(model: Model, size: tuple[int, ...], where: str) -> None:
@@ -281,11 +237,11 @@ def _estimated(model: Model, estimator: Any, frames: Store, loaded: Iterator[Loa
     A network estimates here, `most` pairs of one size at a time: it has threads, or a GPU, of its own. Then the pool
     decodes what comes next and encodes what came before.
     """
-    views = getattr(estimator, "context", 2)
+    views, side = estimator.context, EXPORTS[model.export].side
 
     def finished(flow: np.ndarray) -> np.ndarray:
         flow = _finite(model, flow)
-        return files.resize(flow, SKY, SKY) if model.export == "sky" else flow
+        return files.resize(flow, side, side) if side else flow
 
     def job(images: list[Future[np.ndarray]]) -> Callable[[], np.ndarray]:
         return lambda: finished(estimator.estimate(*(image.result() for image in images[-2:])))
@@ -293,7 +249,7 @@ def _estimated(model: Model, estimator: Any, frames: Store, loaded: Iterator[Loa
     def known(flow: np.ndarray) -> Callable[[], np.ndarray]:
         return lambda: finished(flow)
 
-    if not hasattr(estimator, "estimate_batch"):
+    if not model.has_weights:
         for pair, images in loaded:
             yield pair.clip, int(frames.frame[pair.name]), job(images)
         return
@@ -310,7 +266,7 @@ def _exact(
     """Yield the exact flow that the dataset's archives hold, NaN where it is not valid."""
     kind = p.datasets[dataset].kind
     module = params.registry("datasets")[kind]
-    if not hasattr(module, "truth"):
+    if module.truth is None:
         raise RetakeError(
             f"dataset {dataset} ({kind}) has no exact flow: estimate it, or drop the metrics that need it"
         )

@@ -22,8 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -33,11 +32,11 @@ from PIL import Image
 from pipeline import params, plan
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Dataset, Params
-from pipeline.store import archives
-from pipeline.store.archives import Clip, CutOff, Member, Stream
+from pipeline.sources import archives
+from pipeline.sources.archives import Clip, CutOff, Member, Stream
+from pipeline.sources.images import JPEG, image_size
+from pipeline.sources.verified import unpacked
 from pipeline.store.frames import ENCODE, Writer
-from pipeline.store.images import JPEG, image_size
-from pipeline.store.verified import unpacked
 
 SHOWN = 50  # problems that a message lists
 UNPADDED = "unpadded: rows and columns from the top left that are the source's, the others are padding"
@@ -82,7 +81,7 @@ def make(p: Params, dataset: str, split: str) -> Path:
         **{"dataset": dataset, "kind": d.kind, "split": split, "height": d.height, "width": d.width},
         **{"colour": "RGB", "resize": _resize(module, d), "licence": module.LICENCE, "partial": partial},
         **({"fit": _fit(d)} if hasattr(d, "fit") else {}),
-        **({"values": module.VALUES} if hasattr(module, "VALUES") else {}),
+        **({"values": module.VALUES} if module.VALUES is not None else {}),
         **({"values": UNPADDED} if _fit(d) == "pad" else {}),
         "versions": {"opencv": cv2.__version__},
     }
@@ -132,9 +131,7 @@ def read_manifest(path: Path, kind: str) -> tuple[list[Path], list[str]]:
     return found, manifest["missing"]
 
 
-def _partial(
-    module: ModuleType, d: Dataset, split: str, there: int, missing: int, clips: list[Clip | Stream]
-) -> str | None:
+def _partial(module: Any, d: Dataset, split: str, there: int, missing: int, clips: list[Clip | Stream]) -> str | None:
     """Return what of the split is there, in words for the table, or None when it is whole.
 
     Raises RetakeError when there is more than was published.
@@ -306,11 +303,11 @@ def _unpadded(size: Size, d: Dataset) -> Size:
     return round(size[0] * scale), round(size[1] * scale)
 
 
-def _resize(module: ModuleType, d: Dataset) -> str:
+def _resize(module: Any, d: Dataset) -> str:
     """Return what resized the frames, in words for the table."""
     if _fit(d) == "antialiased":
         return f"Pillow {PIL.__version__} BILINEAR"
-    return getattr(module, "RESIZE", "cv2.INTER_LINEAR")  # some modules resize before
+    return module.RESIZE or "cv2.INTER_LINEAR"  # some modules resize before
 
 
 def _fit(d: Dataset) -> str:

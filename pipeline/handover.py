@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import json
 import os
 import subprocess
 import sys
@@ -26,8 +27,9 @@ def main() -> None:
     p = params.load()
     if not plan.FILE.exists() or plan.FILE.read_text() != plan.dump(p):
         raise RetakeError(f"{plan.FILE} is behind params.yaml: run `python -m pipeline.plan` first")
+    plan.write(p)
     whose = "DVC"
-    if _run("dvc", "status", "-q").returncode:
+    if _dvc_reasons():
         reasons = _snakemake_reasons(p)
         if reasons:
             raise RetakeError(
@@ -40,6 +42,13 @@ def main() -> None:
     # Also after a commit: the files that DVC links into its cache look newer than what was made from them.
     _check(_run("snakemake", "--touch", "--cores", "1", "--quiet", "all"))
     log.info("%s held every file for up to date; now both engines do", whose)
+
+
+def _dvc_reasons() -> list[str]:
+    """Return the stages that DVC would run; its stage `plan` always runs."""
+    done = _run("dvc", "status", "--json")
+    _check(done)
+    return [stage for stage in json.loads(done.stdout or "{}") if stage != "plan"]
 
 
 def _snakemake_reasons(p: params.Params) -> str:

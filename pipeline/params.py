@@ -1,37 +1,47 @@
-"""params.yaml as typed objects; the only reader of it.
+"""The keys of params.yaml and the papers' files as typed objects, with their defaults and explanations.
 
-Datasets, models and metrics bring their own typed keys: each module of those packages has a class `Params` derived from
-`Dataset`, `Model` or `Metric` below, whose `kind` is the module's name. Those modules import nothing heavy at the top.
+Datasets, models, metrics and tasks bring their own typed keys: each module of those packages has a class `Params`
+(`Protocol` for a task) derived from `Dataset`, `Model`, `Metric` or `Task` below. Those modules import nothing heavy at the top.
 
-`python -m pipeline.params` writes `workflow/schemas/params.schema.json`, which editors use to complete and check
-params.yaml; a test holds the committed file against it.
+    python -m pipeline.params models.dmvfn_demo    # an entry as resolved, each value with where it comes from
+    python -m pipeline.params --schema             # writes workflow/schemas/params.schema.json, which editors use
+
+A test holds the committed schema against the classes.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
-import importlib
+import hashlib
 import json
 import operator
 import os
-import pkgutil
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType, UnionType
+from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, model_validator
 
+from pipeline import recipes
 from pipeline.errors import RetakeError, near
+from pipeline.registry import registry
 
-FILE = Path("params.yaml")
 SCHEMA = Path("workflow/schemas/params.schema.json")
 FLOW = re.compile(r"data/flow/(?P<estimator>[^/]+)/(?P<dataset>[^/]+)/(?P<split>[^/]+)\.arrow")
 CHECKPOINT = re.compile(r"data/checkpoints/(?P<model>[^/]+)/(?P<dataset>[^/]+)\.pt")
-VARIABLE = "RETAKE_PARAMS"  # the Snakefile hands --config and --configfile to the stages in it
+VARIABLE = (
+    "RETAKE_PARAMS"  # the file in which the Snakefile hands the values to the stages, --config and --configfile in them
+)
+
+ROWS = ("models", "metrics", "predictions")  # of an experiment: null takes one away
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Side = Annotated[int, Field(ge=16)]
+Count = Annotated[int, Field(ge=1)]
+Frames = Annotated[int, Field(ge=1)]
 
 
 class Strict(BaseModel):
@@ -39,12 +49,22 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Give a key that a class declares anew, with another default or type, the explanation of the one it replaces."""
+        bare = {key: field for key, field in cls.model_fields.items() if field.description is None}
+        for key, field in bare.items():
+            above = (getattr(c, "model_fields", {}).get(key) for c in cls.__mro__[1:])
+            field.description = next((f.description for f in above if f is not None), None)
+        if any(field.description is not None for field in bare.values()):
+            cls.model_rebuild(force=True)
+
 
 class Tracking(Strict):
     """Where runs are mirrored; the files in data/ and results/ stay the truth."""
 
     mlflow: bool = Field(
-        description="mirror params, metrics, tables and pictures to MLflow (sqlite, or MLFLOW_TRACKING_URI)"
+        True, description="mirror params, metrics, tables and pictures to MLflow (sqlite, or MLFLOW_TRACKING_URI)"
     )
 
 
@@ -52,58 +72,63 @@ class Compute(Strict):
     """The machine; published numbers are made with precision 32-true and channels_last off."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
-        description="auto takes a GPU where there is one; cuda insists on it"
+        "auto", description="auto takes a GPU where there is one; cuda insists on it"
     )
-    precision: Literal["32-true", "bf16-mixed"] = Field(description="arithmetic of training and prediction")
-    channels_last: bool = Field(description="memory layout of convolutions; a little faster, other rounding")
-    threads: int = Field(ge=1, description="CPU threads of one job; another number may change the last digits")
+    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="arithmetic of training and prediction")
+    channels_last: bool = Field(False, description="memory layout of convolutions; a little faster, other rounding")
+    threads: int = Field(2, ge=1, description="CPU threads of one job; another number may change the last digits")
     batch: int = Field(
-        ge=1, description="windows predicted, or pairs of frames estimated, together; may change the last digits"
+        4, ge=1, description="windows predicted, or pairs of frames estimated, together; may change the last digits"
     )
-    workers: int = Field(ge=0, description="processes that load training data; 0 loads in the training process")
+    workers: int = Field(2, ge=0, description="processes that load training data; 0 loads in the training process")
 
 
 class Dataset(Strict):
     """One dataset, prepared one way. Two preparations of one dataset are two entries."""
 
     kind: str = Field(description="module of pipeline/datasets that knows this dataset's archives and splits")
-    height: int | None = Field(
-        ge=16, description="height of the stored frames, pixels; null: as the width makes it, or the sources' own"
+    height: Side | None = Field(
+        None, description="height of the stored frames, pixels; null: as the width makes it, or the sources' own"
     )
-    width: int | None = Field(
-        ge=16,
+    width: Side | None = Field(
+        None,
         description="width of the stored frames, pixels; null: as the height makes it (even), or the sources' own",
     )
     codec: Literal["raw", "zstd", "png", "jpeg"] = Field(
-        description="how frames are stored: raw reads fastest; zstd is lossless, mostly smaller than png and faster; jpeg keeps JPEG sources untouched"
+        "zstd",
+        description="how frames are stored: raw reads fastest; zstd is lossless, mostly smaller than png and faster; jpeg keeps JPEG sources untouched",
     )
     archives: Literal["all", "present"] = Field(
-        description="all: download what is missing; present: download nothing, go on with what lies in data/raw (the table says partial)"
+        "all",
+        description="all: download what is missing; present: download nothing, go on with what lies in data/raw (the table says partial)",
     )
 
 
 class Train(Strict):
     """How a model is trained; one entry of params.yaml is one training per dataset."""
 
-    batch: int = Field(ge=1, description="clips in a batch, over all processes")
-    epochs: int = Field(
-        ge=1, description="passes over the training windows; the schedule's length unless max_steps cuts it"
+    batch: Count = Field(4, description="clips in a batch, over all processes")
+    epochs: Count = Field(
+        100, description="passes over the training windows; the schedule's length unless max_steps cuts it"
     )
-    max_steps: int | None = Field(
-        ge=1, description="stop (and end the schedule) after so many batches; null: epochs decide"
+    max_steps: Count | None = Field(
+        None, description="stop (and end the schedule) after so many batches; null: epochs decide"
     )
-    seed: int = Field(description="of weights, sampling and augmentation")
-    window: int = Field(ge=2, description="frames of a training clip")
+    seed: int = Field(0, description="of weights, sampling and augmentation")
+    window: Frames = Field(2, description="frames of a training clip")
     windows: Literal["all", "random"] = Field(
-        description="all: every start of every clip is a training window; random: one window a clip, start and stride drawn anew each time"
+        "all",
+        description="all: every start of every clip is a training window; random: one window a clip, start and stride drawn anew each time",
     )
-    max_stride: int = Field(ge=1, description="windows random: the largest step between the frames of a training clip")
-    crop: int | None = Field(ge=16, description="side of the random square crop, pixels; null: whole frames")
-    validation: str | None = Field(description="split that is scored during training; null: none")
-    validate_every: int = Field(ge=1, description="steps between validations")
-    validate_windows: int = Field(ge=1, description="evenly spaced windows of the validation split that are scored")
-    checkpoint_every: int = Field(
-        ge=1, description="steps between saved states; a killed training goes on from the last"
+    max_stride: int = Field(
+        1, ge=1, description="windows random: the largest step between the frames of a training clip"
+    )
+    crop: Side | None = Field(None, description="side of the random square crop, pixels; null: whole frames")
+    validation: str | None = Field(None, description="split that is scored during training; null: none")
+    validate_every: Count = Field(1000, description="steps between validations")
+    validate_windows: Count = Field(64, description="evenly spaced windows of the validation split that are scored")
+    checkpoint_every: Count = Field(
+        1000, description="steps between saved states; a killed training goes on from the last"
     )
 
 
@@ -111,8 +136,9 @@ class Estimation(Strict):
     """Settings that every flow estimator has."""
 
     export: Literal["pairs", "sky"] = Field(
+        "pairs",
         description="what the flow stage writes. pairs: each frame to the next, at the frames' size; sky: as published for "
-        "DTVNet, a clip's first frame to itself, then frame i - 1 to i, the last left out, brought to 128x128"
+        "DTVNet, a clip's first frame to itself, then frame i - 1 to i, the last left out, brought to 128x128",
     )
 
 
@@ -121,12 +147,12 @@ class Model(Strict):
 
     task: ClassVar[str]  # a module of pipeline/tasks; says what the model is given and gives
     kind: str = Field(description="module of pipeline/models")
-    network: Any = Field(description="what the weights depend on")
-    train: Train | None = Field(description="null: nothing is trained (a baseline, or imported weights)")
+    network: Any = Field(None, description="what the weights depend on")
+    train: Train | None = Field(None, description="null: nothing is trained (a baseline, or imported weights)")
     checkpoint: str | None = Field(
-        description="published weights to import: a file, or a name in workflow/weights.csv; null: none"
+        None, description="published weights to import: a file, or a name in workflow/weights.csv; null: none"
     )
-    predict: Any = Field(description="settings of prediction alone; changing them never retrains")
+    predict: Any = Field(None, description="settings of prediction alone; changing them never retrains")
 
     def check(self, height: int, width: int) -> None:
         """Raise ValueError when the model cannot work on frames of this size."""
@@ -142,10 +168,15 @@ class Model(Strict):
         return getattr(self.predict, "export", "pairs")
 
     @property
-    def start(self) -> tuple[str, str] | None:
-        """The (model, dataset) whose checkpoint training starts from; None for new weights and for published files."""
-        named = CHECKPOINT.fullmatch(getattr(self.train, "start", None) or "")
-        return (named["model"], named["dataset"]) if named else None
+    def starts(self) -> dict[str, tuple[str, str]]:
+        """The (model, dataset) whose checkpoints training starts from, by the key of `train` that names each."""
+        named = {key: CHECKPOINT.fullmatch(value) for key, value in (self.train or {}) if isinstance(value, str)}
+        return {key: (match["model"], match["dataset"]) for key, match in named.items() if match}
+
+    @property
+    def pretrained(self) -> list[str]:
+        """The published files that training or importing reads: names in workflow/weights.csv, or the user's own paths."""
+        return [self.checkpoint] if self.checkpoint is not None else []
 
     @property
     def has_weights(self) -> bool:
@@ -160,77 +191,19 @@ class Model(Strict):
 
 
 class Task(Strict):
-    """How a clip becomes inputs and targets: one class a task, with what its experiments may ask for."""
+    """How a clip becomes inputs and targets: one class `Protocol` a task, with what its experiments may ask for."""
 
     NEEDS: ClassVar[tuple[str, ...]]  # what its metrics compare (a metric's NEEDS)
     BRINGS: ClassVar[bool]  # whether predictions made elsewhere can be scored
+    HOOKS: ClassVar[tuple[str, ...]]  # what a model of this task must define, beside `build`
+    TRAINING_HOOKS: ClassVar[tuple[str, ...]] = ("configure", "training_step")  # and one that is trained
+
+    task: str = Field(description="how a clip becomes inputs and targets: a folder of pipeline/tasks")
 
     @property
     def steps(self) -> int:
         """Predicted steps, which `report` names; 0: the task has none."""
         return 0
-
-
-class Prediction(Task):
-    """Video prediction: which frames are given, which are predicted, and how steps are averaged."""
-
-    NEEDS = ("frames", "pairs", "flow", "features", "samples")
-    BRINGS = True
-
-    task: Literal["prediction"] = Field(description="how a clip becomes inputs and targets")
-    window: int = Field(ge=2, description="consecutive frames of one test window")
-    windows: Literal["all", "first"] = Field(description="all: every start in a clip; first: one window a clip")
-    first: int = Field(ge=0, description="index of the first input frame in the window")
-    context: int = Field(ge=1, description="input frames")
-    horizon: int = Field(ge=1, description="predicted frames, recursively")
-    samples: int = Field(
-        ge=1, description="predictions of each window with other random draws (routing); the table prints their spread"
-    )
-
-    @property
-    def steps(self) -> int:
-        """The horizon."""
-        return self.horizon
-
-    @model_validator(mode="after")
-    def _fits(self) -> Prediction:
-        if self.first + self.context + self.horizon > self.window:
-            raise ValueError(
-                f"first {self.first} + context {self.context} + horizon {self.horizon} is more than window {self.window}"
-            )
-        return self
-
-
-class Flow(Task):
-    """Optical flow: every pair of the test split that has ground truth is estimated."""
-
-    NEEDS = ("fields",)
-    BRINGS = False
-
-    task: Literal["flow"] = Field(description="how a clip becomes inputs and targets")
-
-
-class SuperResolution(Task):
-    """Video super-resolution by 4: every scene of the test split is upscaled whole.
-
-    Low resolution is the dataset's own where it has a split `test_lr`; else the test split's, degraded.
-    """
-
-    NEEDS = ("frames", "pairs")
-    BRINGS = True
-
-    task: Literal["super_resolution"] = Field(description="how a clip becomes inputs and targets")
-    saved: Literal["truncated", "rounded"] = Field(
-        description="how outputs become the 8-bit images that are scored: truncated (published), or rounded"
-    )
-    trim: int = Field(ge=0, description="frames at both ends of a scene that are not scored (published: 2)")
-    border: Literal["cropped", "kept"] = Field(
-        description="cropped: only a centred part is scored, its sides multiples of 32 and at least 16 px shorter "
-        "than the frame's (published); kept: whole frames"
-    )
-
-
-Protocol = Annotated[Prediction | Flow | SuperResolution, Field(discriminator="task")]
 
 
 class Metric(Strict):
@@ -243,7 +216,9 @@ class Experiment(Strict):
     """One table: a dataset, a protocol, models and metrics."""
 
     dataset: Name = Field(description="tested dataset (its split `test`)")
-    trained_on: Name = Field(description="dataset that the models are trained on (its split `train`)")
+    trained_on: Name = Field(
+        description="dataset that the models are trained on (its split `train`); left out: `dataset`"
+    )
     protocol: Name = Field(description="entry of protocols")
     models: dict[Name, str] = Field(
         min_length=1, description="rows, in this order: entry of models -> the label that tables print"
@@ -253,31 +228,36 @@ class Experiment(Strict):
         description="column groups, the key names the columns; or a profile's name, for all of its metrics",
     )
     report: list[int] = Field(
-        description="steps k of the table's t+k columns, each the mean over the first k steps as published; [] for other tasks"
+        default_factory=list,
+        description="steps k of the table's t+k columns, each the mean over the first k steps as published; [] for other tasks",
     )
     predictions: dict[Name, str] = Field(
-        description="label -> folder of predicted PNGs in the published layout, scored as a further row"
+        default_factory=dict,
+        description="label -> folder of predicted PNGs in the published layout, scored as a further row",
     )
     missing_weights: Literal["error", "skip"] = Field(
-        description="error: stop when a metric's weights cannot be had; skip: leave its cells empty and say why"
+        "error",
+        description="error: stop when a metric's weights cannot be had; skip: leave its cells empty and say why",
     )
     published: str | dict[Name, str] | None = Field(
-        description="dataset name in results/published/*.csv whose rows stand beside ours, or a name for each metric; null: none"
+        None,
+        description="dataset name in results/published/*.csv whose rows stand beside ours, or a name for each metric; null: none",
     )
 
 
 class Params(Strict):
-    """The whole of params.yaml."""
+    """The whole of params.yaml and the papers' files."""
 
     reproduce: list[str] = Field(
+        default_factory=list,
         description="experiments that `snakemake` and `dvc repro` make when no target is given, and flow stores to make "
-        "ahead of any experiment, data/flow/<estimator>/<dataset>/<split>.arrow"
+        "ahead of any experiment, data/flow/<estimator>/<dataset>/<split>.arrow",
     )
-    tracking: Tracking = Field(description="where runs are mirrored")
-    compute: Compute = Field(description="the machine")
+    tracking: Tracking = Field(default_factory=Tracking, description="where runs are mirrored")
+    compute: Compute = Field(default_factory=Compute, description="the machine")
     datasets: dict[Name, Dataset] = Field(description="datasets, each prepared one way")
     models: dict[Name, Model] = Field(description="systems and baselines with their settings")
-    protocols: dict[Name, Protocol] = Field(description="which frames are given and which are predicted")
+    protocols: dict[Name, Task] = Field(description="which frames are given and which are predicted")
     profiles: dict[Name, dict[Name, Metric]] = Field(
         description="groups of metrics as a paper computed them: what `python -m pipeline.evaluate` knows by name, and what an "
         "experiment takes whole by a profile's name (`metrics: dmvfn`)"
@@ -292,43 +272,23 @@ class Params(Strict):
     @model_validator(mode="after")
     def _references(self) -> Params:
         for name in self.reproduce:
-            store = FLOW.fullmatch(name)
-            if store is None:
-                _known("reproduce", name, self.experiments, "experiment")
-                continue
-            estimators = {key: model for key, model in self.models.items() if model.task == "flow"}
-            _known(f"reproduce {name}", store["estimator"], estimators, "flow estimator")
-            _known(f"reproduce {name}", store["dataset"], self.datasets, "dataset")
-            splits = registry("datasets")[self.datasets[store["dataset"]].kind].SPLITS
-            _known(f"reproduce {name}", store["split"], dict.fromkeys(splits), "split")
+            self._made(f"reproduce {name}", name)
         for name, experiment in self.experiments.items():
             where = f"experiments.{name}"
             _known(f"{where}.dataset", experiment.dataset, self.datasets, "dataset")
             _known(f"{where}.trained_on", experiment.trained_on, self.datasets, "dataset")
             _known(f"{where}.protocol", experiment.protocol, self.protocols, "protocol")
+            self._has_split(where, experiment.dataset, "test")
             self._fits(where, experiment)
-            data = self.datasets[experiment.dataset]
             for model in experiment.models:
-                _known(f"{where}.models", model, self.models, "model")
-                task = self.protocols[experiment.protocol].task
-                if self.models[model].task != task:
-                    raise ValueError(
-                        f"{where}.models: {model} is a {self.models[model].task} model, the protocol's task is {task}"
-                    )
-                if data.height is None or data.width is None:  # the stage that runs the model sees the sizes
-                    continue
-                try:
-                    self.models[model].check(data.height, data.width)
-                except ValueError as error:
-                    raise ValueError(f"{where}: model {model} on dataset {experiment.dataset}: {error}") from None
+                self._enters(where, experiment, model)
             clash = set(experiment.predictions) & set(experiment.models)
             if clash:
                 raise ValueError(f"{where}.predictions: {sorted(clash)} are names of models too")
         for name, entry in self.models.items():
-            if entry.start is not None:
-                model, dataset = entry.start
-                _known(f"models.{name}.train.start", model, self.models, "model")
-                _known(f"models.{name}.train.start", dataset, self.datasets, "dataset")
+            for key, (model, dataset) in entry.starts.items():
+                _known(f"models.{name}.train.{key}", model, self.models, "model")
+                _known(f"models.{name}.train.{key}", dataset, self.datasets, "dataset")
             if entry.flow is not None:
                 _known(f"models.{name}.predict.flow", entry.flow, self.models, "flow estimator")
                 if self.models[entry.flow].task != "flow":
@@ -339,6 +299,50 @@ class Params(Strict):
                         "predict.export is pairs"
                     )
         return self
+
+    def _made(self, where: str, name: str) -> None:
+        """Raise ValueError unless `name` is an experiment, or a flow store or checkpoint that can be made."""
+        if store := FLOW.fullmatch(name):
+            estimators = {key: model for key, model in self.models.items() if model.task == "flow"}
+            _known(where, store["estimator"], estimators, "flow estimator")
+            _known(where, store["dataset"], self.datasets, "dataset")
+            self._has_split(where, store["dataset"], store["split"])
+        elif trained := CHECKPOINT.fullmatch(name):
+            _known(where, trained["model"], self.models, "model")
+            _known(where, trained["dataset"], self.datasets, "dataset")
+            self._trains(where, trained["model"], trained["dataset"])
+        else:
+            _known("reproduce", name, self.experiments, "experiment")
+
+    def _has_split(self, where: str, dataset: str, split: str) -> None:
+        splits = registry("datasets")[self.datasets[dataset].kind].SPLITS
+        if split not in splits:
+            raise ValueError(f"{where}: dataset {dataset} has no split {split!r}{near(split, splits)}")
+
+    def _trains(self, where: str, model: str, dataset: str) -> None:
+        """Raise ValueError unless the dataset has the splits that training the model on it reads."""
+        train = self.models[model].train
+        if train is not None:
+            self._has_split(f"{where}: model {model} trains on", dataset, "train")
+            if train.validation is not None:
+                self._has_split(f"{where}: models.{model}.train.validation", dataset, train.validation)
+
+    def _enters(self, where: str, experiment: Experiment, model: str) -> None:
+        """Raise ValueError unless the model can be a row of the experiment."""
+        _known(f"{where}.models", model, self.models, "model")
+        task = self.protocols[experiment.protocol].task
+        if self.models[model].task != task:
+            raise ValueError(
+                f"{where}.models: {model} is a {self.models[model].task} model, the protocol's task is {task}"
+            )
+        self._trains(where, model, experiment.trained_on)
+        data = self.datasets[experiment.dataset]
+        if data.height is None or data.width is None:  # the stage that runs the model sees the sizes
+            return
+        try:
+            self.models[model].check(data.height, data.width)
+        except ValueError as error:
+            raise ValueError(f"{where}: model {model} on dataset {experiment.dataset}: {error}") from None
 
     def _fits(self, where: str, experiment: Experiment) -> None:
         """Raise ValueError for steps, metrics or predictions that the experiment's task does not have."""
@@ -366,15 +370,6 @@ def _known(where: str, name: str, names: dict[str, Any], what: str) -> None:
         raise ValueError(f"{where}: unknown {what} {name!r}{near(name, names)}")
 
 
-def registry(package: str) -> dict[str, ModuleType]:
-    """Return the entries of `pipeline/<package>` by name: every module there that has a class `Params`."""
-    root = importlib.import_module(f"pipeline.{package}")
-    modules = {
-        m.name: importlib.import_module(f"{root.__name__}.{m.name}") for m in pkgutil.iter_modules(root.__path__)
-    }
-    return {name: module for name, module in sorted(modules.items()) if hasattr(module, "Params")}
-
-
 def _or_name(schema: dict[str, Any]) -> None:
     """Let a JSON schema allow a name too."""
     told = {key: schema.pop(key) for key in list(schema) if key not in ("description", "title")}
@@ -387,18 +382,15 @@ def params_class() -> type[Params]:
 
     @functools.cache
     def union(package: str) -> Any:
-        """Return the type of an entry: the classes of all modules, told apart by `kind`."""
+        """Return the type of an entry: the classes of all modules, told apart by `kind` (by `task` for protocols)."""
+        tag, suffix = ("task", "") if package == "tasks" else ("kind", package.removesuffix("s").title())
         kinds: list[Any] = []
-        for name, module in registry(package).items():
-            title = package.removesuffix("s").title() + "".join(part.title() for part in name.split("_"))
-            for key, field in module.Params.model_fields.items():  # a narrower type keeps the general explanation
-                if field.description is None:
-                    field.description = next(
-                        c.model_fields[key].description for c in module.Params.__mro__[1:] if key in c.model_fields
-                    )
-            kind: Any = (Literal[name], Field(description=module.Params.model_fields["kind"].description))
-            kinds.append(create_model(title, __base__=module.Params, __doc__=module.Params.__doc__, kind=kind))
-        return Annotated[functools.reduce(operator.or_, kinds), Field(discriminator="kind")]
+        for name, entry in registry(package).items():
+            base = entry.Protocol if package == "tasks" else entry.Params
+            title = suffix + "".join(part.title() for part in name.split("_"))
+            field: Any = (Literal[name], Field(description=base.model_fields[tag].description))
+            kinds.append(create_model(title, __base__=base, __doc__=base.__doc__, **{tag: field}))
+        return Annotated[functools.reduce(operator.or_, kinds), Field(discriminator=tag)] if kinds[1:] else kinds[0]
 
     def section(base: type[BaseModel], key: str, package: str) -> Any:
         entries: Any = dict.__class_getitem__((Name, union(package)))
@@ -412,59 +404,87 @@ def params_class() -> type[Params]:
         __base__=Params,
         datasets=section(Params, "datasets", "datasets"),
         models=section(Params, "models", "models"),
+        protocols=section(Params, "protocols", "tasks"),
         profiles=(profiles, Field(description=Params.model_fields["profiles"].description)),
         experiments=(dict[Name, experiment], Field(description=Params.model_fields["experiments"].description)),
     )
 
 
-def load(raw: dict[str, Any] | None = None) -> Params:
-    """Return the validated parameters: `raw`, or what the Snakefile handed over, or params.yaml.
+def load(overrides: dict[str, Any] | None = None) -> Params:
+    """Return the validated parameters: of params.yaml and the papers' files, or in a stage what the Snakefile handed over.
 
-    Raises RetakeError with one line for each key that is wrong, with the nearest right name.
+    Raises RetakeError with one line for each key that is wrong: the file, the nearest right name.
     """
-    source = FILE.name
-    if raw is None:
-        text = os.environ.get(VARIABLE)
-        if text:
-            raw, source = json.loads(text), f"the environment variable {VARIABLE}"
-        else:
-            raw = _read()
+    handed = os.environ.get(VARIABLE)
+    if handed and overrides is None:
+        return validate(_handed(Path(handed)), lambda keys: handed)
+    read = recipes.read(overrides)
+    return validate(read.values, read.source)
+
+
+def validate(values: dict[str, Any], source: Callable[[recipes.Keys], str] = lambda keys: "") -> Params:
+    """Return plain values as typed objects; `source` gives the file that a key stands in, for messages. Raises as `load`."""
     try:
-        return params_class().model_validate(_expanded(raw))
+        return params_class().model_validate(_expanded(values))
     except ValidationError as error:
-        raise RetakeError(f"{source} is not valid:\n" + "\n".join(_explain(e) for e in error.errors())) from None
+        raise RetakeError("params are not valid:\n" + "\n".join(_explain(e, source) for e in error.errors())) from None
+
+
+def hand_over(p: Params) -> Path:
+    """Write the values for the stages that a Snakefile starts and return the file: an environment variable is too small.
+
+    The file's name is a digest of its content: another run's values do not replace them.
+    """
+    from pipeline.atomic import write_text
+
+    text = p.model_dump_json()
+    path = Path(".snakemake/params") / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    if not path.exists():
+        write_text(path, text)
+    return path
+
+
+def _handed(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+        values: dict[str, Any] = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise RetakeError(f"the params that Snakemake handed over in {path} cannot be read: {error}") from None
+    if hashlib.sha256(text.encode()).hexdigest()[:16] != path.stem:
+        raise RetakeError(f"the params that Snakemake handed over in {path} were changed: run Snakemake again")
+    return values
 
 
 def _expanded(raw: Any) -> Any:
-    """Return the tree with the metrics of a profile where an experiment names one; what else is wrong stays as it is."""
-    profiles = raw.get("profiles") if isinstance(raw, dict) else None
-    experiments = raw.get("experiments") if isinstance(raw, dict) else None
-    if not isinstance(profiles, dict) or not isinstance(experiments, dict):
+    """Return the tree with the metrics of a profile where an experiment names one, and `dataset` where `trained_on` is left out.
+
+    A row or metric that is null is left out: so params.yaml takes one away that a paper's file has. What is not of the right
+    type is left for the validation to name.
+    """
+    if not isinstance(raw, dict) or not isinstance(raw.get("experiments"), dict):
         return raw
-    found = dict(experiments)
-    for name, experiment in experiments.items():
-        profile = experiment.get("metrics") if isinstance(experiment, dict) else None
-        if isinstance(profile, str):
-            if profile not in profiles:
-                raise RetakeError(f"experiments.{name}.metrics: no profile {profile!r}{near(profile, profiles)}")
-            found[name] = experiment | {"metrics": profiles[profile]}
-    return raw | {"experiments": found}
+    profiles = raw.get("profiles") or {}
+    experiments = {}
+    for name, given in raw["experiments"].items():
+        experiment = given
+        if isinstance(given, dict):
+            experiment = {"trained_on": given.get("dataset"), **given} if "dataset" in given else given
+            profile = given.get("metrics")
+            if isinstance(profile, str):
+                if profile not in profiles:
+                    raise RetakeError(f"experiments.{name}.metrics: no profile {profile!r}{near(profile, profiles)}")
+                experiment = experiment | {"metrics": profiles[profile]}
+            experiment = {k: _without_nulls(v) if k in ROWS else v for k, v in experiment.items()}
+        experiments[name] = experiment
+    return raw | {"experiments": experiments}
 
 
-def _read() -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(FILE.read_text())
-    except FileNotFoundError:
-        raise RetakeError(f"no {FILE} in {Path.cwd()}: run from the project's folder") from None
-    except yaml.YAMLError as error:
-        raise RetakeError(f"{FILE} is not YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise RetakeError(f"{FILE} must be a mapping of sections, not {type(tree).__name__}")
-    return tree
+def _without_nulls(value: Any) -> Any:
+    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
-def _explain(error: Any) -> str:
-    """Return one line for a pydantic error: the dotted key, what is wrong, the nearest right name."""
+def _explain(error: Any, source: Callable[[recipes.Keys], str]) -> str:
+    """Return one line for a pydantic error: the file, the dotted key, what is wrong, the nearest right name."""
     keys: list[str] = []
     kind: Any = params_class()
     for part in error["loc"]:
@@ -480,7 +500,8 @@ def _explain(error: Any) -> str:
         if error["type"] == "extra_forbidden" and part == error["loc"][-1]:
             break
         kind = _child(kind, str(part))
-    where = ".".join(keys) or "params"
+    file = source(tuple(keys))
+    where = (f"{file}: " if file else "") + (".".join(keys) or "params")
     if error["type"] == "extra_forbidden" and isinstance(kind, type) and issubclass(kind, BaseModel):
         return f"  {where}: unknown key{near(keys[-1], kind.model_fields)}"
     if error["type"] == "union_tag_invalid":
@@ -488,7 +509,7 @@ def _explain(error: Any) -> str:
         key = error["ctx"]["discriminator"].strip("'")
         return f"  {where}.{key}: unknown {error['ctx']['tag']!r}{near(error['ctx']['tag'], known)}"
     message = error["msg"].removeprefix("Value error, ")
-    return f"  {message}" if error["type"] == "value_error" and where == "params" else f"  {where}: {message}"
+    return f"  {message}" if error["type"] == "value_error" and not keys else f"  {where}: {message}"
 
 
 def _members(kind: Any) -> list[Any]:
@@ -519,12 +540,82 @@ def subtree(params: Params, key: str) -> Any:
 
 
 def schema() -> str:
-    """Return the JSON schema of params.yaml as committed in workflow/schemas."""
-    return json.dumps(TypeAdapter(params_class()).json_schema(), indent=2, sort_keys=True) + "\n"
+    """Return the JSON schema of params.yaml and the papers' files, as committed in workflow/schemas.
+
+    An entry that names no `kind` (or `task`) overrides or is `like` another one: its keys are checked when params are loaded.
+    """
+    tree = TypeAdapter(params_class()).json_schema()
+    tree.pop("required", None)
+    partial = {"type": "object", "not": {"anyOf": [{"required": [tag]} for tag in ("kind", "task")]}}
+    for section in recipes.SECTIONS:
+        entries = tree["properties"][section]
+        entries.pop("minProperties", None)
+        entry = entries.get("additionalProperties")
+        options = [entry] if entry else list(entries["patternProperties"].values())
+        for option in options:
+            told = dict(option)
+            option.clear()
+            option["anyOf"] = [told, partial]
+    for definition in tree["$defs"].values():
+        if definition.get("type") == "object":
+            definition["properties"]["like"] = {
+                "type": "string",
+                "description": "another entry, whose values hold where this one gives none",
+            }
+    return json.dumps(tree, indent=2, sort_keys=True) + "\n"
+
+
+def explain(key: str) -> str:
+    """Return the values under a dotted key, one a line, each with where it comes from; raises RetakeError for an unknown key."""
+    read = recipes.read()
+    p = validate(read.values, read.source)
+    try:
+        tree = subtree(p, key)
+    except (KeyError, TypeError):
+        *parents, last = key.split(".")
+        siblings = subtree(p, ".".join(parents)) if parents and parents[0] in p.tree else p.tree
+        raise RetakeError(f"params have no {key}{near(last, siblings) if isinstance(siblings, dict) else ''}") from None
+    lines = []
+    for keys, value in _flat(tree, tuple(key.split("."))):
+        name = ".".join(keys[len(key.split(".")) :]) or keys[-1]
+        lines.append((f"{name}: {json.dumps(value)}", read.sources.get(keys) or _of_a_list(read, keys) or "default"))
+    width = max(len(line) for line, _ in lines)
+    return "\n".join(f"{line:<{width}}  # {source}" for line, source in lines)
+
+
+def _of_a_list(read: recipes.Recipes, keys: recipes.Keys) -> str:
+    """Return the source of a mapping that a single value stands for, as a profile's name does; "" where there is none."""
+    return next((read.sources[keys[:n]] for n in range(len(keys) - 1, 1, -1) if read.sources.get(keys[:n])), "")
+
+
+def _flat(tree: Any, keys: recipes.Keys) -> Iterator[tuple[recipes.Keys, Any]]:
+    if isinstance(tree, dict) and tree:
+        for key, value in tree.items():
+            yield from _flat(value, (*keys, key))
+    else:
+        yield keys, tree
+
+
+def main() -> None:
+    """Print an entry as resolved, or write the schema."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "key", nargs="?", help="dotted key, such as models.dmvfn_demo: print what it holds and where that comes from"
+    )
+    parser.add_argument("--schema", action="store_true", help=f"write {SCHEMA}")
+    args = parser.parse_args()
+    if args.schema:
+        from pipeline.atomic import write_text
+
+        write_text(SCHEMA, schema())
+    elif args.key:
+        print(explain(args.key))
+    else:
+        parser.error("give a key, or --schema")
 
 
 if __name__ == "__main__":
     from pipeline import params  # not __main__: the registered classes derive from the imported module's
-    from pipeline.store.atomic import write_text
+    from pipeline.errors import run
 
-    write_text(SCHEMA, params.schema())
+    run(params.main, "params")

@@ -1,19 +1,23 @@
-"""What the Snakemake and DVC graphs share: every stage's instances, files, params keys and code.
+"""What the Snakemake and DVC graphs share: every stage's instances, inputs, params keys, code and pretrained files.
 
-`python -m pipeline.plan` writes `workflow/plan.yaml`, the data of dvc.yaml's `foreach` (DVC's templates cannot pair
-experiments with models): the instances behind the experiments and flow stores that `reproduce` names. Snakemake makes
-any experiment, frames or flow by its target. DVC runs that command too, as its stage `plan`: when it changes the file,
-the run stops and asks for a second `dvc repro`, because DVC read the old plan.
+`python -m pipeline.plan` writes two files for DVC:
 
-An input that only some instances have (a baseline has no checkpoint) repeats another of their inputs in the others, since
-DVC's templates have no optional dependencies.
+* `workflow/plan.yaml`, in git: the instances behind what `reproduce` names, the data of dvc.yaml's `foreach` (DVC's templates
+  cannot pair experiments with models). Snakemake makes anything by its target.
+* `workflow/resolved.yaml`, not in git: the resolved values of the params that those instances use, and a digest of each one's
+  code. dvc.yaml tracks its keys: what a default, a paper's file or a changed line does to a stage is seen there.
+
+DVC runs that command too, as its stage `plan`, always. When it changes plan.yaml, the run stops and asks for a second `dvc
+repro`, because DVC read the old one.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import functools
 import hashlib
+import json
 import os
 import string
 from collections.abc import Iterator
@@ -22,15 +26,22 @@ from typing import Any
 
 import yaml
 
-from pipeline import params
+from pipeline import identity, params, recipes, tasks
+from pipeline.atomic import write_text
 from pipeline.errors import RetakeError, log, near
 from pipeline.params import Params
+from pipeline.registry import registry
 
 FILE = Path("workflow/plan.yaml")
+RESOLVED = Path("workflow/resolved.yaml")
+WEIGHTS = Path("workflow/weights.csv")
+PUBLISHED = Path("results/published")
+HEAD = "# Generated from params.yaml and workflow/papers by `python -m pipeline.plan`; do not edit.\n"
 
 # The files of each stage; the first is the one that others depend on.
 OUTPUTS: dict[str, list[str]] = {
     "download": ["data/raw/{dataset}/{split}.json"],
+    "pretrained": ["data/weights/{weights}.json"],
     "frames": ["data/frames/{dataset}/{split}.arrow"],
     "flow": ["data/flow/{estimator}/{dataset}/{split}.arrow"],
     "train": ["data/checkpoints/{model}/{dataset}.pt"],
@@ -50,6 +61,7 @@ OUTPUTS: dict[str, list[str]] = {
 # The params keys that a stage uses, and only those: changing a metric never retrains.
 USES: dict[str, list[str]] = {
     "download": ["datasets.{dataset}"],
+    "pretrained": [],
     "frames": ["datasets.{dataset}"],
     "flow": ["models.{estimator}"],
     "train": [
@@ -72,189 +84,128 @@ USES: dict[str, list[str]] = {
     "score": ["{metrics}", "experiments.{experiment}.missing_weights"],
     "table": ["experiments.{experiment}"],
 }
-
-# The files and folders a stage is made of. A test holds every stage's imports against it.
-CODE: dict[str, list[str]] = {
-    "download": ["pipeline/download.py", "pipeline/fetch.py", "pipeline/store", "{code}"],
-    "frames": ["pipeline/frames.py", "pipeline/store", "{code}"],
-    "flow": [
-        "pipeline/flow.py",
-        "pipeline/weights.py",
-        "pipeline/fetch.py",
-        "pipeline/store",
-        "pipeline/losses",
-        "{code}",
-        "{dataset_code}",
-    ],
-    "train": [
-        "pipeline/train.py",
-        "pipeline/weights.py",
-        "pipeline/fetch.py",
-        "pipeline/store",
-        "pipeline/losses",
-        "pipeline/tasks",
-        "{code}",
-    ],
-    "predict": [
-        "pipeline/predict.py",
-        "pipeline/weights.py",
-        "pipeline/fetch.py",
-        "pipeline/store",
-        "pipeline/losses",
-        "pipeline/tasks",
-        "{code}",
-    ],
-    "bring": ["pipeline/bring.py", "pipeline/store", "pipeline/tasks"],
-    "score": [
-        "pipeline/score.py",
-        "pipeline/scores",
-        "pipeline/losses/vgg16.py",
-        "pipeline/weights.py",
-        "pipeline/fetch.py",
-        "pipeline/store",
-        "pipeline/metrics",
-        "pipeline/tasks",
-    ],
-    "table": [
-        "pipeline/table.py",
-        "pipeline/tables",
-        "pipeline/view.py",
-        "pipeline/store",
-        "pipeline/tasks",
-        "results/published",
-    ],
-}
-# Not code of any stage: values arrive as params, and logging, planning and mirroring change no output.
-SCAFFOLD = [
-    "pipeline/__init__.py",
-    "pipeline/compute.py",
-    "pipeline/errors.py",
-    "pipeline/params.py",
-    "pipeline/plan.py",
-    "pipeline/tracking.py",
-]
-
+NAMES = {
+    "dataset",
+    "split",
+    "estimator",
+    "model",
+    "experiment",
+    "protocol",
+    "metrics",
+    "weights",
+}  # fields that are no input
 TRUTH = ("truth", "truth_noc")  # kinds of model whose flow is read from a dataset's archives
-PUBLISHED = "workflow/weights.csv"  # input of an import: published weights need no dataset
 
-Fields = dict[str, str]
+Fields = dict[str, Any]  # of an instance: its names, then its inputs by name, None where it has no such input
+Inputs = dict[str, Any]
 Plan = dict[str, dict[str, Fields]]
 
-_WHOLE: dict[
-    int, tuple[Params, Plan]
-] = {}  # the plan of all experiments, made once for a Params; it is asked for every job
 
-
-def path(stage: str, **fields: str) -> Path:
+def path(stage: str, **fields: str | None) -> Path:
     """Return the first output of one instance: `path("frames", dataset="kitti", split="test")`."""
     return Path(OUTPUTS[stage][0].format(**fields))
 
 
-def module(package: str, kind: str) -> str:
-    """Return the file or folder that is the registry entry `kind` of `pipeline/<package>`."""
-    folder = Path("pipeline") / package / kind
-    return str(folder) if folder.is_dir() else f"{folder}.py"
+class Build:
+    """Collects the instances behind what is asked for; each method adds one with all behind it and returns its file.
 
-
-def plan(p: Params, wanted: list[str]) -> Plan:
-    """Return stage -> instance name -> fields, for everything behind `wanted`: experiments, flow stores and checkpoints by path.
-
-    A flow store's estimator has the weights that are trained on the store's own dataset.
+    Tasks call it to say which inputs their stages read.
     """
-    stages: Plan = {stage: {} for stage in OUTPUTS}
 
-    def add(stage: str, **fields: str) -> Path:
-        stages[stage]["-".join(fields[k] for k in _keys(stage))] = fields
-        return path(stage, **fields)
+    def __init__(self, p: Params) -> None:
+        self.p = p
+        self.stages: Plan = {stage: {} for stage in OUTPUTS}
 
-    def frames(dataset: str, split: str) -> str:
-        code = module("datasets", p.datasets[dataset].kind)
-        add("download", dataset=dataset, split=split, code=code)
-        return str(add("frames", dataset=dataset, split=split, code=code))
+    def add(self, stage: str, **fields: str | None) -> str:
+        """Add one instance."""
+        self.stages[stage]["-".join(str(fields[k]) for k in _keys(stage))] = fields
+        return str(path(stage, **fields))
 
-    def checkpoint(name: str, dataset: str) -> str:
+    def frames(self, dataset: str, split: str) -> str:
+        """Return the frames of a split."""
+        raw = self.add("download", dataset=dataset, split=split)
+        return self.add("frames", dataset=dataset, split=split, raw=raw)
+
+    def pretrained(self, names: list[str]) -> Inputs:
+        """Return the inputs that stand for pretrained files: manifests of rows of workflow/weights.csv, the user's own files."""
+        inputs: Inputs = {}
+        rows = _rows()
+        for name in names:
+            if name in rows:
+                inputs[f"weights_{rows[name]}"] = self.add("pretrained", weights=rows[name])
+            else:
+                inputs |= {f"own_{i}": file for i, file in enumerate(_own(name), start=len(inputs))}
+        return inputs
+
+    def splits(self, model: params.Model, dataset: str) -> Inputs:
+        """Return the frames that training a model on a dataset reads."""
+        train = model.train
+        assert train is not None
+        validation = self.frames(dataset, train.validation) if train.validation is not None else None
+        return {"frames": self.frames(dataset, "train"), "validation": validation}
+
+    def checkpoint(self, name: str, dataset: str) -> str:
         """Return the checkpoint of a model: the one that is trained on the dataset, or imported."""
-        model = p.models[name]
-        images = validation = truth = start = PUBLISHED if model.checkpoint else frames(dataset, "train")
-        if model.train is not None and model.train.validation is not None:
-            validation = frames(dataset, model.train.validation)
-            if model.task == "flow" and hasattr(params.registry("datasets")[p.datasets[dataset].kind], "truth"):
-                truth = flow("truth", dataset, model.train.validation, dataset)
-        if model.start is not None:
-            start = checkpoint(*model.start)
-        return str(
-            add(
-                "train", model=name, dataset=dataset, frames=images, validation=validation, truth=truth, start=start,
-                code=module("models", model.kind),
-            )
-        )  # fmt: skip
+        model = self.p.models[name]
+        inputs: Inputs = {}
+        if model.train is not None:
+            inputs |= registry("tasks")[model.task].training_inputs(self, model, dataset)
+            inputs |= {key: self.checkpoint(*start) for key, start in model.starts.items()}
+        return self.add("train", model=name, dataset=dataset, **inputs, **self.pretrained(model.pretrained))
 
-    def flow(estimator: str, dataset: str, split: str, trained_on: str) -> str:
-        images = frames(dataset, split)
-        kind = p.models[estimator].kind
-        raw = str(path("download", dataset=dataset, split=split)) if kind in TRUTH else images
-        weights = checkpoint(estimator, trained_on) if p.models[estimator].has_weights else images
-        before = stages["flow"].get(f"{estimator}-{dataset}-{split}", {}).get("checkpoint", weights)
+    def flow(self, estimator: str, dataset: str, split: str, trained_on: str) -> str:
+        """Return the flow of a split; an estimator with weights has those that are trained on `trained_on`."""
+        model = self.p.models[estimator]
+        raw = str(path("download", dataset=dataset, split=split)) if model.kind in TRUTH else None
+        weights = self.checkpoint(estimator, trained_on) if model.has_weights else None
+        fields: Fields = {"estimator": estimator, "dataset": dataset, "split": split}
+        before = self.stages["flow"].get("-".join(map(str, fields.values())), {}).get("checkpoint", weights)
         if before != weights:
             raise RetakeError(
                 f"the flow of {dataset} by {estimator} is asked for with {before} and with {weights}: make `trained_on` "
                 "of those experiments the same, or give one of them an estimator entry of its own"
             )
-        return str(
-            add(
-                "flow",
-                estimator=estimator,
-                dataset=dataset,
-                split=split,
-                frames=images,
-                raw=raw,
-                checkpoint=weights,
-                code=module("models", kind),
-                dataset_code=module("datasets", p.datasets[dataset].kind),
-            )
-        )
+        return self.add("flow", **fields, frames=self.frames(dataset, split), raw=raw, checkpoint=weights)
 
-    for name in wanted:
-        if store := params.FLOW.fullmatch(name):
-            flow(store["estimator"], store["dataset"], store["split"], store["dataset"])
-            continue
-        if trained := params.CHECKPOINT.fullmatch(name):
-            checkpoint(trained["model"], trained["dataset"])
-            continue
-        e = p.experiments[name]
+    def experiment(self, name: str) -> None:
+        """Add the stages of an experiment's table."""
+        p, e = self.p, self.p.experiments[name]
+        task = registry("tasks")[p.protocols[e.protocol].task]
         # The params key of its metrics: a profile's where the experiment has just those
         metrics = next(
             (f"profiles.{k}" for k, v in p.profiles.items() if v == e.metrics), f"experiments.{name}.metrics"
         )
-        test = frames(e.dataset, "test")
-        # Low resolution: the dataset's own, where it has some.
-        kind = params.registry("datasets")[p.datasets[e.dataset].kind]
-        task = p.protocols[e.protocol].task
-        low = frames(e.dataset, "test_lr") if task == "super_resolution" and "test_lr" in kind.SPLITS else test
-        # The exact flow: of all pixels, and of those that both frames show; what the models of task flow are scored by.
-        exact = exact_noc = test
-        if task == "flow":
-            exact = flow("truth", e.dataset, "test", e.trained_on)
-            if any(getattr(m, "pixels", "all") != "all" for m in e.metrics.values()):
-                exact_noc = flow("truth_noc", e.dataset, "test", e.trained_on)
+        files = [file for m in e.metrics.values() for file in registry("metrics")[m.kind].needs_weights(m)]
+        weights = self.pretrained(files)
         for row in e.models:
             model = p.models[row]
-            estimated, truth = exact_noc, exact
-            weights = checkpoint(row, e.trained_on) if model.has_weights else test
-            if model.flow is not None:
-                estimated = flow(model.flow, e.dataset, "test", e.trained_on)
-                if any(m.kind == "epe" for m in e.metrics.values()):
-                    truth = flow("truth", e.dataset, "test", e.trained_on)
-            add(
-                "predict", experiment=name, model=row, protocol=e.protocol, frames=test, checkpoint=weights,
-                flow=exact if model.task == "flow" else estimated, low=low, code=module("models", model.kind),
-            )  # fmt: skip
-            add("score", experiment=name, model=row, frames=test, flow=estimated, truth=truth, low=low, metrics=metrics)
+            inputs = task.test_inputs(self, e, model)
+            checkpoint = self.checkpoint(row, e.trained_on) if model.has_weights else None
+            self.add(
+                "predict", experiment=name, model=row, protocol=e.protocol, checkpoint=checkpoint, **inputs["predict"]
+            )
+            self.add("score", experiment=name, model=row, metrics=metrics, **inputs["score"], **weights)
+        inputs = task.test_inputs(self, e, None)
         for row, folder in e.predictions.items():
-            add("bring", experiment=name, model=row, protocol=e.protocol, frames=test, low=low, source=folder)
-            add("score", experiment=name, model=row, frames=test, flow=test, truth=test, low=low, metrics=metrics)
-        add("table", experiment=name, protocol=e.protocol, frames=test, truth=exact, low=low)
-    return stages
+            self.add("bring", experiment=name, model=row, protocol=e.protocol, source=folder, **inputs["bring"])
+            self.add("score", experiment=name, model=row, metrics=metrics, **inputs["score"], **weights)
+        self.add("table", experiment=name, protocol=e.protocol, **inputs["table"])
+
+
+def plan(p: Params, asked: list[str]) -> Plan:
+    """Return stage -> instance name -> fields, for everything behind `asked`: experiments, flow stores and checkpoints by path.
+
+    A flow store's estimator has the weights that are trained on the store's own dataset.
+    """
+    build = Build(p)
+    for name in asked:
+        if store := params.FLOW.fullmatch(name):
+            build.flow(store["estimator"], store["dataset"], store["split"], store["dataset"])
+        elif trained := params.CHECKPOINT.fullmatch(name):
+            build.checkpoint(trained["model"], trained["dataset"])
+        else:
+            build.experiment(name)
+    return build.stages
 
 
 def _keys(stage: str) -> list[str]:
@@ -262,55 +213,89 @@ def _keys(stage: str) -> list[str]:
     return [field for _, field, _, _ in string.Formatter().parse(OUTPUTS[stage][0]) if field]
 
 
+@functools.cache
+def _rows() -> dict[str, str]:
+    """Return the row of workflow/weights.csv by name and by file name."""
+    with WEIGHTS.open(newline="", encoding="utf-8") as file:
+        return {key: row["name"] for row in csv.DictReader(file) for key in (row["name"], row["file"])}
+
+
+def _own(name: str) -> list[str]:
+    """Return the user's own files behind a path; a TensorFlow checkpoint's path is the beginning of several names."""
+    if Path(name).exists():
+        return [name]
+    return sorted(map(str, Path(name).parent.glob(f"{Path(name).name}.*"))) or [name]
+
+
 def inputs(p: Params, stage: str, fields: Fields) -> list[str]:
-    """Return the data files that one instance reads."""
-    if stage == "download":
-        return []
-    if stage == "frames":
-        return [str(path("download", **fields))]
+    """Return the files that one instance reads."""
+    given = [value for key, value in fields.items() if key not in NAMES and value is not None]
+    if stage == "score":
+        given.insert(0, str(path("predict", **fields)))
     if stage == "table":
-        e = p.experiments[fields["experiment"]]
-        made = [(s, m) for m in e.models for s in ("score", "predict")] + [
-            (s, m) for m in e.predictions for s in ("score", "bring")
-        ]
-        return [o.format(experiment=fields["experiment"], model=m) for s, m in made for o in OUTPUTS[s]] + [
-            *dict.fromkeys([fields["frames"], fields["truth"], fields["low"]])
-        ]
-    keys = {
-        "flow": ["frames", "raw", "checkpoint"],
-        "train": ["frames", "validation", "truth", "start"],
-        "predict": ["frames", "checkpoint", "flow", "low"],
-        "bring": ["frames", "low", "source"],
-        "score": ["frames", "flow", "truth", "low"],
-    }[stage]
-    first = [str(path("predict", **fields))] if stage == "score" else []
-    return list(dict.fromkeys(first + [fields[k] for k in keys]))
+        e = p.experiments[str(fields["experiment"])]
+        rows = [(s, m) for m in e.models for s in ("score", "predict")]
+        rows += [(s, m) for m in e.predictions for s in ("score", "bring")]
+        given = [o.format(experiment=fields["experiment"], model=m) for s, m in rows for o in OUTPUTS[s]] + given
+    return list(dict.fromkeys(given))
 
 
-def code(stage: str, fields: Fields) -> list[str]:
-    """Return the source files of one instance, folders expanded to their `*.py`, `*.csv` and `*.txt`."""
-    return _expand(tuple(entry.format(**fields) for entry in CODE[stage]))
+def code(p: Params, stage: str, fields: Fields) -> str:
+    """Return the digest of the code that one instance's result depends on.
+
+    Raises RetakeError when the code of its model lacks a part that the task calls: before anything runs.
+    """
+    name = fields.get("model") or fields.get("estimator")
+    if name in p.models and stage in ("train", "predict", "flow"):
+        _whole(p, name)
+    return identity.digest(roots(p, stage, fields))
 
 
-@functools.cache
-def _expand(entries: tuple[str, ...]) -> list[str]:
-    files: list[str] = []
-    for at in map(Path, entries):
-        files += sorted(str(f) for s in ("*.py", "*.csv", "*.txt") for f in at.rglob(s)) if at.is_dir() else [str(at)]
-    return list(dict.fromkeys(f for f in files if not f.endswith("__init__.py") or Path(f).stat().st_size))
+def _whole(p: Params, name: str) -> None:
+    """Raise RetakeError when the code of a model lacks a part that its task calls; nothing of it is imported."""
+    model = p.models[name]
+    protocol = registry("tasks")[model.task].Protocol
+    needed = [*protocol.HOOKS, *(protocol.TRAINING_HOOKS if model.train is not None else ())]
+    if model.kind in TRUTH:
+        return
+    defined = identity.defined(f"{identity.PACKAGE}.models.{model.kind}")
+    missing = [hook for hook in needed if hook not in defined]
+    if missing:
+        raise RetakeError(
+            f"models.{name}: {identity.module_file(f'pipeline.models.{model.kind}')} defines no {', '.join(missing)}: a model of "
+            f"the task {model.task}{' that is trained' if model.train is not None else ''} has it (docs/adding.md)"
+        )
 
 
-@functools.cache
-def _contents(file: str) -> bytes:
-    return hashlib.sha256(Path(file).read_bytes()).digest()
+def roots(p: Params, stage: str, fields: Fields) -> tuple[str, ...]:
+    """Return the modules that one instance starts from: its stage, and what that loads by name."""
+    loaded = [identity.PACKAGE + "." + stage]
+    model = fields.get("model") or fields.get("estimator")
+    task = None
+    if fields.get("protocol") is not None:
+        task = p.protocols[str(fields["protocol"])].task
+    elif stage == "score":
+        task = p.protocols[p.experiments[str(fields["experiment"])].protocol].task
+    elif model in p.models:
+        task = p.models[model].task
+    if stage in ("flow", "train", "predict") and model is not None:
+        loaded.append(f"{identity.PACKAGE}.models.{p.models[model].kind}")
+    if stage in ("download", "frames") or (stage == "flow" and p.models[str(model)].kind in TRUTH):
+        loaded.append(f"{identity.PACKAGE}.datasets.{p.datasets[str(fields['dataset'])].kind}")
+    if stage == "score":
+        kinds = {m.kind for m in p.experiments[str(fields["experiment"])].metrics.values()}
+        loaded += sorted(f"{identity.PACKAGE}.metrics.{kind}" for kind in kinds)
+    if task is not None:
+        loaded += tasks.modules(task, stage)
+    return tuple(loaded)
 
 
-def digest(stage: str, fields: Fields) -> str:
-    """Return a hash of the source files of one instance, names and contents."""
-    joined = hashlib.sha256()
-    for file in code(stage, fields):
-        joined.update(file.encode() + _contents(file))
-    return joined.hexdigest()[:16]
+def own_files(stage: str, fields: Fields) -> dict[str, str]:
+    """Return {path: digest} of the inputs that the user made; an engine that goes by times alone would miss a change."""
+    own = [v for k, v in fields.items() if v is not None and (k.startswith("own_") or k == "source")]
+    if stage == "table":
+        own.append(str(PUBLISHED))
+    return {file: identity.content(Path(file)) for file in own}
 
 
 def uses(p: Params, stage: str, fields: Fields) -> dict[str, Any]:
@@ -318,22 +303,127 @@ def uses(p: Params, stage: str, fields: Fields) -> dict[str, Any]:
     return {key: params.subtree(p, key) for key in (k.format(**fields) for k in USES[stage])}
 
 
-def files(p: Params, wanted: list[str]) -> Iterator[str]:
-    """Yield every file between raw data and what is `wanted` (as in `plan`), that included."""
-    for stage, instances in plan(p, wanted).items():
+def files(p: Params, asked: list[str]) -> Iterator[str]:
+    """Yield every file between raw data and what is `asked` for (as in `plan`), that included."""
+    for stage, instances in plan(p, asked).items():
         for fields in instances.values():
             yield from (output.format(**fields) for output in OUTPUTS[stage])
 
 
 def targets(p: Params) -> list[str]:
     """Return the files that are made when no target is given."""
-    return [name if params.FLOW.fullmatch(name) else str(path("table", experiment=name)) for name in p.reproduce]
+    return [str(path("table", experiment=name)) if name in p.experiments else name for name in p.reproduce]
+
+
+def stale(weights: str) -> bool:
+    """Whether the manifest of a pretrained file tells of another file than lies there now.
+
+    A manifest that is missing is not stale: its stage is due by that alone.
+    """
+    try:
+        manifest = json.loads(path("pretrained", weights=weights).read_text())
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+    file = path("pretrained", weights=weights).parent / str(manifest.get("file"))
+    return bool((identity.content(file) if file.exists() else None) != manifest.get("sha256"))
 
 
 def dump(p: Params) -> str:
-    """Return the text of workflow/plan.yaml."""
-    head = "# Generated from params.yaml by `python -m pipeline.plan`; do not edit.\n"
-    return head + yaml.safe_dump(plan(p, p.reproduce), sort_keys=False, width=200)
+    """Return the text of workflow/plan.yaml.
+
+    DVC's templates have no optional inputs and no lists of their own: the inputs of all instances of a stage are lists of one
+    length, in which a shorter one repeats its first.
+    """
+    instances: dict[str, Any] = {}
+    for stage, entries in plan(p, p.reproduce).items():
+        read = {}
+        for name, fields in entries.items():
+            # A table reads every row's files: dvc.yaml names their folders.
+            own = {k: v for k, v in fields.items() if k not in NAMES} if stage == "table" else None
+            read[name] = [v for v in own.values() if v] if own is not None else inputs(p, stage, fields)
+        longest = max(map(len, read.values()), default=0)
+        instances[stage] = {
+            name: {k: v for k, v in fields.items() if k in NAMES}
+            | ({"inputs": read[name] + read[name][:1] * (SLOTS[stage] - len(read[name]))} if SLOTS[stage] else {})
+            for name, fields in entries.items()
+        }
+        if longest > SLOTS[stage]:
+            raise RetakeError(
+                f"a stage {stage} reads {longest} files, dvc.yaml has room for {SLOTS[stage]}: add a line there"
+            )
+    return HEAD + yaml.safe_dump(instances, sort_keys=False, width=200)
+
+
+SLOTS = {
+    "download": 0,
+    "pretrained": 0,
+    "frames": 1,
+    "flow": 3,
+    "train": 8,
+    "predict": 6,
+    "bring": 4,
+    "score": 10,
+    "table": 4,
+}
+
+
+def resolved(p: Params) -> dict[str, Any]:
+    """Return the content of workflow/resolved.yaml."""
+    before = _resolved_before()
+    tree: dict[str, Any] = {"read": recipes.digest(), "code": {}, "pretrained": {}}
+    for stage, entries in plan(p, p.reproduce).items():
+        for name, fields in entries.items():
+            tree["code"].setdefault(stage, {})[name] = code(p, stage, fields)
+            for key, value in uses(p, stage, fields).items():
+                *parents, last = key.split(".")
+                functools.reduce(lambda node, part: node.setdefault(part, {}), parents, tree)[last] = value
+            if stage == "pretrained":
+                # A new token makes DVC look again; while manifest and file agree the last one stays.
+                weights = str(fields["weights"])
+                token = before.get("pretrained", {}).get(weights, "")
+                tree["pretrained"][weights] = _token(weights) if stale(weights) else token
+    return tree
+
+
+def write(p: Params) -> None:
+    """Write workflow/resolved.yaml."""
+    body = yaml.safe_dump(resolved(p), sort_keys=True, width=200)
+    write_text(RESOLVED, f"{_seal(body)}\n{body}")
+
+
+def _token(weights: str) -> str:
+    manifest = path("pretrained", weights=weights)
+    state = [
+        (f.name, identity.content(f)) for f in sorted(manifest.parent.iterdir()) if f.is_file() and f.name[0] != "."
+    ]
+    return hashlib.sha256(repr((weights, state)).encode()).hexdigest()[:16]
+
+
+def _resolved_before() -> dict[str, Any]:
+    """Return what resolved.yaml holds; {} where there is none. Raises RetakeError when somebody else has changed it."""
+    try:
+        text = RESOLVED.read_text()
+    except FileNotFoundError:
+        return {}
+    head, _, body = text.partition("\n")
+    if head != _seal(body):
+        raise RetakeError(
+            f"{RESOLVED} was changed by hand or by `dvc exp run -S {RESOLVED}:…`: it is generated, and what is set there reaches "
+            "no stage. Set keys of params.yaml (`-S models.x.train.lr=…`, for a key that only a paper's file has "
+            f"`-S ++models.x.train.lr=…`); delete {RESOLVED} and run again"
+        )
+    return yaml.safe_load(body) or {}
+
+
+def _seal(body: str) -> str:
+    return f"# Generated by `python -m pipeline.plan`; do not edit. {hashlib.sha256(body.encode()).hexdigest()[:16]}"
+
+
+_WHOLE: dict[
+    int, tuple[Params, Plan]
+] = {}  # the plan of all experiments, made once for a Params; it is asked for every job
 
 
 def fields_of(p: Params, stage: str, **wildcards: str) -> Fields:
@@ -342,36 +432,45 @@ def fields_of(p: Params, stage: str, **wildcards: str) -> Fields:
     Frames, flow and checkpoints are made of every dataset, needed by an experiment or not. Raises RetakeError when
     nothing in params.yaml leads there, or when DVC runs the stages of an older plan.
     """
-    if "DVC_STAGE" in os.environ and params.VARIABLE not in os.environ and FILE.read_text() != dump(p):
-        raise RetakeError(f"{FILE} is behind params.yaml: run `python -m pipeline.plan`, then the same command again")
+    if (
+        "DVC_STAGE" in os.environ
+        and params.VARIABLE not in os.environ
+        and _resolved_before().get("read") != recipes.digest()
+    ):
+        raise RetakeError(
+            f"{RESOLVED} is behind params.yaml: run `python -m pipeline.plan`, then the same command again"
+        )
     if id(p) not in _WHOLE:
         _WHOLE[id(p)] = (p, plan(p, list(dict.fromkeys([*p.experiments, *p.reproduce]))))
     everything = _WHOLE[id(p)][1][stage]
     name = "-".join(wildcards[k] for k in _keys(stage))
     if name not in everything:
-        dataset = p.datasets.get(wildcards.get("dataset", ""))
-        model = p.models.get(wildcards.get("estimator", wildcards.get("model", "")))
-        if dataset is not None and stage in ("download", "frames"):
-            return {**wildcards, "code": module("datasets", dataset.kind)}
-        if (
-            dataset is not None
-            and model is not None
-            and ((stage == "flow" and model.task == "flow") or (stage == "train" and model.has_weights))
-        ):
-            return plan(p, [str(path(stage, **wildcards))])[stage][name]
+        build = Build(p)
+        dataset, split = wildcards.get("dataset", ""), wildcards.get("split", "")
+        model = wildcards.get("estimator", wildcards.get("model", ""))
+        if stage == "pretrained" and wildcards["weights"] in _rows():
+            build.pretrained([wildcards["weights"]])
+        elif stage in ("download", "frames") and dataset in p.datasets:
+            build.frames(dataset, split)
+        elif stage == "flow" and dataset in p.datasets and model in p.models and p.models[model].task == "flow":
+            build.flow(model, dataset, split, dataset)
+        elif stage == "train" and dataset in p.datasets and model in p.models and p.models[model].has_weights:
+            build.checkpoint(model, dataset)
+        everything = everything | build.stages[stage]
+    if name not in everything:
         raise RetakeError(f"no experiment in params.yaml needs {stage} of {name}{near(name, everything)}")
     return everything[name]
 
 
 def main() -> None:
-    """Write workflow/plan.yaml; under DVC, stop the run when that changed what DVC had read."""
+    """Write plan.yaml and resolved.yaml; under DVC, stop the run when the first is another than DVC had read."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.parse_args()
-    text = dump(params.load())
+    p = params.load()
+    write(p)
+    text = dump(p)
     if FILE.exists() and FILE.read_text() == text:
         return
-    from pipeline.store.atomic import write_text
-
     write_text(FILE, text)
     if "DVC_STAGE" in os.environ:
         raise RetakeError(

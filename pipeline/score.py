@@ -29,13 +29,12 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import compute, params, plan
+from pipeline import compute, params, plan, tasks
+from pipeline.atomic import atomic
 from pipeline.errors import RetakeError, log, run
 from pipeline.params import Params
-from pipeline.scores import pairs, scenes, windows
-from pipeline.scores.common import Metrics, Row
-from pipeline.store.atomic import atomic
 from pipeline.store.frames import Store
+from pipeline.tasks.common.score import Metrics, Row, reads_flow
 
 
 def main() -> None:
@@ -53,9 +52,8 @@ def score(p: Params, experiment: str, name: str) -> Path:
     frames, predicted = Store(fields["frames"]), Store(plan.path("predict", **fields))
     cv2.setNumThreads(p.compute.threads)
     metrics = _build(p, experiment, name)
-    task = {"prediction": windows.score, "flow": pairs.score, "super_resolution": scenes.score}
     protocol = p.protocols[p.experiments[experiment].protocol]
-    found, facts = task[protocol.task](p, fields, protocol, frames, predicted, metrics)
+    found, facts = tasks.part(protocol.task, "score").score(p, fields, protocol, frames, predicted, metrics)
     rows = [row for row in found if row[3] not in metrics.skipped]
     counts = collections.Counter(row[3] for row in rows)
     meta = {
@@ -86,19 +84,17 @@ def _build(p: Params, experiment: str, name: str) -> Metrics:
     device = compute.device(p) if images else "cpu"
     for key, metric in e.metrics.items():
         module = registry[metric.kind]
-        if module.NEEDS == "flow" and not windows.reads_flow(p, name):
+        if module.NEEDS == "flow" and not reads_flow(p, name):
             metrics.skip(key, "the row's model reads no precomputed flow")
             continue
-        try:
-            for file in module.needs_weights(metric) if hasattr(module, "needs_weights") else []:
-                weights.path(file, patient=e.missing_weights == "error")
-        except weights.Missing as error:
-            if e.missing_weights == "error":
-                raise RetakeError(
-                    f"metric {key}: {error}\nOr set experiments.{experiment}.missing_weights to skip: cells stay empty"
-                ) from None
-            log.warning("%s", error)  # its words differ with the network's mood: the scores hold only the fact
-            metrics.skip(key, f"no weights {file}")
+        missing = [name for name in module.needs_weights(metric) if not weights.here(name)]
+        if missing and e.missing_weights == "error":
+            raise RetakeError(
+                f"metric {key}: no weights {missing[0]}. `python -m pipeline.pretrained --weights {missing[0]}` fetches them, or "
+                f"says why not; then run again. Or set experiments.{experiment}.missing_weights to skip: cells stay empty"
+            )
+        if missing:
+            metrics.skip(key, f"no weights {missing[0]}")
             continue
         metrics.functions.setdefault(module.NEEDS, {})[key] = module.build(metric, device)
     return metrics
@@ -112,9 +108,9 @@ def _describe(p: Params, experiment: str) -> dict[str, Any]:
             "label": _label(registry[metric.kind], metric),
             "better": registry[metric.kind].BETTER,
             "scale": registry[metric.kind].SCALE,
-            "digits": getattr(registry[metric.kind], "DIGITS", 2),
+            "digits": registry[metric.kind].DIGITS,
             "needs": registry[metric.kind].NEEDS,
-            "mean": getattr(registry[metric.kind], "MEAN", None),
+            "mean": registry[metric.kind].MEAN,
             "settings": (told := registry[metric.kind].settings(metric)),
             "identity": hashlib.sha256(json.dumps([metric.kind, told], sort_keys=True).encode()).hexdigest()[:8],
         }
@@ -124,7 +120,7 @@ def _describe(p: Params, experiment: str) -> dict[str, Any]:
 
 def _label(module: Any, metric: Any) -> str:
     """Return the name of a metric's column: its own for these settings where it has one."""
-    return str(module.label(metric)) if hasattr(module, "label") else str(module.LABEL)
+    return str(module.label(metric) if module.label is not None else module.LABEL)
 
 
 def _write(output: Path, rows: list[Row], meta: dict[str, Any]) -> None:

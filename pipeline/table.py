@@ -4,14 +4,10 @@
     python -m pipeline.table --experiment kitti --show      # print what is there, make nothing
 
 Out, in results/: `<experiment>_metrics.csv`, `.md`, `.tex`; `<experiment>_steps.csv`, the values of each single step;
-`<experiment>_speed.csv`; `<experiment>.png`. A column `<metric>_t<k>` is the mean over windows, samples and the first k
-steps (DMVFN's "t+k" is this cumulative mean), times the metric's scale; `_low` and `_high` are its 95 % percentile
-bootstrap interval over windows, `_spread` the standard deviation between samples (routing draws). Metrics of whole
-windows (EPE) have one column.
-
-Super-resolution has no steps: a column `<metric>` is the mean of the scenes' means (FolderAvg), `<metric>_frames` that of
-all their frames (FrameAvg), both with intervals over scenes; `<metric>_<scene>` is one scene's, with its interval over its
-frames. `<experiment>_steps.csv` then has the values of single frames. Rows whose source is `measured` come first, then those of results/published/.
+`<experiment>_speed.csv`; `<experiment>.png`. A column is a mean, times the metric's scale: which columns there are, and
+what each is the mean of, says the task (`pipeline/tasks/<task>/table.py`). `_low` and `_high` are its 95 % percentile
+bootstrap interval over windows, `_spread` the standard deviation between samples (routing draws). Rows whose source is
+`measured` come first, then those of results/published/.
 """
 
 from __future__ import annotations
@@ -20,13 +16,13 @@ import argparse
 import math
 from pathlib import Path
 
-from pipeline import params, plan, tracking
+from pipeline import params, plan, tasks, tracking
+from pipeline.atomic import write_text
 from pipeline.errors import RetakeError, log, run
 from pipeline.params import Params
-from pipeline.store.atomic import write_text
 from pipeline.store.frames import Store
-from pipeline.tables import layouts, measured, published, text
-from pipeline.tables.cells import Column, Row
+from pipeline.tables import measured, published, text
+from pipeline.tables.cells import Column, Layout, Row
 
 
 def main() -> None:
@@ -44,11 +40,9 @@ def main() -> None:
 
 def make(p: Params, experiment: str) -> None:
     """Write all files of one experiment's table."""
-    from pipeline import view
-
     fields = plan.fields_of(p, "table", experiment=experiment)
     e, protocol = p.experiments[experiment], p.protocols[fields["protocol"]]
-    layout = layouts.LAYOUTS[protocol.task]
+    layout: Layout = tasks.part(protocol.task, "table").LAYOUT
     rows = [measured.row(p, experiment, name) for name in (*e.models, *e.predictions)]
     measured.same_metrics(rows)
     columns = layout.columns(e, rows[0].meta)
@@ -65,14 +59,7 @@ def make(p: Params, experiment: str) -> None:
     write_text(speed, text.speed_csv(experiment, e))
     ours = {row.label: row.name for row in rows if row.measured}
     stores = {label: Store(plan.path("predict", experiment=experiment, model=name)) for label, name in ours.items()}
-    frames = Store(fields["frames"])
-    if protocol.task == "flow":
-        view.flow_picture(frames, Store(fields["truth"]), stores, picture)
-    elif protocol.task == "super_resolution":
-        low = Store(fields["low"]) if fields["low"] != fields["frames"] else None
-        view.scene_picture(frames, low, stores, picture)
-    else:
-        view.picture(frames, stores, protocol, picture)
+    tasks.part(protocol.task, "view").picture(fields, protocol, stores, picture)
     _mirror(p, fields, rows, columns, [table, markdown, picture])
     log.info("wrote %s", ", ".join(map(str, outputs)))
 

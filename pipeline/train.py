@@ -6,16 +6,17 @@
 The checkpoint (`data/checkpoints/<model>/<dataset>.pt`, loads with weights_only) holds `weights` (last), `best` (by
 validation as the task defines it: PSNR at t+1, endpoint error), the params that made them and the data's identity.
 Beside it: `<dataset>.metrics.jsonl`, one line a step, for some tasks what validation looks like
-(`<dataset>.validation.png`, `.mp4`, made anew each time), and, until the end, `<dataset>.resume/<key>.pt`, from which a killed training goes on to the same weights. The key is a hash of
-params, data and code, so a changed training never goes on with the old state. SIGTERM saves and exits with code 75, which
-schedulers requeue.
+(`<dataset>.validation.png`, `.mp4`, made anew each time), and, until the end, `<dataset>.resume/<key>.pt`, from which a killed
+training goes on to the same weights. The key is a hash of params and data, so a changed training never goes on with the old
+state. When code changed since the state was saved, this says which files: `--resume` goes on all the same, and the checkpoint
+keeps that; `--restart` begins anew. Under an engine a training begins anew. The old state is kept aside until it has ended.
+SIGTERM saves and exits with code 75, which schedulers requeue.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
 import json
 import math
 import os
@@ -27,11 +28,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import compute, params, plan, tracking
+from pipeline import compute, identity, params, plan, tasks, tracking
+from pipeline.atomic import write_text
 from pipeline.errors import Interrupted, RetakeError, log, progress, run
 from pipeline.params import Params
-from pipeline.store import tensorflow
-from pipeline.store.atomic import write_text
+from pipeline.sources import tensorflow
 from pipeline.store.frames import Store
 
 
@@ -51,13 +52,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="entry of `models` in params.yaml")
     parser.add_argument("--dataset", required=True, help="entry of `datasets`")
+    changed = parser.add_mutually_exclusive_group()
+    changed.add_argument("--resume", action="store_true", help="go on from the saved state although code has changed")
+    changed.add_argument("--restart", action="store_true", help="begin anew when code has changed")
     args = parser.parse_args()
     p = params.load()
     fields = plan.fields_of(p, "train", model=args.model, dataset=args.dataset)
+    engine = params.VARIABLE in os.environ or "DVC_STAGE" in os.environ
     if p.models[args.model].checkpoint is not None:
         import_published(p, fields)
     else:
-        train(p, fields)
+        train(p, fields, resume=args.resume, restart=args.restart or engine)
 
 
 def import_published(p: Params, fields: plan.Fields) -> None:
@@ -69,14 +74,21 @@ def import_published(p: Params, fields: plan.Fields) -> None:
     assert model.checkpoint is not None
     own = Path(model.checkpoint).exists() or tensorflow.is_checkpoint(model.checkpoint)
     network.load_published((weights.load_file if own else weights.load)(model.checkpoint, check=True))
-    save(plan.path("train", **fields), p, fields, network.state_dict(), None, "", 0)
+    save(plan.path("train", **fields), p, fields, network.state_dict(), None, "", 0, [])
     log.info("imported %s", model.checkpoint)
 
 
 def save(
-    path: Path, p: Params, fields: plan.Fields, last: dict[str, Any], best: dict[str, Any] | None, data: str, step: int
+    path: Path,
+    p: Params,
+    fields: plan.Fields,
+    last: dict[str, Any],
+    best: dict[str, Any] | None,
+    data: str,
+    step: int,
+    changes: list[str],
 ) -> None:
-    """Write a checkpoint: weights, best weights, the params that made them, the data's identity."""
+    """Write a checkpoint: weights, best weights, the params that made them, the data's identity, changes of code on the way."""
     from pipeline import weights
 
     uses = json.dumps(plan.uses(p, "train", fields), sort_keys=True)
@@ -89,6 +101,7 @@ def save(
             "params": uses,
             "data": data,
             "step": step,
+            "code_changes": changes,
         },
     )
 
@@ -115,98 +128,101 @@ def make_fabric(p: Params) -> Any:
     return fabric
 
 
-def train(p: Params, fields: plan.Fields) -> None:
-    """Train as params.yaml says and write the checkpoint; goes on from a saved state of the same training."""
+def train(p: Params, fields: plan.Fields, *, resume: bool = False, restart: bool = False) -> None:
+    """Train as params.yaml says and write the checkpoint; goes on from a saved state of the same training.
+
+    `resume`, `restart`: what to do when code has changed since that was saved. Raises RetakeError when neither is given.
+    """
     import torch
 
-    model = p.models[fields["model"]]
+    name = str(fields["model"])
+    model = p.models[name]
     recipe = model.train
     assert recipe is not None
     fabric = make_fabric(p)
     if recipe.batch % fabric.world_size:
-        raise RetakeError(
-            f"models.{fields['model']}.train.batch {recipe.batch} cannot be shared by {fabric.world_size} processes"
-        )
-    store = Store(fields["frames"])
+        raise RetakeError(f"models.{name}.train.batch {recipe.batch} cannot be shared by {fabric.world_size} processes")
     torch.manual_seed(recipe.seed)
     network = params.registry("models")[model.kind].build(model)
     if p.compute.channels_last:
         network = network.to(memory_format=torch.channels_last)
     named = network.configure()
     module, *optimisers = fabric.setup(network, *named.values())
-    task = importlib.import_module(f"pipeline.tasks.{model.task}")
-    clips = task.TrainingClips(store, recipe, network.augment)
-    per_epoch = clips.steps_per_epoch(fabric.world_size)
-    steps = recipe.max_steps or recipe.epochs * per_epoch
+    task = tasks.part(model.task, "train")
+    clips = task.training_clips(fields, recipe, network)
+    steps = recipe.max_steps or recipe.epochs * clips.steps_per_epoch(fabric.world_size)
     state = State(fabric, module, dict(zip(named, optimisers, strict=True)), 0, steps)
-
     output = plan.path("train", **fields)
-    resume = output.with_suffix(".resume") / f"{_key(p, fields, _data(fields, store), fabric.world_size)}.pt"
-    best: tuple[float, dict[str, Any] | None] = (-math.inf, None)
-    if resume.exists():
-        best = _restore(resume, network, state)
-        if fabric.global_rank == 0:
-            log.info("going on from step %d of %d", state.step, steps)
-    validation = None
-    if recipe.validation:
-        truth = Store(fields["truth"]) if fields["truth"] != fields["frames"] else None
-        images = Store(fields["validation"])
-        validation = task.Validation(images, truth, network, recipe.validate_windows, p.compute.batch)
-    lines = Lines(output.with_suffix(".metrics.jsonl"), state.step) if fabric.global_rank == 0 else None
-    stop = _Stop()
-
+    saved = Saved(p, fields, output, network, state)
+    saved.restore(resume, restart)
+    validation = task.validation(fields, recipe, network, p.compute.batch)
+    data = Store(str(fields["frames"])).identity
     mirror = tracking.run(
         p.tracking.mlflow and fabric.global_rank == 0,
         experiment=f"train-{fields['dataset']}",
-        name=fields["model"],
+        name=name,
         params=plan.uses(p, "train", fields),
-        tags={"stage": "train", "model": fields["model"], "dataset": fields["dataset"], "data": store.identity[:12]},
+        tags={"stage": "train", "model": name, "dataset": str(fields["dataset"]), "data": data[:12]},
     )
+    started = time.monotonic()
     with mirror as mlflow:
-        bar = progress(total=steps, initial=state.step, unit="step", desc=f"train {fields['model']}")
-        started = time.monotonic()
-        for batch in _batches(clips, state, fabric, p.compute.workers):
-            torch.manual_seed(_seed(recipe.seed, state.step, fabric.global_rank))
-            losses = _step(network, batch, state, resume)
-            state.step += 1
-            values = {k: float(v) for k, v in losses.items()}
-            due = state.step % recipe.validate_every == 0 or state.step == steps
-            if validation is not None and due:
-                if fabric.global_rank == 0:
-                    name, value = validation.score(fabric.device)
-                    values[name] = value
-                    if hasattr(validation, "show"):
-                        for file in validation.show(fabric.device, output.with_suffix("")):
-                            mlflow.artifact(file)
-                    rank = value if task.BETTER == "higher" else -value
-                    if rank > best[0]:
-                        best = (rank, {k: v.detach().cpu().clone() for k, v in network.state_dict().items()})
-                fabric.barrier()
-            if lines is not None:
-                lines.add(state.step, values)
-                mlflow.metrics(state.step, values)
-            bar.update()
-            bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()}, refresh=False)
-            if state.step % recipe.checkpoint_every == 0 or stop.asked:
-                if fabric.global_rank == 0:
-                    _save_state(resume, network, state, best)
-                fabric.barrier()
-                if stop.asked:
-                    raise Interrupted(
-                        f"state saved at step {state.step} of {steps}; the same command goes on from there"
-                    )
-        bar.close()
+        _loop(network, clips, validation, saved, recipe, p.compute.workers, mlflow)
         if fabric.global_rank == 0:
-            save(output, p, fields, network.state_dict(), best[1], store.identity, state.step)
-            shutil.rmtree(resume.parent, ignore_errors=True)
-            log.info("trained %s: %d steps, %.0f s in this run", fields["model"], steps, time.monotonic() - started)
+            save(output, p, fields, network.state_dict(), saved.best, data, state.step, saved.changes)
+            shutil.rmtree(saved.path.parent, ignore_errors=True)
+            log.info("trained %s: %d steps, %.0f s in this run", name, steps, time.monotonic() - started)
     fabric.barrier()
+
+
+def _loop(
+    network: Any, clips: Any, validation: Any, saved: Saved, recipe: params.Train, workers: int, mlflow: tracking.Run
+) -> None:
+    """Take the steps that are left, with validation, saved states and the record of every step."""
+    import torch
+
+    state, fabric = saved.state, saved.state.fabric
+    lines = Lines(saved.output.with_suffix(".metrics.jsonl"), state.step) if fabric.global_rank == 0 else None
+    stop = _Stop()
+    bar = progress(total=state.steps, initial=state.step, unit="step", desc=f"train {saved.fields['model']}")
+    for batch in _batches(clips, state, fabric, workers):
+        torch.manual_seed(_seed(recipe.seed, state.step, fabric.global_rank))
+        losses = _step(network, batch, state, saved.path)
+        state.step += 1
+        values = {k: float(v) for k, v in losses.items()}
+        due = state.step % recipe.validate_every == 0 or state.step == state.steps
+        if validation is not None and due:
+            if fabric.global_rank == 0:
+                values |= _validate(validation, saved, mlflow)
+            fabric.barrier()
+        if lines is not None:
+            lines.add(state.step, values)
+            mlflow.metrics(state.step, values)
+        bar.update()
+        bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()}, refresh=False)
+        if state.step % recipe.checkpoint_every == 0 or stop.asked:
+            if fabric.global_rank == 0:
+                saved.keep()
+            fabric.barrier()
+            if stop.asked:
+                raise Interrupted(
+                    f"state saved at step {state.step} of {state.steps}; the same command goes on from there"
+                )
+    bar.close()
+
+
+def _validate(validation: Any, saved: Saved, mlflow: tracking.Run) -> dict[str, float]:
+    """Return the named value of a validation; keep the weights when it is the best so far, and show what it looks like."""
+    name, value = validation.score(saved.state.fabric.device)
+    for file in validation.show(saved.state.fabric.device, saved.output.with_suffix("")):
+        mlflow.artifact(file)
+    saved.compare(value if validation.BETTER == "higher" else -value)
+    return {name: value}
 
 
 def _step(network: Any, batch: Any, state: State, resume: Path) -> dict[str, float]:
     """Take one step; a loss that is not finite stops the training and names the step."""
     try:
-        losses = network.training_step(batch.float() / 255, state)
+        losses = network.training_step(batch, state)
         bad = [name for name, value in losses.items() if not math.isfinite(float(value))]
         if bad:
             raise FloatingPointError(", ".join(bad))
@@ -219,7 +235,10 @@ def _step(network: Any, batch: Any, state: State, resume: Path) -> dict[str, flo
 
 
 def _batches(clips: Any, state: State, fabric: Any, workers: int) -> Iterator[Any]:
-    """Yield this process's share of every batch from `state.step` on, (b, n, 3, h, w) uint8 on its device."""
+    """Yield this process's share of every batch from `state.step` on: clips (b, n, 3, h, w) float32 in [0,1] on its device.
+
+    A task whose clips come with more gives a mapping of such tensors by name.
+    """
     from torch.utils.data import DataLoader
 
     order = [clips.indices(step, fabric.global_rank, fabric.world_size) for step in range(state.step, state.steps)]
@@ -232,7 +251,17 @@ def _batches(clips: Any, state: State, fabric: Any, workers: int) -> Iterator[An
         pin_memory=fabric.device.type == "cuda",
     )
     for batch in loader:
-        yield batch.to(fabric.device, non_blocking=True)
+        yield _on(fabric.device, batch)
+
+
+def _on(device: Any, batch: Any) -> Any:
+    """Return tensors on the device; images, which loaders give as uint8, become float32 in [0,1] there."""
+    import torch
+
+    if isinstance(batch, dict):
+        return {name: _on(device, value) for name, value in batch.items()}
+    moved = batch.to(device, non_blocking=True)
+    return moved.float() / 255 if moved.dtype == torch.uint8 else moved
 
 
 class Lines:
@@ -270,46 +299,81 @@ def _seed(seed: int, step: int, rank: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{step}:{rank}".encode()).digest()[:8], "little") >> 1
 
 
-def _data(fields: plan.Fields, store: Store) -> str:
-    """Return the identity of the frames and, where there is one, of the checkpoint that training starts from."""
-    if fields["start"] == fields["frames"]:
-        return store.identity
-    return f"{store.identity}:{hashlib.sha256(Path(fields['start']).read_bytes()).hexdigest()}"
+class Saved:
+    """The saved state of a training: where it lies, what it may be continued with, the best weights so far.
+
+    A state belongs to params, data and the number of processes and threads, which its name is a hash of. It holds the digests
+    of the code that made it.
+    """
+
+    def __init__(self, p: Params, fields: plan.Fields, output: Path, network: Any, state: State) -> None:
+        self.fields, self.output, self.network, self.state = fields, output, network, state
+        self.rank = -math.inf
+        self.best: dict[str, Any] | None = None
+        self.changes: list[str] = []  # of code, while this was trained
+        self.code = identity.digests(plan.roots(p, "train", fields))
+        parts = [plan.uses(p, "train", fields), _data(fields), state.fabric.world_size, p.compute.threads]
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        self.path = output.with_suffix(".resume") / f"{key}.pt"
+
+    def restore(self, resume: bool, restart: bool) -> None:
+        """Go on from the saved state, where there is one.
+
+        When code has changed since: go on with `resume`, put it aside with `restart`, else raise RetakeError.
+        """
+        if not self.path.exists():
+            return
+        from pipeline import weights
+
+        tree: Any = weights.load_tree(self.path)
+        changed = sorted(f for f in {*self.code, *tree["code"]} if self.code.get(f) != tree["code"].get(f))
+        main = self.state.fabric.global_rank == 0
+        if changed and not resume:
+            about = f"code has changed since the state of step {tree['step']} was saved ({', '.join(changed)})"
+            if not restart:
+                raise RetakeError(
+                    f"{about}: {self.path}. Go on from it with --resume (the checkpoint will say so), or begin anew with --restart"
+                )
+            aside = self.path.with_suffix(".aside.pt")
+            if main:
+                self.path.replace(aside)
+                log.info("%s: training begins anew; until it has ended the old state is kept as %s", about, aside)
+            return
+        self.network.load_state_dict(tree["network"])
+        for name, optimiser in self.state.optimisers.items():
+            optimiser.load_state_dict(tree["optimisers"][name])
+        self.state.step, self.rank, self.best, self.changes = tree["step"], tree["rank"], tree["best"], tree["changes"]
+        if changed:
+            self.changes.append(f"code changed at step {self.state.step}: {', '.join(changed)}")
+        if main:
+            log.info("going on from step %d of %d", self.state.step, self.state.steps)
+
+    def compare(self, rank: float) -> None:
+        """Take today's weights for the best when `rank` is above that of those before."""
+        if rank > self.rank:
+            self.rank = rank
+            self.best = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
+
+    def keep(self) -> None:
+        """Save the state."""
+        from pipeline import weights
+
+        tree = {
+            "step": self.state.step,
+            "network": self.network.state_dict(),
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.state.optimisers.items()},
+            "best": self.best,
+            "rank": self.rank,
+            "code": self.code,
+            "changes": self.changes,
+        }
+        weights.save(self.path, tree)
 
 
-def _key(p: Params, fields: plan.Fields, data: str, processes: int) -> str:
-    """Return the hash of all that a saved state may be continued with: params, data, code, processes."""
-    digest = hashlib.sha256(
-        json.dumps([plan.uses(p, "train", fields), data, processes, p.compute.threads], sort_keys=True).encode()
-    )
-    for file in plan.code("train", fields):
-        digest.update(Path(file).read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _save_state(path: Path, network: Any, state: State, best: tuple[float, dict[str, Any] | None]) -> None:
-    from pipeline import weights
-
-    optimisers = {name: optimiser.state_dict() for name, optimiser in state.optimisers.items()}
-    tree = {
-        "step": state.step,
-        "network": network.state_dict(),
-        "optimisers": optimisers,
-        "best": best[1],
-        "rank": best[0],
-    }
-    weights.save(path, tree)
-
-
-def _restore(path: Path, network: Any, state: State) -> tuple[float, dict[str, Any] | None]:
-    from pipeline import weights
-
-    tree: Any = weights.load_tree(path)
-    network.load_state_dict(tree["network"])
-    for name, optimiser in state.optimisers.items():
-        optimiser.load_state_dict(tree["optimisers"][name])
-    state.step = tree["step"]
-    return tree["rank"], tree["best"]
+def _data(fields: plan.Fields) -> list[str]:
+    """Return the identities of all files that a training reads."""
+    files = [file for name, file in sorted(fields.items()) if name not in plan.NAMES and file is not None]
+    return [Store(file).identity if file.endswith(".arrow") else identity.content(Path(file)) for file in files]
 
 
 if __name__ == "__main__":

@@ -31,14 +31,15 @@ import cv2
 import numpy as np
 from pydantic import ValidationError
 
-from pipeline import compute, params, weights
-from pipeline.errors import RetakeError, log, near, progress, run
+from pipeline import compute, params, tasks, weights
+from pipeline.atomic import write_bytes
+from pipeline.drawing import encode
+from pipeline.errors import RetakeError, log, progress, run
 from pipeline.params import Model, Params
-from pipeline.store import encode, video
-from pipeline.store.archives import CutOff, Member
-from pipeline.store.atomic import write_bytes
-from pipeline.store.images import read_png
-from pipeline.tasks import super_resolution
+from pipeline.sources import video
+from pipeline.sources.archives import CutOff, Member
+from pipeline.sources.images import read_png
+from pipeline.tasks.super_resolution.clips import file_order
 
 DEFAULT = "tecogan_published"
 STATE = ".upscale.pt"
@@ -174,7 +175,7 @@ class Clip:
 
 
 def _folder(path: Path, rate: Fraction) -> Clip:
-    names = super_resolution.file_order(f.name for f in path.iterdir() if f.suffix.lower() == ".png" and f.is_file())
+    names = file_order(f.name for f in path.iterdir() if f.suffix.lower() == ".png" and f.is_file())
     if not names:
         raise RetakeError(f"{path} holds no PNG: give a folder of PNG frames, or a video")
 
@@ -204,14 +205,10 @@ def _video(path: Path) -> Clip:
 
 def _model(p: Params, name: str | None, checkpoint: Path | None, tile: int | None) -> tuple[Model, Path | None]:
     """Return the entry of params.yaml, tiles set, and its checkpoint."""
-    models = {key: model for key, model in p.models.items() if model.task == "super_resolution"}
     if name is None:
         made_by = weights.params_of(checkpoint) if checkpoint is not None else {}
         name = next((key.split(".")[1] for key in made_by if key.endswith(".kind")), DEFAULT)
-    if name not in models:
-        what = f"{name} is a {p.models[name].task} model" if name in p.models else f"unknown model {name!r}"
-        raise RetakeError(f"{what}, give --model{near(name, models)}")
-    model = models[name]
+    model = tasks.model(p, name, "super_resolution")
     if tile is not None:
         if "tile" not in type(model.predict).model_fields:
             raise RetakeError(f"{name} knows no tiles: leave --tile out")
@@ -235,32 +232,29 @@ def _network(p: Params, model: Model, network: Any, clip: Clip, done: int, state
     import torch
 
     waiting: collections.deque[Frame] = collections.deque()
-    dropping = "published_dropping" in getattr(model.predict, "quirks", [])
 
     def tensors() -> Iterator[Any]:
         for frame in ahead(clip.frames(done), AHEAD):
             waiting.append(frame)
             yield torch.from_numpy(frame.image).to(device).permute(2, 0, 1)[None].float() / 255
 
-    if p.compute.channels_last and isinstance(network, torch.nn.Module):
+    if p.compute.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    if hasattr(network, "predict_from"):
-        made = ((behind.output, behind) for behind in network.predict_from(state, tensors()))
-    else:
-        made = ((output, None) for output in network.predict(tensors()))
     first, saved = not done, time.monotonic()
     try:
         with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=p.compute.precision == "bf16-mixed"):
-            for output, behind in made:
-                if first and dropping:
-                    for _ in range(super_resolution.kept(len(waiting), published_dropping=True)[0]):
+            for output, behind in network.predict_from(state, tensors()):
+                if first:
+                    for _ in range(network.skipped(len(waiting))):
                         waiting.popleft()
                         saved = math.inf  # of five frames at most, which are numbered otherwise: never gone on with
                 first = False
                 save = time.monotonic() - saved >= SAVE_EVERY
                 saved = time.monotonic() if save else saved
+                if not torch.isfinite(output).all():
+                    raise RetakeError(f"{clip.path}: the network gives NaN or infinity for frame {waiting[0].name}")
                 image = (output[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
-                yield Result(waiting.popleft(), image, save, behind._asdict() if save and behind is not None else None)
+                yield Result(waiting.popleft(), image, save, behind if save else None)
     except torch.OutOfMemoryError as error:
         raise RetakeError(f"{clip.path}: frames of this size do not fit in memory: give --tile 256 ({error})") from None
     if first:

@@ -9,44 +9,34 @@
     python -m pipeline.view data/flow/arflow_sky/sky_timelapse_arflow/train.arrow --format npy --output flow/sky_train
 
 Files go to `--output`, or to `data/view/` under the store's and the clip's name. Only the rows that are shown are read.
-`picture` is the one that the table stage leaves in `results/`.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
-import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 
+from pipeline import tasks
+from pipeline.drawing.encode import write_video
+from pipeline.drawing.images import write_image
+from pipeline.drawing.sheets import (
+    Cell,
+    display,
+    sheet,
+    spread,
+    title_of,
+    wrap,
+)
 from pipeline.errors import RetakeError, log, progress, run
-from pipeline.params import Prediction
-from pipeline.store import flow as files
-from pipeline.store.encode import write_video
 from pipeline.store.frames import Store
-from pipeline.store.images import write_image
-from pipeline.tasks import super_resolution
 
-WIDTH = 1600  # px, of sheets and pictures
-GAP = 8  # px between cells
-TALLEST = 320  # px, of a cell
 SHEET = 24  # frames on a contact sheet
-STEPS = 8  # predicted steps on a sheet
-CANDIDATES = 50  # windows among which `picture` looks for its own
-ERROR_SCALE = 0.25  # of the range: the brightest colour of an error map
-RATE = 10  # frames/s of an MP4, KITTI's own; predictions run at half a second a step
-SLOW = 2
-DETAIL = 96  # px, side of the part of a scene that `scene_picture` enlarges
-ABREAST = 5  # such parts side by side
-
-# A cell of a sheet: its caption, and the image or None to leave the place empty.
-Cell = tuple[str, np.ndarray | None]
+RATE = 10  # frames a second of an MP4
 
 
 def main() -> None:
@@ -72,16 +62,17 @@ def main() -> None:
     for clip in progress(clips, unit="clip", desc="view") if len(clips) > 1 else clips:
         folder = base if args.output and args.clip is not None else base / _safe(clip)
         if args.format:
-            export(store, clip, args.format, folder)
-        elif store.meta["channels"] == 2:
-            show_flow(store, clip, folder)
-        elif store.meta.get("task") == "super_resolution":
-            show_scene(store, clip, folder)
-        elif "protocol" in store.meta:
-            show_predictions(store, clip, folder)
+            tasks.part("flow", "view").export(store, clip, args.format, folder)
         else:
-            show_frames(store, clip, folder)
+            shown(store)(store, clip, folder)
     log.info("wrote %s", folder if len(clips) == 1 else base)
+
+
+def shown(store: Store) -> Callable[[Store, str, Path], None]:
+    """Return what writes a clip of this store for people: as its task does; flow is also made ahead of any task."""
+    if store.meta["channels"] == 2:
+        return tasks.part("flow", "view").show
+    return tasks.part(store.meta["task"], "view").show if "task" in store.meta else show_frames
 
 
 def describe(store: Store) -> None:
@@ -99,438 +90,13 @@ def show_frames(store: Store, clip: str, folder: Path) -> None:
 
     def images() -> Iterator[np.ndarray]:
         for row in progress(rows, unit="frame", desc="frames"):
-            image = _display(store.image(row))
+            image = display(store.image(row))
             write_image(folder / f"{store.frame[row]:010d}.png", image)
             yield image
 
     write_video(folder / "clip.mp4", images(), RATE)
-    cells: list[Cell] = [(f"{store.frame[row]}", _display(store.image(row))) for row in _spread(rows, SHEET)]
-    write_image(folder / "sheet.png", sheet(_wrap(cells), _title(store, clip)))
-
-
-def show_flow(store: Store, clip: str, folder: Path) -> None:
-    """Write every field of a clip in colours, one scale for all, `legend.png`, `sheet.png` and `clip.mp4`.
-
-    On the sheet and in the video a field stands below its frame, where the frame store named in the metadata is there.
-    """
-    rows = store.clips[clip]
-    scale = _scale(store, rows)
-    frames = _frames_of(store) if Path(store.meta["frames"]).exists() else None
-
-    sky = store.meta.get("export") == "sky"
-
-    def stacked(row: int, colours: np.ndarray) -> np.ndarray:
-        if frames is None:
-            return colours
-        image = _display(frames.image(_row(frames, clip, int(store.frame[row]))))
-        size = colours.shape[1], colours.shape[0]
-        if image.shape != colours.shape:
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        return np.vstack([image, colours])
-
-    def caption(row: int) -> str:
-        number = int(store.frame[row])
-        return f"{number if row == rows[0] else number - 1} to {number}" if sky else f"{number} to {number + 1}"
-
-    def images() -> Iterator[np.ndarray]:
-        for row in progress(rows, unit="field", desc="flow"):
-            colours = files.colours(store.image(row), scale)
-            write_image(folder / f"{store.frame[row]:010d}.png", colours)
-            yield stacked(row, colours)
-
-    write_video(folder / "clip.mp4", images(), RATE)
-    cells: list[Cell] = [
-        (caption(row), stacked(row, files.colours(store.image(row), scale))) for row in _spread(rows, SHEET)
-    ]
-    key = legend(scale)
-    write_image(folder / "legend.png", key)
-    write_image(folder / "sheet.png", sheet(_wrap(cells), _title(store, clip), key))
-
-
-def show_predictions(store: Store, clip: str, folder: Path) -> None:
-    """Write one window's predictions: `t+<k>.png`, its `_truth` and `_error`, `sheet.png` and `clip.mp4`.
-
-    With several samples the further ones are `t+<k>_sample<s>.png`; the sheet and the video show the first.
-    """
-    frames = _frames_of(store)
-    window = _Window(frames, clip, **{k: store.meta["protocol"][k] for k in ("first", "context", "horizon")})
-    model = str(store.meta.get("model", store.path.stem))
-    rows: dict[int, list[Cell]] = {}
-    for row in store.clips[clip]:
-        step, sample = int(store.frame[row]), int(store.sample[row])
-        predicted = store.image(row)
-        name = f"t+{step}" + (f"_sample{sample}" if sample else "")
-        write_image(folder / f"{name}.png", _display(predicted))
-        if sample:
-            continue
-        truth = window.image(step)
-        error = _error(predicted, truth)
-        rows[step] = [(f"truth t+{step}", truth), (f"{model} t+{step}", _display(predicted)), _error_cell(step, error)]
-        write_image(folder / f"{name}_truth.png", truth)
-        write_image(folder / f"{name}_error.png", error_map(error))
-    given: list[Cell] = [(_step(step), window.image(step)) for step in window.given]
-    shown = [rows[step] for step in _spread(sorted(rows), STEPS)]
-    title = _title(store, clip)
-    write_image(folder / "sheet.png", sheet([*_wrap(given, 3), *shown], title, error_legend()))
-    still = [[("truth " + caption, image), ("given", image), ("", np.zeros_like(image))] for caption, image in given]
-    video = (sheet([cells], title) for cells in [*still, *(rows[step] for step in sorted(rows))])
-    write_video(folder / "clip.mp4", video, SLOW)
-
-
-def show_scene(store: Store, clip: str, folder: Path) -> None:
-    """Write every upscaled frame of a scene: `<frame>.png`, its `_error`, `sheet.png`, and `clip.mp4` beside the truth."""
-    frames = _frames_of(store)
-    rows = store.clips[clip]
-    model = str(store.meta.get("model", store.path.stem))
-
-    def cells(row: int) -> list[Cell]:
-        number, image = int(store.frame[row]), store.image(row)
-        truth = _display(frames.image(_row(frames, clip, number)))
-        error = _error(image, truth)
-        caption = f"error, mean {error.mean():.2%}"
-        return [(f"truth {number}", truth), (f"{model} {number}", image), (caption, error_map(error))]
-
-    def pairs() -> Iterator[np.ndarray]:
-        for row in progress(rows, unit="frame", desc="frames"):
-            (_, truth), (_, image), (_, error) = cells(row)
-            assert truth is not None and image is not None and error is not None
-            name = f"{store.frame[row]:010d}"
-            write_image(folder / f"{name}.png", image)
-            write_image(folder / f"{name}_error.png", error)
-            yield np.hstack([truth, image])
-
-    write_video(folder / "clip.mp4", pairs(), RATE)
-    shown = [cells(row) for row in _spread(rows, STEPS)]
-    write_image(folder / "sheet.png", sheet(shown, _title(store, clip), error_legend()))
-
-
-def export(store: Store, clip: str, kind: str, folder: Path) -> None:
-    """Write every field of a clip as `<frame>.flo`, as KITTI's 16-bit `.png` (kitti), or in colours as `.png` (png).
-
-    npy: `.npy`, named like the image that names the field, as DTVNet looks for it; images of one name: by number.
-    """
-    rows = store.clips[clip]
-    images = [Path(store.source(row)).stem for row in rows]
-    distinct = len(set(images)) == len(images)
-    scale = _scale(store, rows) if kind == "png" else 0.0
-    for row in progress(rows, unit="field", desc=kind, leave=False):
-        flow, name = store.image(row), f"{store.frame[row]:010d}"
-        if kind == "flo":
-            files.write_flo(folder / f"{name}.flo", flow)
-        elif kind == "npy":
-            files.write_npy(folder / f"{images[row - rows[0]] if distinct else name}.npy", flow)
-        elif kind == "kitti":
-            files.write_kitti(folder / f"{name}.png", flow)
-        else:
-            write_image(folder / f"{name}.png", files.colours(flow, scale))
-
-
-def picture(frames: Store, predictions: dict[str, Store], protocol: Prediction, path: str | Path) -> None:
-    """Write one PNG, at most `WIDTH` px wide, that shows what the rows of a table look like.
-
-    The top row has the last context frames and the true frames at t+1 and t+horizon; each further row one entry of
-    `predictions` (label -> store), its first sample, with the maps of its error. The window is the one, of up to
-    `CANDIDATES` evenly spread over the test set, where copying the last frame has the median error at t+1.
-    """
-    names = [
-        name for name in next(iter(predictions.values())).clips if all(name in s.clips for s in predictions.values())
-    ]
-    if not names:
-        raise RetakeError(f"{path}: the predictions of {', '.join(predictions)} have no window in common")
-    windows = [
-        _Window(frames, name, protocol.first, protocol.context, protocol.horizon) for name in _spread(names, CANDIDATES)
-    ]
-    motion = [float(_error(w.image(0), w.image(1)).mean()) for w in windows]
-    window = windows[int(np.argsort(motion, kind="stable")[len(motion) // 2])]
-    steps = sorted({1, protocol.horizon})
-    given: list[int | None] = [*[None] * len(steps), *window.given]
-    rows: list[list[Cell]] = [
-        [("", None) if step is None else ("input " + _step(step), window.image(step)) for step in given[-len(steps) :]]
-        + [("truth " + _step(step), window.image(step)) for step in steps]
-    ]
-    for label, store in predictions.items():
-        errors: list[Cell] = []
-        images: list[Cell] = []
-        for step in steps:
-            image = store.image(_row(store, window.name, step))
-            if image.shape != window.image(step).shape:
-                raise RetakeError(
-                    f"{store.path}: {window.name} step {step} is {image.shape}, not the size of {frames.path}"
-                )
-            caption, error = _error_cell(step, _error(image, window.image(step)))
-            errors.append((f"{label}: {caption}", error))
-            images.append((f"{label} {_step(step)}", _display(image)))
-        rows.append(errors + images)
-    title = f"{window.clip}, t = frame {window.number(0)}: the window of median motion"
-    write_image(path, sheet(rows, title, error_legend()))
-
-
-def flow_picture(frames: Store, truth: Store, estimates: dict[str, Store], path: str | Path) -> None:
-    """Write one PNG, at most `WIDTH` px wide, that shows what the rows of a table of flow look like.
-
-    The top row has the two frames and the true flow; each further row one entry of `estimates` (label -> store): its
-    flow, and the map of its endpoint error. The pair is the one, of up to `CANDIDATES` evenly spread over the test
-    set, whose true motion is the median.
-    """
-    found = [(clip, int(truth.frame[row])) for clip, rows in truth.clips.items() for row in rows]
-    pairs = _spread(found, CANDIDATES)
-    motion = [float(np.nanmean(np.hypot(*np.moveaxis(truth.image(_row(truth, *pair)), -1, 0)))) for pair in pairs]
-    clip, frame = pairs[int(np.argsort(motion, kind="stable")[len(motion) // 2])]
-    true = truth.image(_row(truth, clip, frame))
-    scale = files.scale_of(true)
-    given: list[Cell] = [(f"frame {n}", frames.image(_row(frames, clip, n))) for n in (frame, frame + 1)]
-    rows: list[list[Cell]] = [[*given, ("true flow", files.colours(true, scale))]]
-    for label, store in estimates.items():
-        flow = store.image(_row(store, clip, frame))
-        if flow.shape != true.shape:
-            raise RetakeError(f"{store.path}: {clip} frame {frame} is {flow.shape}, not the size of {truth.path}")
-        error = np.hypot(*np.moveaxis(flow - true, -1, 0))
-        caption = f"{label}: error, mean {np.nanmean(error):.2f} px"
-        wrong = error_map(np.nan_to_num(error) / (scale / ERROR_SCALE))
-        rows.append([("", None), (caption, wrong), (label, files.colours(flow, scale))])
-    title = f"{clip}, frame {frame}: the pair of median motion; errors are brightest from {scale:.1f} px on"
-    write_image(path, sheet(rows, title, legend(scale)))
-
-
-def scene_picture(frames: Store, low: Store | None, upscaled: dict[str, Store], path: str | Path) -> None:
-    """Write one PNG, at most `WIDTH` px wide, that shows what the rows of a table of super-resolution look like.
-
-    A part of one frame, `DETAIL` px wide, of low resolution (each pixel a block of 4x4), of each entry of `upscaled`
-    (label -> store) and of the truth; below each its middle row of pixels through up to `DETAIL` frames, time downwards:
-    what flickers has ragged edges there. The scene is the first, the frame its middle one, the part where the first
-    entry's error is largest.
-    """
-    stores = list(upscaled.values())
-    clip = next(iter(stores[0].clips))
-    numbers = [int(n) for n in frames.frame[frames.clips[clip]]]
-    number = numbers[len(numbers) // 2]
-    truth = frames.image(_row(frames, clip, number))
-    height, width = truth.shape[:2]
-    side = min(DETAIL, height, width) // super_resolution.SCALE * super_resolution.SCALE
-    error = _error(stores[0].image(_row(stores[0], clip, number)), truth)
-    mean = cv2.boxFilter(error, -1, (side, side), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
-    y, x = np.unravel_index(
-        int(mean[: height - side + 1, : width - side + 1].argmax()), (height - side + 1, width - side + 1)
-    )
-    top, left = (int(n) // super_resolution.SCALE * super_resolution.SCALE for n in (y, x))
-    part = (slice(top, top + side), slice(left, left + side))
-
-    def blocks(image: np.ndarray) -> np.ndarray:
-        eight = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-        return eight.repeat(super_resolution.SCALE, 0).repeat(super_resolution.SCALE, 1)
-
-    def enlarged(image: np.ndarray) -> np.ndarray:
-        factor = ((WIDTH - GAP) // ABREAST - GAP) // side
-        return image.repeat(factor, 0).repeat(factor, 1)
-
-    def scene(store: Store) -> Iterator[np.ndarray]:
-        return (_display(store.image(_row(store, clip, n))) for n in numbers)
-
-    shown: dict[str, Iterator[np.ndarray]] = {
-        "low resolution": map(blocks, super_resolution.low_resolution(frames, low, clip))
-    }
-    shown |= {label: scene(store) for label, store in upscaled.items()}
-    shown["truth"] = scene(frames)
-    parts: list[Cell] = []
-    profiles: list[Cell] = []
-    for label, images in shown.items():
-        lines = []
-        for at, image in zip(numbers, images, strict=True):
-            if at == number:
-                parts.append((label, enlarged(image[part])))
-            lines.append(image[top + side // 2, part[1]])
-        middle = lines[max(len(lines) - DETAIL, 0) // 2 :][:DETAIL]
-        profiles.append(("through time", enlarged(np.stack(middle))))
-    bands = zip(_wrap(parts, ABREAST), _wrap(profiles, ABREAST), strict=True)
-    rows = [row + [("", None)] * (ABREAST - len(row)) for band in bands for row in band]
-    title = (
-        f"{clip}, frame {number}: {side}x{side} px at x {left}, y {top}; below, its middle row of pixels through time"
-    )
-    write_image(path, sheet(rows, title))
-
-
-class _Window:
-    """The true frames of one window of a prediction store, by step: 0 is the last one given, 1 the first predicted."""
-
-    def __init__(self, frames: Store, name: str, first: int, context: int, horizon: int) -> None:
-        self.clip, _, start = name.rpartition(":")
-        if self.clip not in frames.clips or not start.isdigit():
-            raise RetakeError(f"{frames.path} has no clip for the window {name!r}: the predictions are of other frames")
-        self.name, self.frames = name, frames
-        self.given = range(1 - context, 1)
-        self._rows = frames.clips[self.clip][int(start) + first :][: context + horizon]
-        if len(self._rows) < context + horizon:
-            raise RetakeError(f"{frames.path}: {self.clip} ends before the window {name!r}: remake the predictions")
-
-    def _at(self, step: int) -> int:
-        return self._rows[step + len(self.given) - 1]
-
-    def image(self, step: int) -> np.ndarray:
-        """Return the true frame of a step, (height, width, 3) uint8."""
-        return _display(self.frames.image(self._at(step)))
-
-    def number(self, step: int) -> int:
-        """Return the frame's own number in its clip."""
-        return int(self.frames.frame[self._at(step)])
-
-
-def sheet(rows: list[list[Cell]], title: str, footer: np.ndarray | None = None) -> np.ndarray:
-    """Return captioned cells in rows, (height, width <= `WIDTH`, 3) uint8, with a title above and `footer` below.
-
-    Images are reduced to fit; small ones are enlarged by a whole factor, so that every pixel stays visible.
-    """
-    columns = max(len(row) for row in rows)
-    room = (WIDTH - GAP) // columns - GAP
-    small = [[(caption, _fit(image, room)) for caption, image in row] for row in rows]
-    cells = [image for row in small for _, image in row if image is not None]
-    cell = max(image.shape[1] for image in cells)
-    line, head = 22, 34
-    heights = [max((i.shape[0] for _, i in row if i is not None), default=0) + line + GAP for row in small]
-    width = max(columns * (cell + GAP) + GAP, 0 if footer is None else footer.shape[1] + 2 * GAP)
-    below = 0 if footer is None else footer.shape[0] + GAP
-    canvas = np.full((head + sum(heights) + below, width, 3), 255, np.uint8)
-    texts = [(GAP, GAP, 18, _shorten(title, 18, width - 2 * GAP))]
-    y = head
-    for row, height in zip(small, heights, strict=True):
-        for column, (caption, image) in enumerate(row):
-            if image is not None:
-                x = GAP + column * (cell + GAP)
-                texts.append((x, y + 2, 15, _shorten(caption, 15, cell)))
-                canvas[y + line : y + line + image.shape[0], x : x + image.shape[1]] = image
-        y += height
-    if footer is not None:
-        canvas[y : y + footer.shape[0], GAP : GAP + footer.shape[1]] = footer
-    return _write(canvas, texts)
-
-
-def legend(scale: float) -> np.ndarray:
-    """Return the colour wheel of `flow.colours` with its scale, (height, width, 3) uint8."""
-    radius = 55
-    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(np.float32)
-    wheel = files.colours(np.dstack([x, y]) * np.float32(scale / radius), scale)
-    wheel[np.hypot(x, y) > radius] = 255
-    canvas = np.full((wheel.shape[0], 430, 3), 255, np.uint8)
-    canvas[:, : wheel.shape[1]] = wheel
-    lines = [f"rim: {scale:.1f} px a frame", "hue: direction of motion from the centre", "darker: faster than the rim"]
-    if scale < 10:
-        lines[0] = f"rim: {scale:.2f} px a frame"
-    lines.append("black: no flow known")
-    return _write(canvas, [(wheel.shape[1] + 14, 8 + 24 * i, 15, text) for i, text in enumerate(lines)])
-
-
-def error_map(error: np.ndarray) -> np.ndarray:
-    """Return an error (height, width), in parts of the range, as a picture: 0 is black, `ERROR_SCALE` the brightest."""
-    level = np.rint(np.minimum(error / ERROR_SCALE, 1) * 255).astype(np.uint8)
-    return cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)[..., ::-1]
-
-
-def error_legend() -> np.ndarray:
-    """Return the bar that explains `error_map`, (height, width, 3) uint8."""
-    canvas = np.full((22, 520, 3), 255, np.uint8)
-    ramp = np.tile(np.linspace(0, ERROR_SCALE, 200, dtype=np.float32), (14, 1))
-    canvas[4:18, 20:220] = error_map(ramp)
-    text = f"{ERROR_SCALE:.0%} of the range or more, mean of R, G, B"
-    return _write(canvas, [(4, 2, 15, "0"), (228, 2, 15, text)])
-
-
-def _display(image: np.ndarray) -> np.ndarray:
-    """Return a stored image as 8 bits, rounded."""
-    return image if image.dtype == np.uint8 else ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def _error(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return the absolute error, mean over the channels, (height, width) float32 in parts of the range."""
-    levels = [image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max) for image in (predicted, truth)]
-    return np.abs(levels[0] - levels[1]).mean(axis=-1)
-
-
-def _error_cell(step: int, error: np.ndarray) -> Cell:
-    return f"error {_step(step)}, mean {error.mean():.2%}", error_map(error)
-
-
-def _step(step: int) -> str:
-    return f"t{step:+d}" if step else "t"
-
-
-def _frames_of(store: Store) -> Store:
-    """Return the frame store that a flow or prediction store was made from."""
-    frames = Store(store.meta["frames"])
-    if frames.identity != store.meta["data"]:
-        raise RetakeError(
-            f"{frames.path} was made anew after {store.path}: make that again with `snakemake {store.path}`"
-        )
-    return frames
-
-
-def _row(store: Store, clip: str, frame: int) -> int:
-    """Return the row of a frame by its number (the first sample)."""
-    rows = store.clips[clip]
-    found = np.flatnonzero((store.frame[rows.start : rows.stop] == frame) & (store.sample[rows.start : rows.stop] == 0))
-    if not len(found):
-        raise RetakeError(f"{store.path} has no frame {frame} in {clip}: it is of other frames, make it again")
-    return rows[int(found[0])]
-
-
-def _scale(store: Store, rows: range) -> float:
-    """Return one scale, px, for all fields of a clip: four in five have theirs below it, so no outlier rules."""
-    return float(np.percentile([files.scale_of(store.image(row)) for row in rows], 80))
-
-
-def _spread(items: Any, count: int) -> list[Any]:
-    """Return at most `count` of the items, evenly spread, the first and the last among them."""
-    at = np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))
-    return [items[int(i)] for i in at]
-
-
-def _wrap(cells: list[Cell], columns: int = 0) -> list[list[Cell]]:
-    """Return cells in rows of 4 wide or 6 narrow ones, or of `columns`."""
-    if not columns:
-        shape = next(image.shape for _, image in cells if image is not None)
-        columns = 4 if shape[1] > 1.5 * shape[0] else 6
-    return [cells[i : i + columns] for i in range(0, len(cells), columns)]
-
-
-def _title(store: Store, clip: str) -> str:
-    height, width = store.size[store.clips[clip][0]]
-    what = "fields" if store.meta["channels"] == 2 else "images"
-    return f"{store.path}   {clip}   {len(store.clips[clip])} {what} of {width}x{height}"
-
-
-def _fit(image: np.ndarray | None, room: int) -> np.ndarray | None:
-    if image is None:
-        return None
-    height, width = image.shape[:2]
-    scale = min(room / width, TALLEST / height)
-    size = (width * int(scale), height * int(scale)) if scale >= 1 else (int(width * scale), int(height * scale))
-    return cv2.resize(image, size, interpolation=cv2.INTER_NEAREST if scale >= 1 else cv2.INTER_AREA)
-
-
-@functools.cache
-def _font(size: int) -> Any:
-    from PIL import ImageFont
-
-    return ImageFont.load_default(size)
-
-
-def _write(canvas: np.ndarray, texts: list[tuple[int, int, int, str]]) -> np.ndarray:
-    """Return the canvas with texts (x, y of the upper left corner, size in px, words)."""
-    from PIL import Image, ImageDraw
-
-    image = Image.fromarray(canvas)
-    draw = ImageDraw.Draw(image)
-    for x, y, size, words in texts:
-        draw.text((x, y), words, font=_font(size), fill=(30, 30, 30))
-    return np.asarray(image)
-
-
-def _shorten(words: str, size: int, room: int) -> str:
-    """Return the words, their middle left out where they are wider than `room` px."""
-    if _font(size).getlength(words) <= room:
-        return words
-    keep = len(words)
-    while keep > 2 and _font(size).getlength(words[: keep // 2] + "…" + words[-(keep // 2) :]) > room:
-        keep -= 1
-    return words[: keep // 2] + "…" + words[-(keep // 2) :]
+    cells: list[Cell] = [(f"{store.frame[row]}", display(store.image(row))) for row in spread(rows, SHEET)]
+    write_image(folder / "sheet.png", sheet(wrap(cells), title_of(store, clip)))
 
 
 def _nearest(clip: str, store: Store) -> str:

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import fetch, params
+from pipeline.atomic import write_bytes
 from pipeline.errors import RetakeError, near, progress
 from pipeline.params import Model
-from pipeline.store import archives, tensorflow
-from pipeline.store.atomic import write_bytes
-from pipeline.store.verified import known
+from pipeline.sources import archives, tensorflow
+from pipeline.sources.verified import known
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,16 +41,21 @@ class Missing(RetakeError):
     """Weights that cannot be had, and why; `missing_weights: skip` goes on without them."""
 
 
+def source_of(name: str) -> fetch.Source:
+    """Return the row of workflow/weights.csv by its name or file name; raises RetakeError when there is none."""
+    rows = {key: row for row in fetch.sources(SOURCES, key="name", extra=("use",)) for key in (row.name, row.file)}
+    if name not in rows:
+        raise RetakeError(f"no weights {name!r} in {SOURCES}{near(name, rows)}")
+    return rows[name]
+
+
 def path(name: str, *, patient: bool = True) -> Path:
     """Return the verified file of the row `name` (or of that file name) of workflow/weights.csv, fetched if not there.
 
     `patient` False gives up at once where no connection is to be had, instead of trying again for a while. Raises
     Missing when the file cannot be had, RetakeError when the one that is there is wrong.
     """
-    rows = {key: row for row in fetch.sources(SOURCES, key="name", extra=("use",)) for key in (row.name, row.file)}
-    if name not in rows:
-        raise RetakeError(f"no weights {name!r} in {SOURCES}{near(name, rows)}")
-    source = rows[name]
+    source = source_of(name)
     file, digest = ROOT / source.file, None
     if not file.exists():
         how = f"Or put it there by hand, as {file}; it is verified there"
@@ -69,6 +74,11 @@ def path(name: str, *, patient: bool = True) -> Path:
     except RetakeError as error:
         raise RetakeError(f"weights {name}: {error}. Put the publisher's file there, or delete this one") from None
     return file
+
+
+def here(name: str) -> bool:
+    """Return whether the file of a row of workflow/weights.csv lies in data/weights."""
+    return (ROOT / source_of(name).file).exists()
 
 
 def load(name: str, *, patient: bool = True, check: bool = False) -> dict[str, Tensor]:
@@ -258,9 +268,7 @@ def load_model(model: Model, checkpoint: Path | None, device: str) -> tuple[Any,
             )
             network.load_published(chosen)
         found = digest(network.state_dict())
-    if hasattr(network, "eval"):  # else it has no tensors: OpenCV's flow, a baseline
-        network = network.to(device).eval()
-    return network, found
+    return network.to(device).eval(), found
 
 
 def save(file: str | Path, tree: dict[str, Any]) -> None:

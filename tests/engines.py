@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from pipeline import recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = [
@@ -71,15 +74,27 @@ class Project:
             return {(row["model"], row["source"] == "measured"): row for row in csv.DictReader(file)}
 
     def edit(self, changes: dict[str, Any]) -> None:
-        """Set dotted keys of params.yaml (null deletes nothing; dicts replace) and renew workflow/plan.yaml."""
+        """Set dotted keys of params.yaml and renew workflow/plan.yaml.
+
+        A mapping replaces what the papers' files have there: what it lacks is taken away.
+        """
         path = self.folder / "params.yaml"
         tree = yaml.safe_load(path.read_text())
+        with contextlib.chdir(self.folder):
+            papers = recipes.read().values
         for key, value in changes.items():
             *parents, leaf = key.split(".")
-            node = tree
+            node, paper = tree, papers
             for part in parents:
-                node = node[part]
-            node[leaf] = value
+                node = node.setdefault(part, {})
+                paper = paper.get(part) or {}
+            before = paper.get(leaf)
+            taken = (
+                {k: None for k in before if k not in value}
+                if isinstance(value, dict) and isinstance(before, dict)
+                else {}
+            )
+            node[leaf] = {**value, **taken} if taken else value
         path.write_text(yaml.safe_dump(tree, sort_keys=False))
         done = self.run(sys.executable, "-m", "pipeline.plan")
         assert done.returncode == 0, done.stderr

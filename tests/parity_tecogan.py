@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.losses.slim_vgg import SlimVgg
 from pipeline.metrics import temporal
 from pipeline.models.tecogan import Params, build, network, ops, training
-from pipeline.tasks import super_resolution
+from pipeline.tasks.super_resolution import clips, grid
 
 TRIM = 2  # frames at both ends of a scene that the published script leaves out
 Distance = Callable[[np.ndarray, np.ndarray], float]  # mean LPIPS distance of two images, (h, w, 3) float32 in [-1,1]
@@ -184,12 +184,12 @@ def inference(case: Path, seed: int) -> None:
 
 def degradation(case: Path, seed: int) -> None:
     a = arrays(case)
-    kernel = super_resolution.gaussian(super_resolution.TRAINING_TAPS)
+    kernel = grid.gaussian(grid.TRAINING_TAPS)
     close(np.outer(kernel, kernel), a["kernel9"], 1e-7, "kernel9")
-    low, target = super_resolution.degrade_crops(channels_first(a["hr_u8"] / np.float32(255)))
+    low, target = grid.degrade_crops(channels_first(a["hr_u8"] / np.float32(255)))
     close(low, a["lr_train"], 1e-5, "lr_train")
     close(2 * target - 1, a["target_train"], 1e-5, "target_train")
-    close(super_resolution.degrade_frame(a["hr_u8"].astype(np.uint8)), a["lr_infer"], 1e-5, "lr_infer")
+    close(grid.degrade_frame(a["hr_u8"].astype(np.uint8)), a["lr_infer"], 1e-5, "lr_infer")
 
 
 def losses(case: Path, seed: int) -> None:
@@ -245,7 +245,7 @@ def scene(targets: np.ndarray, outputs: np.ndarray, distance: Distance | None) -
     `targets`: (n, h, w, 3) uint8; `outputs`: (n or more, >= h, >= w, 3) uint8; `distance`: LPIPS, None leaves it and tLP100 out.
     """
     n, height, width = targets.shape[:3]
-    top, left, rows, columns = super_resolution.border_crop(height, width)
+    top, left, rows, columns = clips.border_crop(height, width)
 
     def cropped(image: np.ndarray) -> np.ndarray:
         return image[top : top + rows, left : left + columns]
@@ -298,11 +298,11 @@ def metrics(case: Path, seed: int) -> None:
             return float(net(channels_first(first)[None], channels_first(second)[None]))
 
     def frames(folder: str) -> np.ndarray:
-        names = super_resolution.file_order(path.name for path in (case / folder).glob("*.png"))
+        names = clips.file_order(path.name for path in (case / folder).glob("*.png"))
         return np.stack([cv2.imread(str(case / folder / name))[..., ::-1] for name in names])
 
     targets = frames("gt")
-    crop = super_resolution.border_crop(*targets.shape[1:3])
+    crop = clips.border_crop(*targets.shape[1:3])
     assert crop == tuple(int(n) for n in a["crop_yx_hw"])
     count = len(a["bicubic4/PSNR"]) + 2 * TRIM
     scenes = {

@@ -13,8 +13,9 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.datasets import demo, kitti
+from pipeline.drawing import rendering
 from pipeline.errors import RetakeError
-from pipeline.store import drives, rendering
+from pipeline.sources import drives
 from tests.conftest import ROOT
 from tests.layouts import demo_params, drive_zip, encoded, kitti_params, make_zip, picture
 

@@ -26,10 +26,10 @@ from PIL import Image
 from pipeline import download, fetch, frames, params
 from pipeline.datasets import bair, dtdb, iper, qst, sky_timelapse, tecogan_train
 from pipeline.errors import RetakeError
-from pipeline.store import layout, scenes, tars, tfrecord, video
-from pipeline.store.archives import Clip, Member, Stream
+from pipeline.sources import layout, scenes, tars, tfrecord, video
+from pipeline.sources.archives import Clip, Member, Stream
+from pipeline.sources.tars import Span
 from pipeline.store.frames import Store
-from pipeline.store.tars import Span
 from tests.conftest import ROOT
 from tests.layouts import encoded, make_zip, manifest, picture, project
 from tests.layouts_zips import coded, cut_zip, entry, jpg, number, png, write_video
@@ -359,7 +359,7 @@ def record(data: bytes) -> bytes:
 
 def checksum(data: bytes) -> int:
     """Return the CRC of a record; the independent one of tests/tf_writer.py would take a second each."""
-    from pipeline.store.tensorflow import masked_crc
+    from pipeline.sources.tensorflow import masked_crc
 
     return masked_crc(data)
 

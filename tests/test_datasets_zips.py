@@ -22,8 +22,8 @@ from pipeline import download, fetch, flow, frames, params
 from pipeline.datasets import cityscapes, davis2017, kitti_flow, sintel, tos, ucf101, vid4, vimeo90k
 from pipeline.errors import RetakeError
 from pipeline.models import truth
-from pipeline.store import archives, layout
-from pipeline.store.archives import Clip, Stream
+from pipeline.sources import archives, layout
+from pipeline.sources.archives import Clip, Stream
 from pipeline.store.frames import Store
 from tests.conftest import ROOT
 from tests.layouts import encoded, make_zip, manifest, picture

@@ -17,10 +17,10 @@ import torch
 
 from pipeline import params
 from pipeline.datasets import demo_vsr
+from pipeline.drawing.rendering import LANDSCAPES
 from pipeline.models.tecogan import build
 from pipeline.store.frames import Store, Writer
-from pipeline.store.rendering import LANDSCAPES
-from pipeline.tasks import super_resolution
+from pipeline.tasks.super_resolution import train
 from tests.engines import Project
 
 PINNED = "6ce8a6d71355a589fdaa2c29579fcbf9d444424b72235175283b3da01aedafa0"
@@ -83,7 +83,7 @@ def test_a_few_steps_of_the_recipe_lower_the_loss(tmp_path: Path) -> None:
     recipe = model.train
     torch.manual_seed(recipe.seed)
     network = build(model)
-    clips = super_resolution.TrainingClips(Store(tmp_path / "train.arrow"), recipe, network.augment)
+    clips = train.TrainingClips(Store(tmp_path / "train.arrow"), recipe, network.augment)
 
     batch = torch.stack([clips[item] for item in clips.indices(0, 0, 1)[:1]]).float() / 255
     state = SimpleNamespace(

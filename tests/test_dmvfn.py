@@ -292,11 +292,13 @@ def test_no_block_gives_the_older_frame_and_is_counted(filled: network.DMVFN) ->
     pair = torch.rand(3, 6, 16, 16, generator=torch.Generator().manual_seed(0))
     gates = np.zeros((3, 9))
     gates[1, 4] = 1
-    filled.empty_selections = 0
+    filled.notes()
     frame = filled.next_frame(pair, gates)
     assert torch.equal(frame[[0, 2]], pair[[0, 2], :3])
     assert not torch.equal(frame[1], pair[1, :3])
     assert filled.empty_selections == 2
+    assert [note.split(";")[0] for note in filled.notes()] == ["no block was selected in 2 of 3 frames"]
+    assert filled.notes() == []
 
 
 def test_fixed_vector_and_off(filled: network.DMVFN) -> None:

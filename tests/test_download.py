@@ -30,8 +30,8 @@ from hypothesis import strategies as st
 
 from pipeline import download, fetch, params
 from pipeline.errors import RetakeError
-from pipeline.store import archives, verified
-from pipeline.store.archives import Member
+from pipeline.sources import archives, verified
+from pipeline.sources.archives import Member
 from tests.conftest import ROOT
 from tests.server import Move, Request, Server
 

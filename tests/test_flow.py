@@ -22,12 +22,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pipeline import flow as stage
-from pipeline import params, plan, view, weights
+from pipeline import params, plan, weights
+from pipeline.drawing import colours
+from pipeline.drawing.images import write_image
 from pipeline.errors import RetakeError
 from pipeline.models import dis, farneback, truth
+from pipeline.models.base import Network
+from pipeline.sources.images import read_image
 from pipeline.store import flow as files
 from pipeline.store.frames import Store, Writer
-from pipeline.store.images import read_image, write_image
+from pipeline.tasks.flow import view as flow_view
 
 NONE: dict[str, Any] = {"network": None, "train": None, "checkpoint": None}
 MODELS = {
@@ -231,7 +235,7 @@ def test_colours_follow_the_published_wheel() -> None:
     flow = np.zeros((1, 7, 2), np.float32)
     flow[0, :6] = [[0, 0], [2, 0], [-2, 0], [0, 2], [0, -2], [4, 0]]  # still, right, left, down, up, too fast
     flow[0, 6] = np.nan
-    still, right, left, down, up, fast, unknown = files.colours(flow, 2)[0].astype(int)
+    still, right, left, down, up, fast, unknown = colours.colours(flow, 2)[0].astype(int)
     assert still.tolist() == [255, 255, 255]
     assert right.tolist() == [255, 0, 0]
     assert down[0] == 255
@@ -246,7 +250,7 @@ def test_colours_follow_the_published_wheel() -> None:
 
 
 def test_half_the_length_is_half_the_saturation() -> None:
-    colour = files.colours(np.array([[[1.0, 0.0]]], np.float32), 2)[0, 0]
+    colour = colours.colours(np.array([[[1.0, 0.0]]], np.float32), 2)[0, 0]
     assert colour.tolist() == [255, 127, 127]
 
 
@@ -379,19 +383,19 @@ def test_sky_export_begins_with_a_frame_to_itself_and_leaves_the_last_out(projec
         assert endpoint_error(store.image(row), expected).max() <= files.ERROR
     assert endpoint_error(store.image(1), (2 * 128 / 96, 1 * 128 / 64))[12:-12, 12:-12].mean() < 0.3
     assert [store.source(row) for row in range(4)] == [frames.source(row) for row in range(4)]
-    view.export(store, "a/left", "npy", tmp_path / "npy")
+    flow_view.export(store, "a/left", "npy", tmp_path / "npy")
     assert sorted(p.name for p in (tmp_path / "npy").iterdir()) == [f"a_frames_{n:08d}.npy" for n in (4, 5, 6, 9)]
     array = np.load(tmp_path / "npy/a_frames_00000005.npy")
     assert (array.shape, array.dtype) == ((128, 128, 2), np.float32)
     np.testing.assert_array_equal(array, store.image(1))
-    view.show_flow(store, "a/left", tmp_path / "seen")
+    flow_view.show(store, "a/left", tmp_path / "seen")
     assert read_image(tmp_path / "seen/sheet.png").shape[1] > 4 * 128
 
 
 def test_fields_of_images_with_one_name_are_numbered(project: Any, tmp_path: Path) -> None:
     store_frames({"a": dict(enumerate(moving(3, (1, 0))))}, source="film.mp4")
     store = Store(stage.make(project, "dis", "toy", "test"))
-    view.export(store, "a", "npy", tmp_path / "npy")
+    flow_view.export(store, "a", "npy", tmp_path / "npy")
     assert sorted(p.name for p in (tmp_path / "npy").iterdir()) == ["0000000000.npy", "0000000001.npy"]
 
 
@@ -413,7 +417,7 @@ def test_resize_is_bilinear_with_aligned_corners(height: int, width: int, to_hei
 def test_stage_bad_input(project: Any) -> None:
     with pytest.raises(RetakeError, match=r"no store at data/frames/toy/test\.arrow: make it with `snakemake"):
         stage.make(project, "dis", "toy", "test")
-    with pytest.raises(RetakeError, match=r"unknown flow estimator 'diss'.*'dis'"):
+    with pytest.raises(RetakeError, match=r"unknown flow model 'diss'.*'dis'"):
         stage.make(project, "diss", "toy", "test")
     with pytest.raises(RetakeError, match=r"copy_last is a prediction model.*known: dis, farneback, quick, sky, truth"):
         stage.make(project, "copy_last", "toy", "test")
@@ -585,7 +589,7 @@ def test_frames_are_decoded_while_the_network_works(tmp_path: Path, monkeypatch:
             later.set()
         return real(self, row)
 
-    class Estimator:
+    class Estimator(Network):
         def estimate_batch(self, frames: np.ndarray) -> np.ndarray:
             assert later.wait(60)
             return np.zeros((len(frames), *frames.shape[2:4], 2), np.float32)
@@ -600,7 +604,7 @@ def test_batches_are_of_one_size_and_full(tmp_path: Path, monkeypatch: pytest.Mo
     p = network_project(tmp_path, frames=3)
     seen = []
 
-    class Estimator:
+    class Estimator(Network):
         context = 3
 
         def estimate_batch(self, frames: np.ndarray) -> np.ndarray:

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from pipeline.models.arflow.network import PWCLite
+from pipeline.sources.images import read_image
 from pipeline.store.flow import from_kitti, read_flo
 from pipeline.store.frames import Store
-from pipeline.store.images import read_image
 from tests.engines import Project
 from tests.layouts import encoded, make_zip
 from tests.layouts_zips import flo

@@ -15,9 +15,12 @@ import yaml
 from pipeline import params, plan, predict, score, table
 from pipeline.errors import RetakeError
 from pipeline.metrics import flow_epe, flow_f1
+from pipeline.models.base import Network
 from pipeline.store.frames import Store, Writer
-from pipeline.tables import layouts, measured
-from pipeline.tasks import flow
+from pipeline.tables import measured
+from pipeline.tasks.flow import clips as flow
+from pipeline.tasks.flow import table as flow_table
+from pipeline.tasks.flow import train as flow_train
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMES, TRUTH, NOC = (Path(f"data/{p}/test.arrow") for p in ("frames/toy", "flow/truth/toy", "flow/truth_noc/toy"))
@@ -78,7 +81,7 @@ def test_cells_of_zero_flow(project: params.Params) -> None:
     """Pooled, images count by their pixels with truth; `clips` leaves the others out."""
     made(project, "zero", "dis")
     row = measured.row(project, "toy", "zero")
-    columns = layouts.LAYOUTS["flow"].columns(project.experiments["toy"], row.meta)
+    columns = flow_table.LAYOUT.columns(project.experiments["toy"], row.meta)
     measured.fill(row, columns)
     cells = {name: cell.mean for name, cell in row.cells.items()}
     first, second = 30 * 64, 28 * 56
@@ -128,12 +131,12 @@ def test_wrong_fields_are_named(project: params.Params, rows: list[Any], words: 
 
 
 def test_an_estimator_that_gives_nan_is_named(project: params.Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Bad:
+    class Bad(Network):
         def estimate(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
             return np.full((*first.shape[:2], 2), np.nan, np.float32)
 
     monkeypatch.setattr(params.registry("models")["zero"], "build", lambda p: Bad())
-    with pytest.raises(RetakeError, match="zero estimates NaN for clean/a frame 8"):
+    with pytest.raises(RetakeError, match="zero estimates NaN or infinity for clean/a frame 8"):
         predict.predict(project, "toy", "zero")
     assert not Path("data/predictions/toy/zero.arrow").exists()
 
@@ -156,15 +159,15 @@ def test_validation_is_by_truth_where_there_is_some(project: params.Params) -> N
         return {"val_epe": float(len(seen))} if found is not None else {"val_loss": 7.0}
 
     network = SimpleNamespace(validate=validate)
-    assert flow.Validation(Store(FRAMES), Store(TRUTH), network, 9, 4).score("cpu") == ("val_epe", 1.5)
+    assert flow_train.Validation(Store(FRAMES), Store(TRUTH), network, 9, 4).score("cpu") == ("val_epe", 1.5)
     assert seen == [((1, 2, 3, 40, 64), (1, 2, 40, 64)), ((1, 2, 3, 48, 56), (1, 2, 48, 56))]
-    assert flow.Validation(Store(FRAMES), None, network, 9, 4).score("cpu") == ("val_loss", 7.0)
+    assert flow_train.Validation(Store(FRAMES), None, network, 9, 4).score("cpu") == ("val_loss", 7.0)
     assert len(seen) == 2 + 4
 
 
 def test_training_clips_of_different_sizes_are_of_one(project: params.Params) -> None:
     train: Any = SimpleNamespace(batch=1, window=2, windows="all", crop=None, seed=0, height=32, width=64, max_stride=1)
-    clips = flow.TrainingClips(Store(FRAMES), train, lambda clip, rng: clip)
+    clips = flow_train.TrainingClips(Store(FRAMES), train, lambda clip, rng: clip)
     assert {tuple(clips[0, i].shape) for i in range(len(clips))} == {(2, 3, 32, 64)}
 
 

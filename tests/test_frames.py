@@ -26,7 +26,7 @@ from PIL import Image
 from pipeline import frames, params
 from pipeline.datasets import demo, kitti
 from pipeline.errors import RetakeError
-from pipeline.store.archives import Clip, Member
+from pipeline.sources.archives import Clip, Member
 from pipeline.store.frames import Store
 from tests.conftest import ROOT
 from tests.layouts import demo_params, drive_zip, encoded, kitti_params, manifest, picture, project

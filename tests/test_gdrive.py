@@ -23,7 +23,7 @@ from requests.adapters import HTTPAdapter
 
 from pipeline import download, fetch, params
 from pipeline.errors import RetakeError
-from pipeline.store import archives, hosts, verified
+from pipeline.sources import archives, hosts, verified
 from tests.conftest import ROOT
 from tests.server import Move, Request, Server
 

@@ -18,7 +18,7 @@ from pipeline.evaluate import evaluate
 from pipeline.losses import vgg16
 from pipeline.metrics import Undefined, cache, diversity, dtfvd, fid, fvd, sets
 from pipeline.metrics.networks import i3d, inception, vgg, videos
-from pipeline.store import tensorflow
+from pipeline.sources import tensorflow
 
 
 @pytest.fixture(scope="module")

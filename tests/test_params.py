@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from pipeline import params, plan
+from pipeline import params, plan, recipes
 from pipeline.errors import RetakeError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,20 +16,19 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def tree() -> dict[str, Any]:
-    return copy.deepcopy(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    return copy.deepcopy(recipes.read().values)
 
 
 def refused(tree: dict[str, Any]) -> str:
     with pytest.raises(RetakeError) as error:
-        params.load(tree)
+        params.validate(tree)
     return str(error.value)
 
 
 def test_misspelt_key_is_refused_with_the_nearest(tree: dict[str, Any]) -> None:
-    tree["datasets"]["demo"]["heigth"] = tree["datasets"]["demo"].pop("height")
+    tree["datasets"]["demo"]["heigth"] = 96
     text = refused(tree)
     assert "datasets.demo.heigth: unknown key (did you mean 'height'?)" in text
-    assert "datasets.demo.height: Field required" in text
 
 
 def test_misspelt_section(tree: dict[str, Any]) -> None:
@@ -70,7 +68,7 @@ def test_overrides_as_strings_are_understood(tree: dict[str, Any]) -> None:
     """`--config` delivers strings throughout."""
     tree["compute"]["threads"] = "1"
     tree["tracking"]["mlflow"] = "no"
-    loaded = params.load(tree)
+    loaded = params.validate(tree)
     assert loaded.compute.threads == 1
     assert loaded.tracking.mlflow is False
 
@@ -93,9 +91,9 @@ def test_not_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_profile_s_name_stands_for_its_metrics() -> None:
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree = copy.deepcopy(recipes.read().values)
     assert tree["experiments"]["kitti"]["metrics"] == "dmvfn"
-    p = params.load(tree)
+    p = params.validate(tree)
     assert p.experiments["kitti"].metrics == p.profiles["dmvfn"]
     assert tree["experiments"]["kitti"]["metrics"] == "dmvfn"  # what was given is not changed
     fields = plan.plan(p, ["kitti", "demo"])["score"]
@@ -104,7 +102,7 @@ def test_a_profile_s_name_stands_for_its_metrics() -> None:
     assert plan.uses(p, "score", fields["kitti-dmvfn"])["profiles.dmvfn"]["lpips"]["colour"] == "bgr"
     tree["experiments"]["kitti"]["metrics"] = "dmvnf"
     with pytest.raises(RetakeError, match=r"experiments.kitti.metrics: no profile 'dmvnf' \(did you mean 'dmvfn'\?\)"):
-        params.load(tree)
+        params.validate(tree)
     tree["experiments"]["kitti"]["metrics"] = "arflow"
     with pytest.raises(RetakeError, match="flow_epe is no metric of the task prediction"):
-        params.load(tree)
+        params.validate(tree)

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from pipeline.datasets import vid4
+from pipeline.drawing.images import write_image
+from pipeline.sources.images import read_image
 from pipeline.store.frames import Store
-from pipeline.store.images import read_image, write_image
-from pipeline.tasks import super_resolution
+from pipeline.tasks.super_resolution import grid
 from tests.engines import Project
 from tests.layouts import encoded, make_zip
 from tests.layouts_zips import write_video
@@ -62,7 +63,7 @@ def scenes(sizes: dict[str, tuple[int, int, int]], seed: int) -> tuple[dict[str,
             image = texture(seed + i, n, height, width)
             name = f"{scene}/{n + 1:04d}.png"
             high[name] = encoded(image)
-            low[name] = encoded(np.rint(255 * super_resolution.degrade_frame(image)).astype(np.uint8))
+            low[name] = encoded(np.rint(255 * grid.degrade_frame(image)).astype(np.uint8))
     return high, low
 
 

@@ -16,9 +16,9 @@ from pipeline import bring, params, score, weights
 from pipeline.errors import RetakeError
 from pipeline.metrics import epe, ms_ssim, ssim
 from pipeline.params import Params
-from pipeline.scores import common
 from pipeline.store.frames import Store, Writer
-from pipeline.tasks import prediction
+from pipeline.tasks.common import score as common
+from pipeline.tasks.prediction import clips as prediction
 
 FRAMES = Path("data/frames/toy/test.arrow")
 CLIPS = {"drive_a/image_02": (3, 8), "drive_b/image_02": (0, 6)}  # first frame number, frames
@@ -225,9 +225,7 @@ def test_padding_is_not_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_epe_names_the_flow_that_is_not_there(project: Params) -> None:
     with Writer("data/flow/truth/toy/test.arrow", codec="raw", dtype="float32", channels=2, meta={}) as out:
         out.add("drive_a/image_02", 4, np.zeros((*SIZE, 2), np.float32))
-    with pytest.raises(
-        RetakeError, match=r"truth/toy/test.arrow has no flow of drive_a/image_02 frame 5: make it again"
-    ):
+    with pytest.raises(RetakeError, match=r"truth/toy/test.arrow has no drive_a/image_02 frame 5: make it again"):
         score.score(project, "toy", "flow_warp")
 
 

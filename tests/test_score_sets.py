@@ -21,7 +21,7 @@ from pipeline.metrics import cache, frechet, sets, temporal
 from pipeline.metrics.networks import inception
 from pipeline.params import Params
 from pipeline.store.frames import Store, Writer
-from pipeline.tasks import prediction
+from pipeline.tasks.prediction import clips as prediction
 
 METRICS: dict[str, Any] = {
     "fid": {"kind": "fid", "drop": None},

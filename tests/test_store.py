@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.atomic import atomic, write_text
 from pipeline.errors import RetakeError
 from pipeline.store import frames
-from pipeline.store.atomic import atomic, write_text
 from pipeline.store.frames import Store, Writer
 
 
@@ -140,7 +140,7 @@ def test_wrong_images_and_interleaved_clips_are_refused(tmp_path: Path) -> None:
 def test_killed_writer_leaves_no_output_and_its_rest_is_removed(tmp_path: Path) -> None:
     script = f"""
 import os, signal
-from pipeline.store.atomic import atomic
+from pipeline.atomic import atomic
 with atomic({str(tmp_path / "a.txt")!r}) as t:
     t.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

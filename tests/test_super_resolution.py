@@ -21,12 +21,18 @@ import yaml
 from parity_tecogan import arrays, state_dict
 
 from pipeline import bring, params, plan, predict, score, table, view, weights
+from pipeline.drawing import sheets
+from pipeline.drawing.images import write_image
 from pipeline.errors import RetakeError
 from pipeline.metrics import temporal
+from pipeline.models.base import Network
+from pipeline.sources.images import read_image
 from pipeline.store.frames import Store, Writer
-from pipeline.store.images import read_image, write_image
-from pipeline.tables import layouts, measured
-from pipeline.tasks import super_resolution
+from pipeline.tables import measured
+from pipeline.tasks.super_resolution import clips, grid, warm_up
+from pipeline.tasks.super_resolution import predict as scene_predict
+from pipeline.tasks.super_resolution import table as scene_table
+from pipeline.tasks.super_resolution import view as scene_view
 
 ROOT = Path(__file__).resolve().parents[1]
 HIGH, LOW = Path("data/frames/toy/test.arrow"), Path("data/frames/toy/test_lr.arrow")
@@ -75,7 +81,7 @@ def write_stores(low: bool = True, scenes: dict[str, tuple[int, int, int]] = SCE
     """Write high resolution, and low resolution as published: degraded, in 8 bits."""
     stores = {
         HIGH: lambda image: image,
-        LOW: lambda image: np.rint(255 * super_resolution.degrade_frame(image)).astype(np.uint8),
+        LOW: lambda image: np.rint(255 * grid.degrade_frame(image)).astype(np.uint8),
     }
     for path, made in stores.items():
         if path == LOW and not low:
@@ -137,10 +143,10 @@ def test_eight_bits_are_truncated_or_rounded() -> None:
         .view(1, 1, 1, -1)
         .repeat(1, 3, 1, 1)
     )
-    assert super_resolution.eight_bits(levels, "truncated")[0, :, 0].tolist() == [0, 0, 0, 0, 127, 254, 255]
-    assert super_resolution.eight_bits(levels, "rounded")[0, :, 0].tolist() == [0, 0, 0, 1, 128, 255, 255]
+    assert clips.eight_bits(levels, "truncated")[0, :, 0].tolist() == [0, 0, 0, 0, 127, 254, 255]
+    assert clips.eight_bits(levels, "rounded")[0, :, 0].tolist() == [0, 0, 0, 1, 128, 255, 255]
     every = torch.arange(256).view(1, 1, 1, -1).repeat(1, 3, 1, 1) / 255
-    assert super_resolution.eight_bits(every, "truncated")[0, :, 1].tolist() == list(range(256))
+    assert clips.eight_bits(every, "truncated")[0, :, 1].tolist() == list(range(256))
 
 
 # Prediction
@@ -175,7 +181,7 @@ def test_a_scene_too_small_for_the_network_is_named(project: params.Params, monk
     write_stores(scenes={"a": (6, 64, 28)})
     network = params.registry("models")["tecogan"].build(project.models["tiny"])
     monkeypatch.setattr(weights, "load_model", lambda *_: (network, ""))
-    monkeypatch.setattr(predict, "_gmacs_of_scenes", lambda *_: 0.0)
+    monkeypatch.setattr(scene_predict, "_gmacs", lambda *_: 0.0)
     with pytest.raises(
         RetakeError, match=r"frames/toy/test_lr.arrow, a: low-resolution frames of 7x16 pixels: .* at least 8"
     ):
@@ -185,7 +191,7 @@ def test_a_scene_too_small_for_the_network_is_named(project: params.Params, monk
 def test_multiply_adds_are_those_of_a_frame_in_a_running_scene(project: params.Params) -> None:
     """By hand, of the layers' sizes: FNet on 8 x 8 multiples, then the generator; no device's way round them counts."""
     network = params.registry("models")["tecogan"].build(project.models["tiny"])
-    found = predict._gmacs_of_scenes(network, Store(HIGH), ["a"])
+    found = scene_predict._gmacs(network, Store(HIGH), ["a"])
     height, width = 16, 20
     pixels = height * width
     fnet = sum(
@@ -199,28 +205,25 @@ def test_multiply_adds_are_those_of_a_frame_in_a_running_scene(project: params.P
     generator = 9 * pixels * (51 * 64 + 2 * 64 * 64 + 64 * 64 + 4 * 64 * 64 + 16 * 64 * 3)
     assert found == pytest.approx((fnet + generator) / 1e9, abs=1e-4)
     bicubic = params.registry("models")["interpolation"].build(project.models["bicubic"])
-    assert predict._gmacs_of_scenes(bicubic, Store(HIGH), ["a", "b c"]) == 0
+    assert scene_predict._gmacs(bicubic, Store(HIGH), ["a", "b c"]) == 0
 
 
-class Lazy:
+class Lazy(Network):
     """A network that says how far it has read when it is asked for its next output."""
 
     def __init__(self) -> None:
         self.read: list[int] = []
 
     def predict(self, frames: Any) -> Iterator[torch.Tensor]:
-        for number, (frame, keep) in enumerate(super_resolution.warmed(frames)):
+        for number, (frame, keep) in enumerate(warm_up.warmed(frames)):
             if keep:
                 self.read.append(number)
                 yield frame.repeat_interleave(4, 2).repeat_interleave(4, 3)
 
-    def to(self, device: str) -> Lazy:
-        return self
-
 
 def test_frames_are_streamed(project: params.Params, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[int] = []
-    source = super_resolution.low_resolution
+    source = clips.low_resolution
 
     def watched(*arguments: Any) -> Iterator[np.ndarray]:
         for frame in source(*arguments):
@@ -228,7 +231,7 @@ def test_frames_are_streamed(project: params.Params, monkeypatch: pytest.MonkeyP
             yield frame
 
     write_stores(scenes={"a": (30, 64, 64)})
-    monkeypatch.setattr(super_resolution, "low_resolution", watched)
+    monkeypatch.setattr(clips, "low_resolution", watched)
     network = Lazy()
     monkeypatch.setattr(weights, "load_model", lambda *_: (network, ""))
     write = Writer.add
@@ -236,7 +239,7 @@ def test_frames_are_streamed(project: params.Params, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Writer, "add", lambda self, *a, **k: ahead.append(len(held)) or write(self, *a, **k))
     predict.predict(project, "toy", "nearest")
     assert len(ahead) == 30
-    assert max(read - made for made, read in enumerate(ahead, 1)) == super_resolution.WARM_UP
+    assert max(read - made for made, read in enumerate(ahead, 1)) == warm_up.WARM_UP
 
 
 def test_high_resolution_alone_is_degraded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +252,7 @@ def test_high_resolution_alone_is_degraded(tmp_path: Path, monkeypatch: pytest.M
     store = Store("data/predictions/toy/bicubic.arrow")
     assert set(map(tuple, store.size.tolist())) == {(66, 83)}
     assert store.meta["input"].startswith("degraded: blur of sigma 1.5, 13 taps, every 4th pixel, not rounded")
-    low = super_resolution.degrade_frame(Store(HIGH).image(0))
+    low = grid.degrade_frame(Store(HIGH).image(0))
     np.testing.assert_allclose(store.image(0)[::4, ::4] / 255, low, atol=1 / 255)
     score.score(p, "toy", "bicubic")
     assert values("bicubic")["psnr_y", "a", 2] > 20
@@ -259,7 +262,7 @@ def test_high_resolution_alone_is_degraded(tmp_path: Path, monkeypatch: pytest.M
     ("network", "words"),
     [
         (lambda frames: iter([next(frames).repeat(1, 1, 4, 4)]), "nearest gives fewer frames of a than the 7 it has: .*published_dropping"),
-        (lambda frames: (f.repeat(1, 1, 4, 4) * np.nan for f in frames), "nearest gives NaN for a frame 0"),
+        (lambda frames: (f.repeat(1, 1, 4, 4) * np.nan for f in frames), "nearest gives NaN or infinity for a frame 0"),
         (lambda frames: frames, "nearest gives frames of a that are smaller than those of data/frames/toy/test.arrow"),
     ],
     ids=["dropped", "nan", "small"],
@@ -272,7 +275,7 @@ def test_a_network_that_does_not_keep_its_word(
             return network(frames)
 
     monkeypatch.setattr(weights, "load_model", lambda *_: (Bad(), ""))
-    monkeypatch.setattr(predict, "_gmacs_of_scenes", lambda *_: 0.0)
+    monkeypatch.setattr(scene_predict, "_gmacs", lambda *_: 0.0)
     with pytest.raises(RetakeError, match=words):
         predict.predict(project, "toy", "nearest")
     assert not Path("data/predictions/toy/nearest.arrow").exists()
@@ -331,7 +334,7 @@ def test_whole_scenes_can_be_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     write_stores(scenes={"a": (5, 40, 44)})
     with pytest.raises(
-        RetakeError, match=r"44x40 pixels: TecoGAN's metrics need sides .*; set the protocol's `border` to kept"
+        RetakeError, match=r"44x40 pixels: the metrics need sides .*; set the protocol's `border` to kept"
     ):
         predict.predict(toy(), "toy", "bicubic")  # before hours are spent on what cannot be scored
     p = toy(protocol__trim=0, protocol__border="kept", experiment__metrics=METRICS | {"psnr": {"kind": "psnr"}})
@@ -575,7 +578,7 @@ def test_the_published_script_s_golden_scenes_as_brought_ones(
     bring.bring(p, "toy", "mine")
     score.score(p, "toy", "mine")
     row = measured.row(p, "toy", "mine")
-    measured.fill(row, layouts.LAYOUTS["super_resolution"].columns(p.experiments["toy"], row.meta))
+    measured.fill(row, scene_table.LAYOUT.columns(p.experiments["toy"], row.meta))
     names = {"psnr_y": ("PSNR", 1, 1e-4), "ssim_y": ("SSIM", 100, 1e-3), "tof": ("tOF", 1, 1e-5)}
     names |= {"lpips": ("LPIPS", 100, 1e-4), "tlp": ("tLP100", 1, 1e-4)}
     for metric, (name, scale, tolerance) in names.items():
@@ -594,19 +597,19 @@ def test_the_published_script_s_golden_scenes_as_brought_ones(
 def test_the_picture_has_low_resolution_each_row_and_the_truth(made: params.Params) -> None:
     table.make(made, "toy")
     picture = read_image("results/toy.png")
-    assert picture.shape[1] <= view.WIDTH
+    assert picture.shape[1] <= sheets.WIDTH
     rows = {name: Store(f"data/predictions/toy/{name}.arrow") for name in ("bicubic", "mine")}
-    view.scene_picture(Store(HIGH), None, rows, "two.png")
+    scene_view.picture({"frames": str(HIGH), "low": str(HIGH)}, None, rows, "two.png")
     side = 64
-    factor = ((view.WIDTH - view.GAP) // view.ABREAST - view.GAP) // side
-    image = read_image("two.png")[56 : 56 + side * factor : factor, view.GAP :]
-    parts = [image[:, i * (side * factor + view.GAP) :][:, : side * factor : factor] for i in (0, 1, 2, 3)]
+    factor = ((sheets.WIDTH - sheets.GAP) // scene_view.ABREAST - sheets.GAP) // side
+    image = read_image("two.png")[56 : 56 + side * factor : factor, sheets.GAP :]
+    parts = [image[:, i * (side * factor + sheets.GAP) :][:, : side * factor : factor] for i in (0, 1, 2, 3)]
     low_part, *_, truth = parts
     frames = Store(HIGH)
     left = next(x for x in range(0, 17, 4) if np.array_equal(truth, frames.image(3)[:, x : x + side]))
     for part, store in zip(parts[1:3], rows.values(), strict=True):
         np.testing.assert_array_equal(part, store.image(3)[:, left : left + side])
-    low = np.rint(255 * super_resolution.degrade_frame(frames.image(3))).astype(np.uint8)
+    low = np.rint(255 * grid.degrade_frame(frames.image(3))).astype(np.uint8)
     np.testing.assert_array_equal(low_part[::4, ::4], low[:, left // 4 : (left + side) // 4])
 
 

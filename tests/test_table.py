@@ -168,7 +168,7 @@ def test_bootstrap_bears_one_window_and_infinite_values() -> None:
 
 
 def test_an_infinite_mean_is_printed(project: Params) -> None:
-    from pipeline.tasks import prediction
+    from pipeline.tasks.prediction import clips as prediction
 
     frames, protocol = Store("data/frames/toy/test.arrow"), project.protocols["next3"]
     truth = iter([t for w in prediction.windows(frames, protocol) for t in prediction.targets(frames, w, protocol)])

@@ -31,7 +31,7 @@ from pipeline.losses.slim_vgg import SlimVgg
 from pipeline.metrics import temporal
 from pipeline.models.tecogan import build, network, ops, training
 from pipeline.store.frames import Store, Writer
-from pipeline.tasks import super_resolution
+from pipeline.tasks.super_resolution import clips, grid, train, warm_up
 
 FRVSR = dict(ping_pong=0, vgg=0, vgg_weights=None, adversarial=0, layers=0)
 sizes = st.tuples(st.integers(2, 9), st.integers(2, 9))
@@ -194,25 +194,25 @@ def test_symmetric_padding_repeats_the_edge() -> None:
 
 
 def test_warm_up() -> None:
-    assert [super_resolution.warm_up(n) for n in (1, 2, 5, 6, 40)] == [
+    assert [warm_up.warm_up(n) for n in (1, 2, 5, 6, 40)] == [
         *([], [1], [4, 3, 2, 1]),
         *([5, 4, 3, 2, 1], [5, 4, 3, 2, 1]),
     ]
     for n in range(1, 12):
-        extended = super_resolution.warm_up(n) + list(range(n))
+        extended = warm_up.warm_up(n) + list(range(n))
         published = extended[5:]
-        assert super_resolution.kept(n, published_dropping=True) == published
-        assert super_resolution.kept(n) == list(range(n))
+        assert warm_up.kept(n, published_dropping=True) == published
+        assert warm_up.kept(n) == list(range(n))
         for rule, wanted in ((True, published), (False, list(range(n)))):
-            run = list(super_resolution.warmed(iter(range(n)), published_dropping=rule))
+            run = list(warm_up.warmed(iter(range(n)), published_dropping=rule))
             assert [frame for frame, _ in run] == extended
             assert [frame for frame, kept in run if kept] == wanted
-    assert list(super_resolution.warmed([])) == []
+    assert list(warm_up.warmed([])) == []
 
 
 def test_published_file_order() -> None:
     names = ["b_10.png", "b_9.png", "a_9.png", "cover.png", "9/x_2.png"]
-    assert super_resolution.file_order(names) == ["cover.png", "9/x_2.png", "a_9.png", "b_9.png", "b_10.png"]
+    assert clips.file_order(names) == ["cover.png", "9/x_2.png", "a_9.png", "b_9.png", "b_10.png"]
 
 
 def clip(frames: int, height: int, width: int, seed: int = 0, batch: int = 1) -> list[Tensor]:
@@ -322,11 +322,11 @@ def test_bad_frames() -> None:
 def test_low_resolution_is_aligned_to_the_top_left() -> None:
     image = np.zeros((48, 48, 3), np.uint8)
     image[16, 24] = 255
-    low = super_resolution.degrade_frame(image)
+    low = grid.degrade_frame(image)
     assert np.unravel_index(low[..., 0].argmax(), low.shape[:2]) == (4, 6)
     np.testing.assert_allclose(low[:, :6][:, ::-1][:, :5], low[:, 7:12], atol=1e-7)  # symmetric about it
     crop = torch.from_numpy(image).permute(2, 0, 1).float() / 255
-    small, target = super_resolution.degrade_crops(crop)
+    small, target = grid.degrade_crops(crop)
     assert small.shape == (3, 10, 10)
     assert target.shape == (3, 40, 40)
     assert np.unravel_index(int(target[0].argmax()), (40, 40)) == (12, 20)
@@ -335,13 +335,13 @@ def test_low_resolution_is_aligned_to_the_top_left() -> None:
 
 def test_degradation_agrees_with_opencv() -> None:
     image = texture(45, 38)
-    found, _ = super_resolution.degrade_crops(torch.from_numpy(image[:44, :36]).permute(2, 0, 1))
-    kernel = super_resolution.gaussian(9)
+    found, _ = grid.degrade_crops(torch.from_numpy(image[:44, :36]).permute(2, 0, 1))
+    kernel = grid.gaussian(9)
     blurred = cv2.sepFilter2D(image, -1, kernel, kernel)[4:40:4, 4:32:4]
     np.testing.assert_allclose(found.permute(1, 2, 0).numpy(), blurred, atol=1e-6)
-    assert super_resolution.degrade_frame((255 * image).astype(np.uint8)).shape == (12, 10, 3)
+    assert grid.degrade_frame((255 * image).astype(np.uint8)).shape == (12, 10, 3)
     with pytest.raises(RetakeError, match="training crops of 38x45 pixels"):
-        super_resolution.degrade_crops(torch.zeros(3, 45, 38))
+        grid.degrade_crops(torch.zeros(3, 45, 38))
 
 
 @given(
@@ -353,7 +353,7 @@ def test_degradation_agrees_with_opencv() -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_drawn_crops_lie_in_the_frame(height: int, width: int, frames: int, moving: float, seed: int) -> None:
-    drawn = super_resolution.draw(height, width, frames, 40, moving, np.random.default_rng(seed))
+    drawn = train.draw(height, width, frames, 40, moving, np.random.default_rng(seed))
     assert drawn.still == bool(moving)
     for path, size in ((drawn.top, height), (drawn.left, width)):
         assert path.shape == (frames,)
@@ -364,7 +364,7 @@ def test_drawn_crops_lie_in_the_frame(height: int, width: int, frames: int, movi
 
 def test_steps_of_a_moving_frame_are_distributed_as_published() -> None:
     rng = np.random.default_rng(0)
-    paths = [super_resolution.draw(2000, 2000, 10, 40, 1.0, rng) for _ in range(1500)]
+    paths = [train.draw(2000, 2000, 10, 40, 1.0, rng) for _ in range(1500)]
     steps = np.concatenate([np.diff(p.top) for p in paths] + [np.diff(p.left) for p in paths])
     share = np.bincount(steps + 4, minlength=9) / len(steps)
     np.testing.assert_allclose(share, [1 / 16, *[1 / 8] * 7, 1 / 16], atol=0.01)
@@ -384,14 +384,14 @@ def scenes(tmp_path: Path) -> Store:
 @pytest.mark.parametrize("moving", [0.0, 1.0])
 def test_training_clips(scenes: Store, moving: float) -> None:
     train = params(1, recipe(**FRVSR, window=3, crop=40, batch=2, moving_first_frame=moving)).train
-    clips = super_resolution.TrainingClips(scenes, train, lambda images, rng: images)  # type: ignore[arg-type]
+    clips = train.TrainingClips(scenes, train, lambda images, rng: images)  # type: ignore[arg-type]
     assert len(clips) == 3 + 2
     for index, (name, start) in enumerate(clips.windows):
         found = clips[7, index].permute(0, 2, 3, 1).numpy()
         assert found.shape == (3, 40, 40, 3)
         np.testing.assert_array_equal(found, clips[7, index].permute(0, 2, 3, 1).numpy())
         rng = np.random.default_rng([1, 7, index])
-        drawn = super_resolution.draw(48, 60, 3, 40, moving, rng)
+        drawn = train.draw(48, 60, 3, 40, moving, rng)
         for i in range(3):
             frame = scenes.read(name, [start if moving else start + i])[0]
             wanted = frame[drawn.top[i] : drawn.top[i] + 40, drawn.left[i] : drawn.left[i] + 40]
@@ -420,7 +420,7 @@ def test_frvsr_learns_beyond_bicubic() -> None:
     net = model(blocks=1, **FRVSR, window=3, crop=56, lr=1e-3, first_output="zero")
     state, batch = stage(net), pans(1, 3, 56)
     losses = [net.training_step(batch, state)["l2_content_loss"] for _ in range(60)]
-    low, target = super_resolution.degrade_crops(batch)
+    low, target = grid.degrade_crops(batch)
     bicubic = ops.resize_bicubic(low.flatten(0, 1)).view_as(target)
     assert losses[0] == pytest.approx(float((2 * (bicubic - target)).square().sum(2).mean()), rel=1e-5)
     gain = 10 * math.log10(losses[0] / losses[-1])
@@ -438,11 +438,11 @@ def test_rate_falls_along_a_cosine() -> None:
 
 def test_validation_upscales_whole_frames(scenes: Store) -> None:
     bicubic = SimpleNamespace(predict=lambda frames: (ops.resize_bicubic(frame) for frame in frames))
-    name, value = super_resolution.Validation(scenes, None, bicubic, 2, 4).score("cpu")
+    name, value = train.Validation(scenes, None, bicubic, 2, 4).score("cpu")
     errors = []
     for clip, rows in scenes.clips.items():
         for frame in scenes.read(clip, range(len(rows))):
-            low = torch.from_numpy(super_resolution.degrade_frame(frame)).permute(2, 0, 1)[None]
+            low = torch.from_numpy(grid.degrade_frame(frame)).permute(2, 0, 1)[None]
             found = ops.resize_bicubic(low)[0].permute(1, 2, 0).clamp(0, 1).numpy()
             errors.append(-10 * math.log10(((found - frame / 255) ** 2).mean()))
     assert (name, value) == ("val_psnr", pytest.approx(np.mean(errors), rel=1e-6))
@@ -452,7 +452,7 @@ def test_a_step_takes_all_gradients_from_the_weights_before_it() -> None:
     """With plain gradient descent at rate 1, each network moves by the gradient of its own objective."""
     net = model(vgg=0, vgg_weights=None, window=2, crop=40)
     batch = pans(2, 2, 40)
-    low, target = super_resolution.degrade_crops(batch)
+    low, target = grid.degrade_crops(batch)
     found = training.losses(net, low, 2 * target - 1, net.p.train, None)
     parts = {"generator": found.generator, "fnet": found.fnet, "discriminator": found.discriminator}
     before = {k: v.detach().clone() for k, v in net.named_parameters()}
@@ -491,7 +491,7 @@ def test_each_target_goes_through_vgg_once(monkeypatch: pytest.MonkeyPatch, ping
     vgg, seen = random_vgg(), []
     features = vgg.features
     monkeypatch.setattr(vgg, "features", lambda x: seen.append(len(x)) or features(x))
-    low, target = super_resolution.degrade_crops(pans(2, 3, 40))
+    low, target = grid.degrade_crops(pans(2, 3, 40))
     found = training.losses(net, low, 2 * target - 1, net.p.train, vgg)
     frames = 5 if ping_pong else 3
     assert seen == [2 * 3, 2 * frames]
@@ -529,7 +529,7 @@ def test_whole_recipe_takes_a_step() -> None:
 def test_what_discriminators_see(kind: str, ping_pong: float) -> None:
     """Frames of the triplets, their input, and triplets warped to the middle one, black outside the centre."""
     net = model(discriminator=kind, vgg=0, vgg_weights=None, ping_pong=ping_pong, window=4, crop=40)
-    low, target = super_resolution.degrade_crops(pans(2, 4, 40))
+    low, target = grid.degrade_crops(pans(2, 4, 40))
     order = [0, 1, 2, 3, 2, 1, 0] if ping_pong else [0, 1, 2, 3]
     triplets = 2 if ping_pong else 1
     clips, truth = low[:, order], 2 * target[:, order] - 1
@@ -596,7 +596,7 @@ def test_starting_from_a_smaller_network() -> None:
     small = build(params(2, recipe(**FRVSR)))
     video = clip(2, 8, 8)
     wanted = torch.cat(list(small.upscale(video)))
-    low, target = super_resolution.degrade_crops(pans(1, 2, 40))
+    low, target = grid.degrade_crops(pans(1, 2, 40))
     learns = {}
     for quirks in ([], ["zero_filled_blocks"]):
         net = model(blocks=4, **FRVSR, window=2, crop=40, start="frvsr", quirks=quirks)
@@ -706,7 +706,7 @@ def published(net: nn.Module) -> dict[str, np.ndarray]:
 
 
 def test_published_checkpoints_are_imported(tmp_path: Path) -> None:
-    from pipeline.store import tensorflow
+    from pipeline.sources import tensorflow
 
     trained = model(blocks=2, window=3)
     state = published(trained)
@@ -788,7 +788,7 @@ def test_psnr_of_luma() -> None:
 
 @given(height=st.integers(48, 700), width=st.integers(48, 1400))
 def test_border_crop(height: int, width: int) -> None:
-    top, left, rows, columns = super_resolution.border_crop(height, width)
+    top, left, rows, columns = clips.border_crop(height, width)
     for offset, kept, size in ((top, rows, height), (left, columns, width)):
         assert kept % 32 == 0
         assert 16 <= size - kept < 16 + 32
@@ -797,4 +797,4 @@ def test_border_crop(height: int, width: int) -> None:
 
 def test_frames_smaller_than_the_border() -> None:
     with pytest.raises(RetakeError, match="need sides of at least 48"):
-        super_resolution.border_crop(40, 80)
+        clips.border_crop(40, 80)

@@ -28,9 +28,9 @@ from pipeline import train, weights
 from pipeline.errors import RetakeError
 from pipeline.models.tecogan import build
 from pipeline.models.tecogan.training import TecoGAN
-from pipeline.store import tensorflow
+from pipeline.sources import tensorflow
+from pipeline.sources.images import read_png
 from pipeline.store.frames import Writer
-from pipeline.store.images import read_png
 from tests.conftest import ROOT
 from tests.engines import Project
 

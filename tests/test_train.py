@@ -198,7 +198,7 @@ def test_clip_shorter_than_the_window(project: Project) -> None:
 def test_workers_and_order_do_not_change_what_is_seen() -> None:
     """A batch depends on seed and step alone: shares of two processes are together the batch of one."""
     from pipeline.params import Train
-    from pipeline.tasks.prediction import TrainingClips
+    from pipeline.tasks.prediction.train import TrainingClips
 
     clips = TrainingClips.__new__(TrainingClips)
     clips.train = Train(

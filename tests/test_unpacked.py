@@ -15,7 +15,7 @@ import pytest
 from pipeline import download, frames, params
 from pipeline.datasets import davis2017, iper, kitti, sky_timelapse, ucf101
 from pipeline.errors import RetakeError
-from pipeline.store.archives import Stream
+from pipeline.sources.archives import Stream
 from pipeline.store.frames import Store
 from tests.conftest import ROOT
 from tests.layouts import drive_zip, kitti_params, make_zip, manifest, project

@@ -32,7 +32,7 @@ from pipeline.errors import RetakeError
 from pipeline.models.tecogan import build
 from pipeline.models.tecogan.training import TecoGAN
 from pipeline.params import Params
-from pipeline.store.images import read_png
+from pipeline.sources.images import read_png
 from tests.conftest import ROOT
 from tests.layouts_zips import coded, number, write_video
 
@@ -126,6 +126,21 @@ def test_folder_to_folder(p: Params, checkpoint: Path, tmp_path: Path, count: in
     for found, right in zip(pngs(tmp_path / "out"), wanted(network(), images), strict=True):
         assert found.shape == (4 * HEIGHT, 4 * WIDTH, 3)
         assert np.array_equal(found, right)
+
+
+def test_outputs_that_are_not_finite_are_refused(
+    p: Params, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = TecoGAN.predict_from
+
+    def spoilt(self: Any, *arguments: Any) -> Any:
+        for index, (output, state) in enumerate(real(self, *arguments)):
+            yield output * (float("nan") if index == 1 else 1), state
+
+    monkeypatch.setattr(TecoGAN, "predict_from", spoilt)
+    with pytest.raises(RetakeError, match="the network gives NaN or infinity for frame 0001"):
+        upscale.upscale(p, folder(tmp_path / "in", pan(3)), tmp_path / "out", checkpoint)
+    assert not (tmp_path / "out/0001.png").exists()
 
 
 def test_published_dropping(p: Params, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -583,8 +598,8 @@ def test_video_that_is_cut_off(
 
 
 def test_models_and_checkpoints_that_do_not_fit(refuse: Refuse, small: Path, tmp_path: Path, checkpoint: Path) -> None:
-    refuse(small, r"dmvfn is a prediction model, give --model", name="dmvfn")
-    refuse(small, r"unknown model 'tecogam', give --model \(did you mean 'tecogan'\?\)", name="tecogam")
+    refuse(small, r"dmvfn is a prediction model: name one of the task super_resolution", name="dmvfn")
+    refuse(small, r"unknown super_resolution model 'tecogam': .*\(did you mean 'tecogan'\?\)", name="tecogam")
     refuse(small, r"frvsr needs --checkpoint: a file of data/checkpoints/frvsr/", name="frvsr", checkpoint=None)
     refuse(small, r"no checkpoint .*gone\.pt", checkpoint=tmp_path / "gone.pt")
     refuse(small, r"generator has 1 residual blocks, network\.blocks is 10", name="frvsr")

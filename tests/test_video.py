@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import RetakeError
-from pipeline.store import video
-from pipeline.store.archives import CutOff, Member
+from pipeline.sources import video
+from pipeline.sources.archives import CutOff, Member
 from tests.layouts import make_zip
 from tests.layouts_zips import coded, number, turned, write_video
 

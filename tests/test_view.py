@@ -16,10 +16,13 @@ import pytest
 from conftest import ROOT
 
 from pipeline import view
+from pipeline.drawing import sheets
+from pipeline.drawing.encode import write_video
 from pipeline.errors import RetakeError
+from pipeline.sources.images import read_image
 from pipeline.store import flow as files
 from pipeline.store.frames import Store, Writer
-from pipeline.store.images import read_image
+from pipeline.tasks.prediction import view as prediction_view
 
 PROTOCOL = {"window": 6, "windows": "all", "first": 1, "context": 2, "horizon": 3}
 CLIP = "drive/image_02"
@@ -57,6 +60,7 @@ def predict(model: str, frames: Store, guess: Any, samples: int = 1, starts: Any
     meta = {
         "model": model,
         "experiment": "toy",
+        "task": "prediction",
         "protocol": PROTOCOL,
         "frames": str(frames.path),
         "data": frames.identity,
@@ -106,13 +110,13 @@ def test_frames_become_pngs_a_sheet_and_a_video(data: Path, monkeypatch: pytest.
     assert video[0].shape == (66, 128, 3)  # even sides
     for number, frame in zip(range(3, 13), video, strict=True):
         assert np.abs(frame[:65, :127].astype(int) - drawing(number)).mean() < 6
-    assert read_image(folder / "sheet.png").shape[1] <= view.WIDTH
+    assert read_image(folder / "sheet.png").shape[1] <= sheets.WIDTH
 
 
 def test_the_video_is_the_same_bytes_each_time(tmp_path: Path) -> None:
     images = [drawing(n) for n in range(6)]
     for name in ("a.mp4", "b.mp4"):
-        view.write_video(tmp_path / name, images, 10)
+        write_video(tmp_path / name, images, 10)
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 
@@ -210,7 +214,7 @@ def test_only_the_rows_of_the_clip_are_decoded(data: Path, monkeypatch: pytest.M
 
 def make_picture(path: str, protocol: dict[str, Any] = PROTOCOL, **stores: str) -> np.ndarray:
     predictions = {label: Store(f"data/predictions/toy/{name}.arrow") for label, name in stores.items()}
-    view.picture(Store("data/frames/toy/test.arrow"), predictions, SimpleNamespace(**protocol), path)  # type: ignore[arg-type]
+    prediction_view.picture({"frames": "data/frames/toy/test.arrow"}, SimpleNamespace(**protocol), predictions, path)
     return read_image(path)
 
 
@@ -220,21 +224,21 @@ def test_picture_has_a_row_for_each_model(data: Path) -> None:
     again = make_picture("again.png", Copy="copy_last", Perfect="perfect")
     assert Path("two.png").read_bytes() == Path("again.png").read_bytes() == Path("again.png").read_bytes()
     assert again.shape == two.shape
-    room = (view.WIDTH - view.GAP) // 4 - view.GAP
+    room = (sheets.WIDTH - sheets.GAP) // 4 - sheets.GAP
     factor = room // 127  # small frames are enlarged by a whole factor
-    assert two.shape[1] == 4 * (127 * factor + view.GAP) + view.GAP
-    assert two.shape[1] <= view.WIDTH
+    assert two.shape[1] == 4 * (127 * factor + sheets.GAP) + sheets.GAP
+    assert two.shape[1] <= sheets.WIDTH
     row = two.shape[0] - one.shape[0]
-    assert row == 65 * factor + 22 + view.GAP
+    assert row == 65 * factor + 22 + sheets.GAP
 
 
 def test_picture_shows_inputs_truth_predictions_and_errors(data: Path) -> None:
     image = make_picture("picture.png", Copy="copy_last", Perfect="perfect")
-    factor = ((view.WIDTH - view.GAP) // 4 - view.GAP) // 127
-    pitch = 65 * factor + 22 + view.GAP
+    factor = ((sheets.WIDTH - sheets.GAP) // 4 - sheets.GAP) // 127
+    pitch = 65 * factor + 22 + sheets.GAP
 
     def cell(row: int, column: int) -> np.ndarray:
-        y, x = 34 + row * pitch + 22, view.GAP + column * (127 * factor + view.GAP)
+        y, x = 34 + row * pitch + 22, sheets.GAP + column * (127 * factor + sheets.GAP)
         return image[y : y + 65 * factor : factor, x : x + 127 * factor : factor]
 
     inputs, truths = [cell(0, 0), cell(0, 1)], [cell(0, 2), cell(0, 3)]
@@ -254,9 +258,9 @@ def test_picture_with_one_input_and_one_step(data: Path) -> None:
     protocol = {**PROTOCOL, "context": 1, "horizon": 1}
     predict("single", frames, lambda start, step: frames.image(start + 1 + step))
     image = make_picture("picture.png", protocol, Single="single")
-    assert image.shape[1] <= view.WIDTH
+    assert image.shape[1] <= sheets.WIDTH
     (three := {**PROTOCOL, "context": 1, "horizon": 3})
-    assert make_picture("other.png", three, Copy="copy_last").shape[1] <= view.WIDTH
+    assert make_picture("other.png", three, Copy="copy_last").shape[1] <= sheets.WIDTH
 
 
 def test_picture_bad_input(data: Path) -> None:
@@ -274,11 +278,11 @@ def test_picture_bad_input(data: Path) -> None:
 
 def test_long_captions_are_shortened() -> None:
     words = "a rather long label of a model that nobody can read in a narrow cell"
-    short = view._shorten(words, 15, 150)
+    short = sheets._shorten(words, 15, 150)
     assert short.startswith("a r")
     assert short.endswith("cell")
     assert "…" in short
-    assert view._font(15).getlength(short) <= 150
+    assert sheets._font(15).getlength(short) <= 150
 
 
 def test_command_line_on_a_real_clip(shared: Path, tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ import numpy as np
 
 from pipeline import params
 from pipeline.errors import RetakeError
-from pipeline.store import tars, tfrecord
-from pipeline.store.archives import Member, Stream
-from pipeline.store.tars import Span
+from pipeline.sources import tars, tfrecord
+from pipeline.sources.archives import Member, Stream
+from pipeline.sources.tars import Span
 
 SPLITS = ("train", "val", "test")
 LICENCE = "BAIR robot pushing, no licence stated (Ebert et al., CoRL 2017)"

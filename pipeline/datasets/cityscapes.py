@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pipeline import params
 from pipeline.errors import RetakeError
-from pipeline.store import layout
-from pipeline.store.archives import Clip, Member
+from pipeline.sources import layout
+from pipeline.sources.archives import Clip, Member
 
 SPLITS = ("train", "test")
 LICENCE = "Cityscapes, non-commercial, no redistribution of frames (Cordts et al., CVPR 2016)"

@@ -5,7 +5,7 @@ frame (with turns to both sides it takes ten times as long), and balloons drift 
 landscapes of its own. The drives are zips in KITTI raw's own layout and names, numbered from 9001 on, so that they walk
 the same path as KITTI.
 
-Every machine writes the same bytes (`store.rendering`). Frames are rendered at the size that is stored, so nothing is
+Every machine writes the same bytes (`drawing.rendering`). Frames are rendered at the size that is stored, so nothing is
 resized and the flow stays exact; the zips of the test drives hold it as KITTI's 16-bit PNGs.
 """
 
@@ -19,10 +19,10 @@ import numpy as np
 from pydantic import Field
 
 from pipeline import params
+from pipeline.drawing.rendering import LANDSCAPES, flying, panorama, write_zip
 from pipeline.errors import progress
-from pipeline.store import drives
-from pipeline.store.archives import Clip, Member, names, read
-from pipeline.store.rendering import LANDSCAPES, flying, panorama, write_zip
+from pipeline.sources import drives
+from pipeline.sources.archives import Clip, Member, names, read
 
 SPLITS = ("train", "val", "test")
 LICENCE = "rendered by Retake (MIT)"
@@ -36,8 +36,8 @@ DRIFTS = [(3, 0), (-3, -1), (-1, -1)]  # px a frame (x, y) of the balloons, the 
 class Params(params.Dataset):
     """The demo has no keys of its own."""
 
-    height: int = Field(ge=16, description="height that the frames are rendered at, pixels")
-    width: int = Field(ge=16, description="width that the frames are rendered at, pixels")
+    height: int = Field(192, ge=16, description="height that the frames are rendered at, pixels")
+    width: int = Field(320, ge=16, description="width that the frames are rendered at, pixels")
 
 
 def archives(p: Params, split: str) -> list[str]:

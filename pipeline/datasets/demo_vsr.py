@@ -6,7 +6,7 @@ frame, so that four frames together hold what one lacks, and a flow network lear
 sides). Balloons and tram go their own ways. Each split has landscapes and names of its own.
 
 A split is a zip of scene folders, `<scene>/0001.png`, the layout that TecoGAN's authors hand their test scenes out in. Every
-machine writes the same bytes (`store.rendering`).
+machine writes the same bytes (`drawing.rendering`).
 """
 
 from __future__ import annotations
@@ -17,10 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from pipeline import params
-from pipeline.errors import progress
-from pipeline.store import layout
-from pipeline.store.archives import Clip
-from pipeline.store.rendering import (
+from pipeline.drawing.rendering import (
     BALLOONS,
     LANDSCAPES,
     SCALE,
@@ -32,6 +29,9 @@ from pipeline.store.rendering import (
     panorama,
     write_zip,
 )
+from pipeline.errors import progress
+from pipeline.sources import layout
+from pipeline.sources.archives import Clip
 
 SPLITS = ("train", "val", "test")
 LICENCE = "rendered by Retake (MIT)"
@@ -59,8 +59,8 @@ LETTERS = np.frombuffer(bytes.fromhex(COLUMNS), np.uint8).reshape(26, 5)
 class Params(params.Dataset):
     """The demo has no keys of its own."""
 
-    height: int = Field(ge=64, description="height that the frames are rendered at, pixels")
-    width: int = Field(ge=64, description="width that the frames are rendered at, pixels")
+    height: int = Field(192, ge=64, description="height that the frames are rendered at, pixels")
+    width: int = Field(320, ge=64, description="width that the frames are rendered at, pixels")
 
 
 def archives(p: Params, split: str) -> list[str]:

@@ -12,8 +12,8 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline import params
-from pipeline.store import layout
-from pipeline.store.archives import Clip
+from pipeline.sources import layout
+from pipeline.sources.archives import Clip
 
 SPLITS = ("train", "test")
 LICENCE = "DTDB, no licence stated (Hadji and Wildes, ECCV 2018; selection of Dorkenwald et al., CVPR 2021)"

@@ -15,8 +15,8 @@ from pydantic import Field, field_validator
 
 from pipeline import params
 from pipeline.errors import RetakeError
-from pipeline.store import drives
-from pipeline.store.archives import Clip, Member
+from pipeline.sources import drives
+from pipeline.sources.archives import Clip, Member
 
 SPLITS = ("train", "test")
 LICENCE = "KITTI, CC BY-NC-SA 3.0 (Geiger et al., Vision meets Robotics, IJRR 2013)"
@@ -68,13 +68,15 @@ class Params(params.Dataset):
     """KITTI raw; DMVFN's table has 832x256 and both cameras."""
 
     cameras: list[Literal["image_02", "image_03"]] = Field(
+        ["image_02", "image_03"],
         min_length=1,
         description="colour cameras that are trained on: image_02 (left), image_03 (right) or, as published, both; "
         "testing always takes image_02",
     )
     published_test: str | None = Field(
+        None,
         description="folder with the test split that DMVFN published (test/000000/0000000000.png and so on), "
-        "read in place instead of the test drives; null: the drives"
+        "read in place instead of the test drives; null: the drives",
     )
 
     @field_validator("cameras")

@@ -16,8 +16,9 @@ from pydantic import Field
 
 from pipeline import params
 from pipeline.errors import RetakeError
-from pipeline.store import flow, layout
-from pipeline.store.archives import Clip, Member, read
+from pipeline.sources import layout
+from pipeline.sources.archives import Clip, Member, read
+from pipeline.store import flow
 
 SPLITS = ("train", "test")
 LICENCE = "KITTI, CC BY-NC-SA 3.0 (Geiger et al., CVPR 2012; Menze and Geiger, CVPR 2015)"
@@ -35,9 +36,11 @@ FLOW = 10  # the frame from which the true flow starts
 class Params(params.Dataset):
     """KITTI flow; height and width are null, true flow has the frames' own size."""
 
-    year: Literal[2012, 2015] = Field(description="benchmark: 2012 (194 static scenes) or 2015 (200 dynamic ones)")
+    year: Literal[2012, 2015] = Field(
+        2015, description="benchmark: 2012 (194 static scenes) or 2015 (200 dynamic ones)"
+    )
     views: Literal[2, 3] = Field(
-        description="frames of a test clip: 2 (10 and 11), or 3 with frame 09 from the multi-view archive"
+        2, description="frames of a test clip: 2 (10 and 11), or 3 with frame 09 from the multi-view archive"
     )
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline import params
-from pipeline.store import layout, video
-from pipeline.store.archives import Stream
+from pipeline.sources import layout, video
+from pipeline.sources.archives import Stream
 
 SPLITS = ("train", "val", "test")
 LICENCE = "Quick-Sky-Time, no licence stated; videos of their authors on YouTube (Zhang et al., arXiv 2008.04776)"

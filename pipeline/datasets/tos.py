@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline import params
-from pipeline.store import layout
-from pipeline.store.archives import Clip
+from pipeline.sources import layout
+from pipeline.sources.archives import Clip
 
 SPLITS = ("test", "test_lr")
 LICENCE = "Tears of Steel, CC BY 3.0, (c) Blender Foundation, mango.blender.org"

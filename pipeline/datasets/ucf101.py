@@ -15,8 +15,8 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline import params
-from pipeline.store import layout, video
-from pipeline.store.archives import Clip, Stream
+from pipeline.sources import layout, video
+from pipeline.sources.archives import Clip, Stream
 
 SPLITS = ("train", "test")
 LICENCE = "UCF101, for research, no licence stated; videos of their authors on YouTube (Soomro et al., arXiv 1212.0402)"
@@ -35,7 +35,8 @@ class Params(params.Dataset):
     """UCF101; published: height 256, width null."""
 
     source: Literal["avi", "jpegs_256"] = Field(
-        description="avi: the videos, decoded; jpegs_256: the JPEG release (published), which must be there already"
+        "avi",
+        description="avi: the videos, decoded; jpegs_256: the JPEG release (published), which must be there already",
     )
 
 

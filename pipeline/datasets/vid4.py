@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline import params
-from pipeline.store import layout
-from pipeline.store.archives import Clip
+from pipeline.sources import layout
+from pipeline.sources.archives import Clip
 
 SPLITS = ("test", "test_lr")
 LICENCE = "Vid4, for research, no licence stated (Liu and Sun, CVPR 2011; LR by TecoGAN)"

@@ -13,8 +13,8 @@ from pydantic import Field
 
 from pipeline import params
 from pipeline.errors import RetakeError
-from pipeline.store import layout
-from pipeline.store.archives import Clip
+from pipeline.sources import layout
+from pipeline.sources.archives import Clip
 
 SPLITS = ("train", "test")
 LICENCE = "Vimeo-90K, videos of their authors on Vimeo (Xue et al., IJCV 2019)"

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.atomic import atomic, write_text
 from pipeline.errors import RetakeError, log
-from pipeline.store.atomic import atomic, write_text
-from pipeline.store.verified import lock
+from pipeline.sources.verified import lock
 
 ROOT = Path("data/features")
 

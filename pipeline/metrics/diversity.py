@@ -27,6 +27,7 @@ class Params(params.Metric):
 
     network: Literal["vgg", "i3d", "dti3d"] = Field(description="whose features are compared")
     drop: int | None = Field(
+        None,
         ge=2,
         description="windows that do not fill a batch of so many are left out (i2v-cINN: i3d 16, dti3d 20); null: none",
     )

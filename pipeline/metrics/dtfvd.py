@@ -22,9 +22,9 @@ NEEDS = "features"
 class Params(params.Metric):
     """DTFVD of predicted clips against true ones."""
 
-    length: Literal[16, 32] = Field(description="frames of the network's clips; the two are different networks")
+    length: Literal[16, 32] = Field(16, description="frames of the network's clips; the two are different networks")
     drop: int | None = Field(
-        ge=2, description="clips that do not fill a batch of so many are left out (i2v-cINN: 40); null: none"
+        None, ge=2, description="clips that do not fill a batch of so many are left out (i2v-cINN: 40); null: none"
     )
 
 

@@ -29,7 +29,7 @@ class Params(params.Metric):
 
     measure: Literal["psnr", "ssim"] = Field(description="the filter: psnr (dB) or ssim (0 to 1)")
     decimals: int | None = Field(
-        ge=0, description="decimals of a frame's value: DTVNet read psnr from log files with 2; null: all"
+        None, ge=0, description="decimals of a frame's value: DTVNet read psnr from log files with 2; null: all"
     )
 
 

@@ -25,6 +25,7 @@ class Params(params.Metric):
     """FID of predicted frames against true ones."""
 
     drop: int | None = Field(
+        None,
         ge=2,
         description="frames that do not fill a batch of so many are left out (i2v-cINN: 50); null: every frame counts",
     )

@@ -24,10 +24,13 @@ class Params(params.Metric):
     """EPE of the task flow."""
 
     pixels: Literal["all", "noc", "occ"] = Field(
-        description="all with ground truth; noc: those that both frames show; occ: the others (0 in an image without)"
+        "all",
+        description="all with ground truth; noc: those that both frames show; occ: the others (0 in an image without)",
     )
-    average: Literal["image", "pooled"] = Field(description="mean over images (published), or over all their pixels")
-    clips: str = Field(description='beginning of the names of the clips that count: "clean/"; "": all')
+    average: Literal["image", "pooled"] = Field(
+        "image", description="mean over images (published), or over all their pixels"
+    )
+    clips: str = Field("", description='beginning of the names of the clips that count: "clean/"; "": all')
 
 
 def label(p: Params) -> str:

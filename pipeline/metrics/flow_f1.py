@@ -23,8 +23,10 @@ NEEDS = "fields"
 class Params(params.Metric):
     """F1-all of the task flow."""
 
-    average: Literal["image", "pooled"] = Field(description="mean over images (published), or over all their pixels")
-    clips: str = Field(description='beginning of the names of the clips that count: "clean/"; "": all')
+    average: Literal["image", "pooled"] = Field(
+        "image", description="mean over images (published), or over all their pixels"
+    )
+    clips: str = Field("", description='beginning of the names of the clips that count: "clean/"; "": all')
 
 
 def label(p: Params) -> str:

@@ -26,9 +26,11 @@ class Params(params.Metric):
     """FVD of predicted clips against true ones."""
 
     variant: Literal["tfhub", "kinetics", "styleganv", "videogpt"] = Field(
-        description="tfhub: as papers print it; kinetics: i2v-cINN's training log; styleganv, videogpt: those projects' PyTorch ports"
+        "tfhub",
+        description="tfhub: as papers print it; kinetics: i2v-cINN's training log; styleganv, videogpt: those projects' PyTorch ports",
     )
     drop: int | None = Field(
+        None,
         ge=2,
         description="clips that do not fill a batch of so many are left out (i2v-cINN: 16, its log 20); null: none",
     )

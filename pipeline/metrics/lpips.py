@@ -25,9 +25,9 @@ NEEDS = "frames"
 class Params(params.Metric):
     """Which LPIPS: values of different networks or channel orders do not compare."""
 
-    net: Literal["alex", "vgg", "squeeze"] = Field(description="feature network: DMVFN and TecoGAN print alex")
+    net: Literal["alex", "vgg", "squeeze"] = Field("alex", description="feature network: DMVFN and TecoGAN print alex")
     colour: Literal["bgr", "rgb"] = Field(
-        description="channel order fed to the network: bgr as DMVFN published it, rgb as LPIPS is defined"
+        "rgb", description="channel order fed to the network: bgr as DMVFN published it, rgb as LPIPS is defined"
     )
 
 

@@ -126,7 +126,7 @@ def i3d_scores(variant: str, device: str) -> tuple[Callable[[Any], Any], dict[st
     """
     from pipeline import weights
     from pipeline.metrics.networks import i3d, videos
-    from pipeline.store import tensorflow
+    from pipeline.sources import tensorflow
 
     row, _, resize, _, _ = I3D[variant]
     prepare = videos.half_pixel_input

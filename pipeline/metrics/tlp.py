@@ -25,7 +25,7 @@ NEEDS = "pairs"
 class Params(params.Metric):
     """Which LPIPS the distances are."""
 
-    net: Literal["alex", "vgg", "squeeze"] = Field(description="feature network of LPIPS (published: alex)")
+    net: Literal["alex", "vgg", "squeeze"] = Field("alex", description="feature network of LPIPS (published: alex)")
 
 
 def settings(p: Params) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from pipeline import params
+from pipeline.models.base import Network
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,17 +17,17 @@ class Params(params.Model):
     """copy_last in params.yaml."""
 
     task: ClassVar[str] = "prediction"
-    network: None = Field(description="null: there are no weights")
-    train: None = Field(description="null: nothing is trained")
-    checkpoint: None = Field(description="null: nothing is imported")
-    predict: None = Field(description="null: nothing to set")
+    network: None = Field(None, description="null: there are no weights")
+    train: None = Field(None, description="null: nothing is trained")
+    checkpoint: None = Field(None, description="null: nothing is imported")
+    predict: None = Field(None, description="null: nothing to set")
 
 
 def build(p: Params) -> nn.Module:
     """Return the baseline."""
     from torch import Tensor, nn
 
-    class CopyLast(nn.Module):
+    class CopyLast(nn.Module, Network):
         """Repeats the last frame."""
 
         context = 1

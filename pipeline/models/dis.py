@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
+from pipeline.models.base import Network
 from pipeline.params import Estimation, Model
 
 PRESETS = {
@@ -24,7 +25,8 @@ class Predict(Estimation):
     """Settings of DIS."""
 
     preset: Literal["ultrafast", "fast", "medium"] = Field(
-        description="OpenCV's presets: about 2, 4 and 20 ms for a pair of 832x256 on one core; medium is the most exact"
+        "medium",
+        description="OpenCV's presets: about 2, 4 and 20 ms for a pair of 832x256 on one core; medium is the most exact",
     )
 
 
@@ -32,10 +34,10 @@ class Params(Model):
     """DIS."""
 
     task: ClassVar[str] = "flow"
-    network: None = Field(description="null: there are no weights")
-    train: None = Field(description="null: nothing is trained")
-    checkpoint: None = Field(description="null: there are no weights")
-    predict: Predict = Field(description="settings of the estimator")
+    network: None = Field(None, description="null: there are no weights")
+    train: None = Field(None, description="null: nothing is trained")
+    checkpoint: None = Field(None, description="null: there are no weights")
+    predict: Predict = Field(default_factory=Predict, description="settings of the estimator")
 
     def check(self, height: int, width: int) -> None:
         """Raise ValueError for frames smaller than a patch at the preset's finest level."""
@@ -44,7 +46,7 @@ class Params(Model):
             raise ValueError(f"DIS {self.predict.preset} needs sides of at least {least} px, not {width}x{height}")
 
 
-class Dis:
+class Dis(Network):
     """Stateless, so that threads may share it; the buffers that OpenCV allocates for a pair cost below 3 %."""
 
     def __init__(self, preset: str) -> None:

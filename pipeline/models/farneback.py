@@ -8,31 +8,34 @@ import cv2
 import numpy as np
 from pydantic import Field
 
+from pipeline.models.base import Network
 from pipeline.params import Estimation, Model
 
 
 class Predict(Estimation):
     """The arguments of cv2.calcOpticalFlowFarneback; TecoGAN's tOF has 0.5, 3, 15, 3, 5, 1.2."""
 
-    pyr_scale: float = Field(gt=0, lt=1, description="size of each pyramid level over that of the one below")
-    levels: int = Field(ge=1, description="pyramid levels, the image itself included")
-    winsize: int = Field(ge=1, description="side of the averaging window, pixels; larger is smoother")
-    iterations: int = Field(ge=1, description="refinements at each level")
-    poly_n: int = Field(ge=3, description="side of the neighbourhood of the polynomial expansion, pixels; 5 or 7")
-    poly_sigma: float = Field(gt=0, description="Gaussian that weighs the neighbourhood, pixels; 1.1 for 5, 1.5 for 7")
+    pyr_scale: float = Field(0.5, gt=0, lt=1, description="size of each pyramid level over that of the one below")
+    levels: int = Field(3, ge=1, description="pyramid levels, the image itself included")
+    winsize: int = Field(15, ge=1, description="side of the averaging window, pixels; larger is smoother")
+    iterations: int = Field(3, ge=1, description="refinements at each level")
+    poly_n: int = Field(5, ge=3, description="side of the neighbourhood of the polynomial expansion, pixels; 5 or 7")
+    poly_sigma: float = Field(
+        1.2, gt=0, description="Gaussian that weighs the neighbourhood, pixels; 1.1 for 5, 1.5 for 7"
+    )
 
 
 class Params(Model):
     """Farneback."""
 
     task: ClassVar[str] = "flow"
-    network: None = Field(description="null: there are no weights")
-    train: None = Field(description="null: nothing is trained")
-    checkpoint: None = Field(description="null: there are no weights")
-    predict: Predict = Field(description="settings of the estimator")
+    network: None = Field(None, description="null: there are no weights")
+    train: None = Field(None, description="null: nothing is trained")
+    checkpoint: None = Field(None, description="null: there are no weights")
+    predict: Predict = Field(default_factory=Predict, description="settings of the estimator")
 
 
-class Farneback:
+class Farneback(Network):
     """Stateless, so that threads may share it."""
 
     def __init__(self, p: Predict) -> None:

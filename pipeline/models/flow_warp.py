@@ -19,6 +19,7 @@ from pydantic import Field
 
 from pipeline import params
 from pipeline.errors import RetakeError
+from pipeline.models.base import Network
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,17 +30,17 @@ STEPS = 3
 class Predict(params.Strict):
     """Settings of prediction."""
 
-    flow: params.Name = Field(description="entry of models that estimates the flow, computed once per dataset")
+    flow: params.Name = Field("dis", description="entry of models that estimates the flow, computed once per dataset")
 
 
 class Params(params.Model):
     """flow_warp in params.yaml."""
 
     task: ClassVar[str] = "prediction"
-    network: None = Field(description="null: there are no weights")
-    train: None = Field(description="null: nothing is trained")
-    checkpoint: None = Field(description="null: nothing is imported")
-    predict: Predict
+    network: None = Field(None, description="null: there are no weights")
+    train: None = Field(None, description="null: nothing is trained")
+    checkpoint: None = Field(None, description="null: nothing is imported")
+    predict: Predict = Field(default_factory=Predict)
 
 
 def build(p: Params) -> nn.Module:
@@ -47,10 +48,8 @@ def build(p: Params) -> nn.Module:
     import torch
     from torch import nn
 
-    class FlowWarp(nn.Module):
+    class FlowWarp(nn.Module, Network):
         """Moves the last frame along the context's flow."""
-
-        context = 2
 
         def predict(self, frames: Tensor, horizon: int, *, seeds: list[int], flow: Tensor | None = None) -> Tensor:
             """Return (B, horizon, 3, H, W) from (B, 2 or more, 3, H, W) and flow (B, 2, H, W) px; seeds are not used.

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from pipeline import params
-from pipeline.tasks import super_resolution
+from pipeline.models.base import Network
+from pipeline.tasks.super_resolution import grid
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,17 +25,19 @@ if TYPE_CHECKING:
 class Predict(params.Strict):
     """Settings of enlarging."""
 
-    method: Literal["bicubic", "nearest"] = Field(description="what stands between the samples of low resolution")
+    method: Literal["bicubic", "nearest"] = Field(
+        "bicubic", description="what stands between the samples of low resolution"
+    )
 
 
 class Params(params.Model):
     """Interpolation in params.yaml."""
 
     task: ClassVar[str] = "super_resolution"
-    network: None = Field(description="null: there are no weights")
-    train: None = Field(description="null: nothing is trained")
-    checkpoint: None = Field(description="null: nothing is imported")
-    predict: Predict
+    network: None = Field(None, description="null: there are no weights")
+    train: None = Field(None, description="null: nothing is trained")
+    checkpoint: None = Field(None, description="null: nothing is imported")
+    predict: Predict = Field(default_factory=Predict)
 
 
 def build(p: Params) -> nn.Module:
@@ -43,9 +46,9 @@ def build(p: Params) -> nn.Module:
 
     from torch import Tensor, nn
 
-    resize = {"bicubic": super_resolution.resize_bicubic, "nearest": super_resolution.resize_nearest}[p.predict.method]
+    resize = {"bicubic": grid.resize_bicubic, "nearest": grid.resize_nearest}[p.predict.method]
 
-    class Interpolation(nn.Module):
+    class Interpolation(nn.Module, Network):
         """Interpolates."""
 
         def predict(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:

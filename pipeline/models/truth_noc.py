@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from pipeline.errors import RetakeError
 from pipeline.params import Model
 
 
@@ -13,7 +14,12 @@ class Params(Model):
     """Ground truth of the pixels that are not occluded."""
 
     task: ClassVar[str] = "flow"
-    network: None = Field(description="null: there are no weights")
-    train: None = Field(description="null: nothing is trained")
-    checkpoint: None = Field(description="null: there are no weights")
-    predict: None = Field(description="null: nothing is estimated")
+    network: None = Field(None, description="null: there are no weights")
+    train: None = Field(None, description="null: nothing is trained")
+    checkpoint: None = Field(None, description="null: there are no weights")
+    predict: None = Field(None, description="null: nothing is estimated")
+
+
+def build(p: Params) -> None:
+    """Refuse: nothing is estimated. Raises RetakeError."""
+    raise RetakeError("exact flow is read from the dataset by the flow stage; name an estimator")

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
+from pipeline.models.base import Network
 from pipeline.params import Model
 
 
@@ -14,13 +15,13 @@ class Params(Model):
     """zero in params.yaml."""
 
     task: ClassVar[str] = "flow"
-    network: None = Field(description="null: there are no weights")
-    train: None = Field(description="null: nothing is trained")
-    checkpoint: None = Field(description="null: there are no weights")
-    predict: None = Field(description="null: nothing to set")
+    network: None = Field(None, description="null: there are no weights")
+    train: None = Field(None, description="null: nothing is trained")
+    checkpoint: None = Field(None, description="null: there are no weights")
+    predict: None = Field(None, description="null: nothing to set")
 
 
-class Zero:
+class Zero(Network):
     """Zero flow."""
 
     def estimate(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""The Arrow files that pass between stages, and atomic writing."""
+"""What passes between stages: Arrow files of frames and of optical flow."""

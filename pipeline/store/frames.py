@@ -28,9 +28,9 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from pipeline.atomic import atomic
 from pipeline.errors import RetakeError
 from pipeline.store import flow
-from pipeline.store.atomic import atomic
 
 BATCH_BYTES = 32 << 20
 SCHEMA = pa.schema(
@@ -280,6 +280,15 @@ class Store:
             return self.size
         return np.concatenate([self.values(clip) for clip in self.clips]).astype(np.int64)
 
+    def row(self, clip: str, frame: int) -> int:
+        """Return the row of a frame by its number (its first sample); raises RetakeError where there is none."""
+        rows = self.clips.get(clip, range(0))
+        of_clip = slice(rows.start, rows.stop)
+        found = np.flatnonzero((self.frame[of_clip] == frame) & (self.sample[of_clip] == 0))
+        if not len(found):
+            raise RetakeError(f"{self.path} has no {clip} frame {frame}: make it again with `snakemake {self.path}`")
+        return rows[int(found[0])]
+
     def source(self, row: int) -> str:
         """Return the archive member (or file) that row came from."""
         return str(self._column("source", row))
@@ -313,3 +322,16 @@ class Store:
             top, left, height, width = crop
             images = [image[top : top + height, left : left + width] for image in images]
         return np.stack(images)
+
+
+def frames_of(store: Store) -> Store:
+    """Return the frame store that a flow or prediction store was made from.
+
+    Raises RetakeError when that was made anew since.
+    """
+    frames = Store(store.meta["frames"])
+    if frames.identity != store.meta["data"]:
+        raise RetakeError(
+            f"{frames.path} was made anew after {store.path}: make that again with `snakemake {store.path}`"
+        )
+    return frames

@@ -13,7 +13,13 @@ def data(stage):
 
 
 def code(stage):
-    return lambda wildcards: plan.digest(stage, plan.fields_of(P, stage, **wildcards))
+    return lambda wildcards: plan.code(P, stage, plan.fields_of(P, stage, **wildcards))
+
+
+def own(stage):
+    return lambda wildcards: plan.own_files(
+        stage, plan.fields_of(P, stage, **wildcards)
+    )
 
 
 def uses(stage):

@@ -1,4 +1,4 @@
-# Raw downloads, verified; then frames, each stored once.
+# Raw downloads and pretrained files, verified; then frames, each stored once.
 
 
 rule download:
@@ -37,3 +37,30 @@ rule frames:
         code=code("frames"),
     shell:
         "python -m pipeline.frames --dataset {wildcards.dataset} --split {wildcards.split}"
+
+
+def weighed(wildcards):
+    """Return no inputs; a manifest that tells of another file than lies there is made again."""
+    files = data("pretrained")(wildcards)
+    if plan.stale(wildcards.weights):
+        workflow.dag.forcefiles.add(f"data/weights/{wildcards.weights}.json")
+    return files
+
+
+rule pretrained:
+    input:
+        data=weighed,
+    output:
+        manifest="data/weights/{weights}.json",
+    log:
+        "logs/pretrained-{weights}.log",
+    benchmark:
+        "logs/benchmarks/pretrained-{weights}.tsv"
+    retries: 2
+    resources:
+        mem_mb=500,
+    params:
+        uses=uses("pretrained"),
+        code=code("pretrained"),
+    shell:
+        "python -m pipeline.pretrained --weights {wildcards.weights}"

@@ -41,5 +41,6 @@ rule bring:
     params:
         uses=uses("bring"),
         code=code("bring"),
+        own=own("bring"),
     shell:
         "python -m pipeline.bring --experiment {wildcards.experiment} --model {wildcards.model}"

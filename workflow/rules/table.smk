@@ -49,5 +49,6 @@ rule table:
     params:
         uses=uses("table"),
         code=code("table"),
+        own=own("table"),
     shell:
         "python -m pipeline.table --experiment {wildcards.experiment}"

@@ -18,5 +18,6 @@ rule train:
     params:
         uses=uses("train"),
         code=code("train"),
+        own=own("train"),
     shell:
         "python -m pipeline.train --model {wildcards.model} --dataset {wildcards.dataset}"

@@ -13,8 +13,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from pipeline import params
-from pipeline.store import layout
-from pipeline.store.archives import Clip
+from pipeline.sources import layout
+from pipeline.sources.archives import Clip
 
 SPLITS = ("train", "test")
 LICENCE = "DAVIS 2017, for research (Pont-Tuset et al., arXiv 1704.00675)"
@@ -28,10 +28,11 @@ FOLDERS = {"480p": "480p", "full": "Full-Resolution"}
 class Params(params.Dataset):
     """DAVIS 2017, split test is the official val."""
 
-    resolution: Literal["480p", "full"] = Field(description="release: 480p (published for testing) or full")
+    resolution: Literal["480p", "full"] = Field("480p", description="release: 480p (published for testing) or full")
     fit: Literal["resize", "pad"] = Field(
+        "resize",
         description="how frames come to height and width: resize ignores their aspect ratio; pad keeps pixels (scaled "
-        "down where they do not fit) and repeats the last column and row"
+        "down where they do not fit) and repeats the last column and row",
     )
 
     @model_validator(mode="after")

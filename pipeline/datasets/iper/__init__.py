@@ -11,8 +11,8 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline import params
-from pipeline.store import layout, video
-from pipeline.store.archives import Stream
+from pipeline.sources import layout, video
+from pipeline.sources.archives import Stream
 
 SPLITS = ("train", "val", "test")
 LICENCE = "iPER, for non-commercial research (Liu et al., ICCV 2019)"
@@ -24,7 +24,8 @@ class Params(params.Dataset):
     """iPER; cINN: 256x256."""
 
     release: Literal[1024, 256] = Field(
-        description="side of the released videos: 1024 (published: resized by us), or 256, as the authors have resized them"
+        1024,
+        description="side of the released videos: 1024 (published: resized by us), or 256, as the authors have resized them",
     )
 
 

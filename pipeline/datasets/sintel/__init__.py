@@ -18,8 +18,9 @@ from pydantic import Field, field_validator
 
 from pipeline import params
 from pipeline.errors import RetakeError
-from pipeline.store import flow, layout
-from pipeline.store.archives import Clip, Member, read
+from pipeline.sources import layout
+from pipeline.sources.archives import Clip, Member, read
+from pipeline.store import flow
 
 SPLITS = ("train", "test", "benchmark")
 LICENCE = "MPI Sintel (Butler et al., ECCV 2012), film CC BY 3.0, (c) Blender Foundation, durian.blender.org"
@@ -36,12 +37,14 @@ class Params(params.Dataset):
     """Sintel; frames are 1024x436, true flow has that size."""
 
     renderings: list[Literal["clean", "final", "movie"]] = Field(
+        ["clean", "final"],
         min_length=1,
         description="clean and final: MPI Sintel's; movie: the film's own frames by shot (training alone, no flow; "
         "without other renderings the test is clean and final)",
     )
     scenes: Literal["all", "unofficial"] = Field(
-        description="all: the 23 training scenes are both train and test (published); unofficial: 12 and 11 of them"
+        "all",
+        description="all: the 23 training scenes are both train and test (published); unofficial: 12 and 11 of them",
     )
 
     @field_validator("renderings")

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from pipeline import params
 from pipeline.errors import RetakeError, log
-from pipeline.store import layout
-from pipeline.store.archives import Clip, Member
+from pipeline.sources import layout
+from pipeline.sources.archives import Clip, Member
 
 SPLITS = ("train", "val", "test")
 LICENCE = "Sky Time-lapse, no licence stated; videos of their authors on YouTube (Xiong et al., CVPR 2018)"

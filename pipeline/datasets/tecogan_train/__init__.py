@@ -18,8 +18,8 @@ from pydantic import Field
 
 from pipeline import params
 from pipeline.errors import RetakeError, log, progress
-from pipeline.store import scenes, video
-from pipeline.store.archives import CutOff, Member, Stream, names
+from pipeline.sources import scenes, video
+from pipeline.sources.archives import CutOff, Member, Stream, names
 
 SPLITS = ("train", "val", "unused")
 LICENCE = "Vimeo videos of their authors (list: Chu et al., TOG 2020)"
@@ -37,7 +37,7 @@ class Params(params.Dataset):
     """TecoGAN's training scenes; height and width are null, each video has a size of its own."""
 
     videos: str | None = Field(
-        description="folder with own videos in train/ and val/, read in place; null: the published Vimeo videos"
+        None, description="folder with own videos in train/ and val/, read in place; null: the published Vimeo videos"
     )
 
 

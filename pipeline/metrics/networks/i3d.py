@@ -220,7 +220,7 @@ class _Unit(nn.Module):
 def from_tensorflow(variables: dict[str, np.ndarray]) -> dict[str, Tensor]:
     """Return the weights of a TensorFlow checkpoint under the names of `tensorflow()`.
 
-    `variables`: those of `pipeline.store.tensorflow`, kernels [kt, kh, kw, cin, cout]; scopes in front of a name are
+    `variables`: those of `pipeline.sources.tensorflow`, kernels [kt, kh, kw, cin, cout]; scopes in front of a name are
     passed over. Raises RetakeError, which lists the names that are missing. The normalisation has no scale: 1.
     """
     units = {f"conv3d_{name}": f"Conv3d_{name}" for name in STEM}

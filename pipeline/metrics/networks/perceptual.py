@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import RetakeError
-from pipeline.store.clips import SLACK
+from pipeline.sources.clips import SLACK
 
 VERSION = "0.1"
 TRUNKS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet"}  # rows of workflow/weights.csv

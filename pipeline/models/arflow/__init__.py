@@ -36,7 +36,8 @@ class Quirks(params.Strict):
     """Behaviours of published versions that are not what the paper describes."""
 
     half_pixel_warp: bool = Field(
-        description="warp as the code in DTVNet does under PyTorch 1.3 and newer: half a pixel off at the borders"
+        False,
+        description="warp as the code in DTVNet does under PyTorch 1.3 and newer: half a pixel off at the borders",
     )
 
 
@@ -44,23 +45,27 @@ class Network(params.Strict):
     """What the weights depend on."""
 
     frames: Literal[2, 3] = Field(
-        description="2: a pair; 3: the multi-view network (published weights only, no training)"
+        2, description="2: a pair; 3: the multi-view network (published weights only, no training)"
     )
-    estimator: Literal["reduced", "dense"] = Field(description="layers see the two before them (published), or all")
+    estimator: Literal["reduced", "dense"] = Field(
+        "reduced", description="layers see the two before them (published), or all"
+    )
     upsample: bool = Field(
-        description="true (published): flow at full size; false: at a quarter, brought to full size in prediction alone"
+        True,
+        description="true (published): flow at full size; false: at a quarter, brought to full size in prediction alone",
     )
-    quirks: Quirks
+    quirks: Quirks = Field(default_factory=Quirks)
 
 
 class Loss(params.Strict):
     """What the photometric loss compares, and which pixels count."""
 
-    l1: Share = Field(description="weight of the absolute difference")
-    ssim: Share = Field(description="weight of the SSIM distance")
-    ternary: Share = Field(description="weight of the ternary (census) distance")
+    l1: Share = Field(0.15, description="weight of the absolute difference")
+    ssim: Share = Field(0.85, description="weight of the SSIM distance")
+    ternary: Share = Field(0.0, description="weight of the ternary (census) distance")
     occlusion: Occlusion = Field(
-        description="pixels that count; range_map: reached by the flow back; forward_backward: where both flows agree"
+        "range_map",
+        description="pixels that count; range_map: reached by the flow back; forward_backward: where both flows agree",
     )
 
     @model_validator(mode="after")
@@ -73,7 +78,7 @@ class Loss(params.Strict):
 class Switch(Loss):
     """The loss that replaces the first one."""
 
-    step: int = Field(ge=0, description="batches before it takes over (published: 50 epochs of 1000)")
+    step: int = Field(50000, ge=0, description="batches before it takes over (published: 50 epochs of 1000)")
 
 
 class Superpixels(params.Strict):
@@ -86,22 +91,27 @@ class Superpixels(params.Strict):
 class AR(params.Strict):
     """The AR step. Four numbers are a range for frame 1, and one for what frame 2 has on top of it."""
 
-    weight: Share = Field(description="weight of the AR loss")
-    brightness: float = Field(ge=0, le=1, description="factors are drawn from 1 - b to 1 + b")
-    contrast: float = Field(ge=0, le=1, description="likewise")
-    saturation: float = Field(ge=0, le=1, description="likewise")
-    gamma: bool = Field(description="exponent from 0.7 to 1.5")
-    blur: bool = Field(description="with probability 1/2 a Gaussian blur with sigma from 0 to 3 px")
-    zoom: Four = Field(description="ranges of zoom")
-    squeeze: Four = Field(description="ranges of the aspect ratio's root: width times it, height over it")
-    translate: Two = Field(
-        description="full widths of the translation's range, frame 1 and frame 2; an image is 2 wide and 2 high"
+    weight: Share = Field(0.01, description="weight of the AR loss")
+    brightness: float = Field(0.5, ge=0, le=1, description="factors are drawn from 1 - b to 1 + b")
+    contrast: float = Field(0.5, ge=0, le=1, description="likewise")
+    saturation: float = Field(0.5, ge=0, le=1, description="likewise")
+    gamma: bool = Field(True, description="exponent from 0.7 to 1.5")
+    blur: bool = Field(True, description="with probability 1/2 a Gaussian blur with sigma from 0 to 3 px")
+    zoom: Four = Field([1.0, 1.5, 0.985, 1.015], description="ranges of zoom")
+    squeeze: Four = Field(
+        [0.86, 1.16, 1.0, 1.0], description="ranges of the aspect ratio's root: width times it, height over it"
     )
-    rotate: Four = Field(description="ranges of the angle, radians")
-    mirror: bool = Field(description="left and right exchanged with probability 1/2")
-    flip: bool = Field(description="top and bottom exchanged with probability 1/2")
-    noise: Share = Field(description="largest standard deviation of the Gaussian noise; a step draws its own from 0 on")
-    superpixels: Superpixels | None = Field(description="null: no third pass")
+    translate: Two = Field(
+        [0.2, 0.015],
+        description="full widths of the translation's range, frame 1 and frame 2; an image is 2 wide and 2 high",
+    )
+    rotate: Four = Field([-0.2, 0.2, -0.015, 0.015], description="ranges of the angle, radians")
+    mirror: bool = Field(True, description="left and right exchanged with probability 1/2")
+    flip: bool = Field(True, description="top and bottom exchanged with probability 1/2")
+    noise: Share = Field(
+        0.04, description="largest standard deviation of the Gaussian noise; a step draws its own from 0 on"
+    )
+    superpixels: Superpixels | None = Field(None, description="null: no third pass")
 
     @model_validator(mode="after")
     def _ranges(self) -> AR:
@@ -117,28 +127,35 @@ class AR(params.Strict):
 
 
 class Train(params.Train):
-    """The published recipe: Adam at a constant rate, no gradient clipping."""
+    """The published recipe: Adam at a constant rate, no gradient clipping; 1000 epochs of at most 1000 batches."""
+
+    epochs: params.Count = Field(1000)
+    max_steps: params.Count | None = Field(1000000)
+    validation: str | None = Field("test")
+    validate_windows: params.Count = Field(200)
 
     height: Side = Field(
-        description="height that the frames are trained at, pixels; after the random crop they are resized to it"
+        256, description="height that the frames are trained at, pixels; after the random crop they are resized to it"
     )
-    width: Side = Field(description="width that the frames are trained at, pixels")
+    width: Side = Field(832, description="width that the frames are trained at, pixels")
     random_crop: Annotated[list[int], Field(min_length=2, max_length=2)] | None = Field(
-        description="height and width of a random crop of the stored frames; null: whole frames"
+        None, description="height and width of a random crop of the stored frames; null: whole frames"
     )
     start: str | None = Field(
-        description="data/checkpoints/<model>/<dataset>.pt, or a published file, to start from; null: new weights"
+        None, description="data/checkpoints/<model>/<dataset>.pt, or a published file, to start from; null: new weights"
     )
     kaiming: bool = Field(
-        description="new weights by Kaiming's rule, which learn many times faster; false: torch's, as published"
+        False, description="new weights by Kaiming's rule, which learn many times faster; false: torch's, as published"
     )
-    lr: float = Field(gt=0, description="learning rate")
-    weight_decay: Share = Field(description="L2 in the gradient of weights; biases have none")
-    loss: Loss = Field(description="photometric loss and occlusion, from the start")
-    switch: Switch | None = Field(description="what replaces it later; null: nothing does")
-    smooth_order: Literal[1, 2] = Field(description="differences of the flow whose size is punished: first or second")
-    smooth_weight: Share = Field(description="weight of the smoothness")
-    ar: AR | None = Field(description="the AR step; null: none")
+    lr: float = Field(1e-4, gt=0, description="learning rate")
+    weight_decay: Share = Field(1e-6, description="L2 in the gradient of weights; biases have none")
+    loss: Loss = Field(default_factory=Loss, description="photometric loss and occlusion, from the start")
+    switch: Switch | None = Field(None, description="what replaces it later; null: nothing does")
+    smooth_order: Literal[1, 2] = Field(
+        2, description="differences of the flow whose size is punished: first or second"
+    )
+    smooth_weight: Share = Field(75.0, description="weight of the smoothness")
+    ar: AR | None = Field(None, description="the AR step; null: none")
 
     @model_validator(mode="after")
     def _consistent(self) -> Train:
@@ -156,14 +173,16 @@ class Predict(params.Estimation):
     """Settings of estimation alone."""
 
     fit: Literal["resize", "pad"] = Field(
-        description="how sides become multiples of 64: resize (published), or pad by repeating the border"
+        "resize", description="how sides become multiples of 64: resize (published), or pad by repeating the border"
     )
     height: Side | None = Field(
-        description="fit resize: height that flow is estimated at; null: the frame's, rounded up"
+        256, description="fit resize: height that flow is estimated at; null: the frame's, rounded up"
     )
-    width: Side | None = Field(description="fit resize: width that flow is estimated at; null: the frame's, rounded up")
+    width: Side | None = Field(
+        832, description="fit resize: width that flow is estimated at; null: the frame's, rounded up"
+    )
     weights: Literal["last", "best"] = Field(
-        description="last: the end of training; best: the step with the best validation"
+        "best", description="last: the end of training; best: the step with the best validation"
     )
 
     @model_validator(mode="after")
@@ -179,9 +198,9 @@ class Params(params.Model):
     """ARFlow in params.yaml."""
 
     task: ClassVar[str] = "flow"
-    network: Network
-    train: Train | None = Field(description="null: nothing is trained (imported weights)")
-    predict: Predict
+    network: Network = Field(default_factory=Network)
+    train: Train | None = Field(None, description="null: nothing is trained (imported weights)")
+    predict: Predict = Field(default_factory=Predict)
 
     @model_validator(mode="after")
     def _trainable(self) -> Params:
@@ -192,6 +211,12 @@ class Params(params.Model):
         if self.train is not None and self.train.ar is not None and not self.network.upsample:
             raise ValueError("train.ar works on flow at full size: set network.upsample true")
         return self
+
+    @property
+    def pretrained(self) -> list[str]:
+        """The imported weights, or a published file that training starts from."""
+        start = self.train.start if self.train is not None else None
+        return super().pretrained + ([start] if start is not None and not params.CHECKPOINT.fullmatch(start) else [])
 
     def check(self, height: int, width: int) -> None:
         """Raise ValueError for frames (pixels) that the random crop does not fit into."""

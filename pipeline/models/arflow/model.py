@@ -14,9 +14,10 @@ from pipeline.errors import RetakeError
 from pipeline.losses import unflow
 from pipeline.models.arflow import MULTIPLE, Loss, Params, Train, transform
 from pipeline.models.arflow.network import PWCLite
+from pipeline.models.base import Network
 
 
-class ARFlow(PWCLite):
+class ARFlow(PWCLite, Network):
     """PWCLite with its training and its estimation; parameters are named as in published checkpoints.
 
     `context`: frames of one input. Flow is estimated from the last but one to the last of them.

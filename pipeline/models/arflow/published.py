@@ -9,7 +9,7 @@ def picture(flow: np.ndarray, largest: float = 256.0) -> np.ndarray:
     """Return flow (H, W, 2) px in ARFlow's colours, (H, W, 3) uint8 RGB.
 
     Hue is the direction, saturation 8 |flow| / largest. For comparison with published pictures; the project's own
-    colours are `store.flow.colours`.
+    colours are `drawing.colours`.
     """
     u, v = flow[..., 0].astype(np.float32), flow[..., 1].astype(np.float32)
     hue = np.mod(np.arctan2(v, u) / np.float32(2 * np.pi), 1)

@@ -38,24 +38,35 @@ def _routing(value: Any) -> Any:
 class Network(params.Strict):
     """What the weights depend on."""
 
-    routing: bool = Field(description='whether there is a router; false is the paper\'s "w/o routing": all blocks run')
+    routing: bool = Field(
+        True, description='whether there is a router; false is the paper\'s "w/o routing": all blocks run'
+    )
 
 
 class Train(params.Train):
-    """The published recipe takes one optimiser step for each three consecutive frames of a clip."""
+    """The published recipe for KITTI takes one optimiser step for each three consecutive frames of a clip."""
 
-    lr: float = Field(gt=0, description="peak learning rate, reached at the end of the warm-up")
-    min_lr: float = Field(ge=0, description="learning rate at the first and the last step")
-    warmup_steps: int = Field(ge=0, description="batches of linear warm-up, before the cosine")
-    weight_decay: float = Field(ge=0, description="of AdamW, on all parameters")
+    batch: params.Count = Field(64)
+    epochs: params.Count = Field(300)
+    seed: int = Field(1234)
+    window: params.Frames = Field(9)
+    crop: params.Side | None = Field(256)
+    validation: str | None = Field("test")
+    validate_every: params.Count = Field(211)
+    checkpoint_every: params.Count = Field(211)
+
+    lr: float = Field(1e-4, gt=0, description="peak learning rate, reached at the end of the warm-up")
+    min_lr: float = Field(1e-5, ge=0, description="learning rate at the first and the last step")
+    warmup_steps: int = Field(2000, ge=0, description="batches of linear warm-up, before the cosine")
+    weight_decay: float = Field(1e-3, ge=0, description="of AdamW, on all parameters")
     vgg_weight: float = Field(
-        ge=0, description="weight of the perceptual loss (published: 0.5); 0 needs no VGG weights"
+        0.5, ge=0, description="weight of the perceptual loss (published: 0.5); 0 needs no VGG weights"
     )
     vgg_channels: Literal["bgr", "rgb"] = Field(
-        description="channel order that VGG sees: bgr as published, rgb as VGG was trained"
+        "bgr", description="channel order that VGG sees: bgr as published, rgb as VGG was trained"
     )
     augment: Literal["published", "none"] = Field(
-        description="published: quarter turns, channel reversal and flips, each clip as a whole"
+        "published", description="published: quarter turns, channel reversal and flips, each clip as a whole"
     )
 
     @model_validator(mode="after")
@@ -78,10 +89,11 @@ class Predict(params.Strict):
         Literal["sampled", "all"] | Annotated[list[Literal[0, 1]], Field(min_length=BLOCKS, max_length=BLOCKS)],
         BeforeValidator(_routing),
     ] = Field(
-        description="sampled: the router draws each frame's blocks, as published; off: all nine; nine 0 and 1: those"
+        "sampled",
+        description="sampled: the router draws each frame's blocks, as published; off: all nine; nine 0 and 1: those",
     )
     weights: Literal["last", "best"] = Field(
-        description="last: the end of training, as published; best: the step with the best validation PSNR"
+        "last", description="last: the end of training, as published; best: the step with the best validation PSNR"
     )
 
 
@@ -89,15 +101,20 @@ class Params(params.Model):
     """DMVFN in params.yaml."""
 
     task: ClassVar[str] = "prediction"
-    network: Network
-    train: Train | None = Field(description="null: nothing is trained (imported weights)")
-    predict: Predict
+    network: Network = Field(default_factory=Network)
+    train: Train | None = Field(None, description="null: nothing is trained (imported weights)")
+    predict: Predict = Field(default_factory=Predict)
 
     @model_validator(mode="after")
     def _router_exists(self) -> Params:
         if self.predict.routing == "sampled" and not self.network.routing:
             raise ValueError('predict.routing "sampled" needs a router: set network.routing true, or routing all')
         return self
+
+    @property
+    def pretrained(self) -> list[str]:
+        """The imported weights, or VGG19's for the perceptual loss."""
+        return super().pretrained + (["vgg19"] if self.train is not None and self.train.vgg_weight else [])
 
     def check(self, height: int, width: int) -> None:
         """Raise ValueError when a side is no multiple of 16, naming the nearest sizes."""

@@ -20,6 +20,7 @@ from pipeline.errors import RetakeError
 from pipeline.losses import laplacian
 from pipeline.losses.vgg import FILE as VGG_FILE
 from pipeline.losses.vgg import Vgg
+from pipeline.models.base import Network
 from pipeline.models.dmvfn import BLOCKS, Params, check
 
 WIDTHS = (160, 160, 160, 80, 80, 80, 44, 44, 44)
@@ -105,13 +106,11 @@ def learning_rate(step: int, steps: int, *, peak: float, floor: float, warmup: i
     return (peak - floor) * share + floor
 
 
-class DMVFN(nn.Module):
+class DMVFN(nn.Module, Network):
     """The network, its training and its prediction; parameters are named as in published checkpoints.
 
-    `empty_selections` counts the predicted frames for which the router chose no block.
+    `empty_selections` counts the frames, of `frames_made`, for which the router chose no block.
     """
-
-    context = 2
 
     def __init__(self, p: Params) -> None:
         super().__init__()
@@ -122,7 +121,7 @@ class DMVFN(nn.Module):
             self.routing = nn.Sequential(nn.Conv2d(6, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 32, 3, 1, 1))
             self.l1 = nn.Linear(32, BLOCKS)
         self.stochastic = p.predict.routing == "sampled"
-        self.empty_selections = 0
+        self.empty_selections = self.frames_made = 0
         self._vgg: Vgg | None = None
 
     def blocks(self) -> list[tuple[nn.Module, int]]:
@@ -322,12 +321,20 @@ class DMVFN(nn.Module):
             mask[some] += step[:, 4:]
             warped[some] = warp_pair(pair[some], flow[some])
         frame = blend(warped, mask)
+        self.frames_made += len(frame)
         empty = ~gates.any(1)
         if empty.any():
             self.empty_selections += int(empty.sum())
             none = torch.from_numpy(empty).to(pair.device)
             frame[none] = pair[none, :3]
         return frame
+
+    def notes(self) -> list[str]:
+        """Return for how many frames no block was selected since the last call, if for any."""
+        empty, made = self.empty_selections, self.frames_made
+        self.empty_selections = self.frames_made = 0
+        told = f"no block was selected in {empty} of {made} frames; the older input frame stands there, as published"
+        return [told] if empty else []
 
     # Checkpoints
 

@@ -41,46 +41,62 @@ class Network(params.Strict):
     """What the weights depend on."""
 
     blocks: int = Field(
-        ge=1, description="residual blocks of the generator (published: TecoGAN 16, FRVSR and TecoGAN- 10)"
+        10, ge=1, description="residual blocks of the generator (published: TecoGAN 16, FRVSR and TecoGAN- 10)"
     )
 
 
 class Train(super_resolution.Train):
     """The published recipes: FRVSR first, TecoGAN from its weights, 500,000 steps each; `window` 10, `crop` 136."""
 
-    lr: float = Field(gt=0, description="learning rate of all three Adam optimisers (published: 5.0e-5)")
+    epochs: params.Count = Field(100000)
+    max_steps: params.Count | None = Field(500000)
+    seed: int = Field(1)
+    window: params.Frames = Field(10)
+    crop: params.Side | None = Field(136)
+    validation: str | None = Field("val")
+    validate_every: params.Count = Field(100)
+    validate_windows: params.Count = Field(4)
+    checkpoint_every: params.Count = Field(10000)
+
+    lr: float = Field(5e-5, gt=0, description="learning rate of all three Adam optimisers (published: 5.0e-5)")
     min_lr: float | None = Field(
-        gt=0, description="learning rate that a cosine from `lr` ends at; null: constant, as published"
+        None, gt=0, description="learning rate that a cosine from `lr` ends at; null: constant, as published"
     )
     adam: Literal["pytorch", "tensorflow"] = Field(
-        description="where Adam adds its epsilon: tensorflow as published (outside the bias correction), or pytorch"
+        "tensorflow",
+        description="where Adam adds its epsilon: tensorflow as published (outside the bias correction), or pytorch",
     )
     first_output: Literal["glorot", "zero"] = Field(
-        description="start of the output convolution: glorot as published; zero begins as bicubic and stands higher rates"
+        "glorot",
+        description="start of the output convolution: glorot as published; zero begins as bicubic and stands higher rates",
     )
     start: str | None = Field(
-        description="data/checkpoints/<model>/<dataset>.pt, or a published TensorFlow checkpoint, to start from (published: FRVSR's); null: new weights"
+        None,
+        description="data/checkpoints/<model>/<dataset>.pt, or a published TensorFlow checkpoint, to start from (published: FRVSR's); null: new weights",
     )
-    warp: float = Field(ge=0, description="weight of the warp loss, flow network only (published: 1)")
+    warp: float = Field(1.0, ge=0, description="weight of the warp loss, flow network only (published: 1)")
     ping_pong: float = Field(
-        ge=0, description="weight of the ping-pong loss (published: 0.5); 0: clips are not played backwards either"
+        0.0, ge=0, description="weight of the ping-pong loss (published: 0.5); 0: clips are not played backwards either"
     )
-    vgg: float = Field(ge=0, description="weight of the VGG loss (published: 0.2); 0 needs no VGG weights")
+    vgg: float = Field(0.0, ge=0, description="weight of the VGG loss (published: 0.2); 0 needs no VGG weights")
     vgg_weights: str | None = Field(
-        description="TF-slim's VGG19 checkpoint: a file, or a name in workflow/weights.csv; null where vgg is 0"
+        None, description="TF-slim's VGG19 checkpoint: a file, or a name in workflow/weights.csv; null where vgg is 0"
     )
     discriminator: Literal["merged", "spatial", "spatial_temporal"] = Field(
-        description="merged: one, of triplets of frames, warped frames and input, as published; spatial: of single frames and input; spatial_temporal: that one and a second of warped triplets (the last two by the paper's text, not parity-checked)"
+        "merged",
+        description="merged: one, of triplets of frames, warped frames and input, as published; spatial: of single frames and input; spatial_temporal: that one and a second of warped triplets (the last two by the paper's text, not parity-checked)",
     )
     adversarial: float = Field(
-        ge=0, description="weight of the adversarial loss (published: 0.01); 0: there is no discriminator"
+        0.0, ge=0, description="weight of the adversarial loss (published: 0.01); 0: there is no discriminator"
     )
-    layers: float = Field(ge=0, description="weight of the discriminator's layer loss (published: 1)")
+    layers: float = Field(0.0, ge=0, description="weight of the discriminator's layer loss (published: 1)")
     balance: float = Field(
-        description="the discriminator is trained while the average of its advantage is below this (published: 0.4)"
+        0.4,
+        description="the discriminator is trained while the average of its advantage is below this (published: 0.4)",
     )
     quirks: list[Literal["zero_filled_blocks"]] = Field(
-        description="published behaviour that looks wrong; zero_filled_blocks: blocks that `start` lacks are set to zero and cannot learn"
+        default_factory=list,
+        description="published behaviour that looks wrong; zero_filled_blocks: blocks that `start` lacks are set to zero and cannot learn",
     )
 
     @model_validator(mode="after")
@@ -112,11 +128,13 @@ class Predict(params.Strict):
     """Settings of upscaling alone."""
 
     tile: int | None = Field(
+        None,
         ge=16,
         description="side, in low-resolution pixels, of the tiles that the generator works on where a frame does not fit in memory; null: whole frames",
     )
     quirks: list[Literal["published_dropping"]] = Field(
-        description="published behaviour that looks wrong; published_dropping: five outputs are dropped even when fewer frames were prepended"
+        default_factory=list,
+        description="published behaviour that looks wrong; published_dropping: five outputs are dropped even when fewer frames were prepended",
     )
 
 
@@ -124,9 +142,17 @@ class Params(params.Model):
     """TecoGAN and FRVSR in params.yaml."""
 
     task: ClassVar[str] = "super_resolution"
-    network: Network
-    train: Train | None = Field(description="null: nothing is trained (imported weights)")
-    predict: Predict
+    network: Network = Field(default_factory=Network)
+    train: Train | None = Field(None, description="null: nothing is trained (imported weights)")
+    predict: Predict = Field(default_factory=Predict)
+
+    @property
+    def pretrained(self) -> list[str]:
+        """The imported weights, or what training starts from and VGG19's for its loss."""
+        used = [self.train.start, self.train.vgg_weights if self.train.vgg else None] if self.train is not None else []
+        return super().pretrained + [
+            name for name in used if name is not None and not params.CHECKPOINT.fullmatch(name)
+        ]
 
     def check(self, height: int, width: int) -> None:
         """Raise ValueError when frames of this high-resolution size are too small."""

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from pipeline.errors import RetakeError
 from pipeline.models.tecogan import SCALE, SMALLEST, ops
-from pipeline.tasks import super_resolution
+from pipeline.tasks.super_resolution.warm_up import warmed
 
 REACH = 24.0  # low-resolution pixels that flow can span
 SLOPE = 0.2
@@ -285,9 +285,8 @@ class Recurrent(nn.Module):
         self.fnet = FNet()
         self.generator = Generator(blocks)
 
-    @property
-    def upscaling(self) -> list[nn.Module]:
-        """What upscaling runs through; in training there is a discriminator beside it."""
+    def predicting(self) -> list[nn.Module]:
+        """Return what upscaling runs through; in training there is a discriminator beside it."""
         return [self.fnet, self.generator]
 
     @torch.no_grad()
@@ -330,7 +329,7 @@ class Recurrent(nn.Module):
     ) -> Iterator[State]:
         """Yield what `upscale` does with what the next frame needs; `state`: go on behind the frame it is of."""
         device = next(self.parameters()).device
-        run = super_resolution.warmed(frames, published_dropping=published_dropping)
+        run = warmed(frames, published_dropping=published_dropping)
         for frame, kept in run if state is None else ((frame, True) for frame in frames):
             check_frame(frame, state)
             state = self.step(frame.to(device), state, tile)

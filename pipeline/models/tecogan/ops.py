@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.tasks.super_resolution import interleave
-from pipeline.tasks.super_resolution import resize_bicubic as resize_bicubic
+from pipeline.tasks.super_resolution.grid import interleave
+from pipeline.tasks.super_resolution.grid import resize_bicubic as resize_bicubic
 
 SCALE = 4
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import RetakeError
 from pipeline.losses.slim_vgg import NAMES as VGG_NAMES
 from pipeline.losses.slim_vgg import SlimVgg
+from pipeline.models.base import Network
 from pipeline.models.tecogan import SCALE, Params, Train, ops
 from pipeline.models.tecogan.network import (
     FED_BACK,
@@ -31,8 +31,9 @@ from pipeline.models.tecogan.network import (
     load_variables,
     renamed,
 )
-from pipeline.store import tensorflow
-from pipeline.tasks.super_resolution import degrade_crops
+from pipeline.sources import tensorflow
+from pipeline.tasks.super_resolution.grid import degrade_crops
+from pipeline.tasks.super_resolution.warm_up import kept
 
 EPSILON = 1e-12
 CENTRE = 0.75  # share of each side of the warped triplets that the discriminator sees
@@ -71,7 +72,7 @@ class Losses:
     advantage: Tensor | None
 
 
-class TecoGAN(Recurrent):
+class TecoGAN(Recurrent, Network):
     """Generator and flow network, and in training the discriminator where the recipe has one."""
 
     balance: Tensor
@@ -91,17 +92,25 @@ class TecoGAN(Recurrent):
 
     def predict(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield each frame upscaled, as `upscale` does, with the settings of `predict` in params.yaml."""
-        return (state.output for state in self.predict_from(None, frames))
+        return (output for output, _ in self.predict_from(None, frames))
 
-    def predict_from(self, state: dict[str, Tensor] | None, frames: Iterable[Tensor]) -> Iterator[State]:
-        """Yield what `predict` does as states; go on behind the frame that `state` is of, or begin where it is None.
-
-        `state`: a `State` as a dict, on any device.
-        """
-        settings, device = self.p.predict, self.balance.device
-        dropping = "published_dropping" in settings.quirks
+    def predict_from(
+        self, state: dict[str, Tensor] | None, frames: Iterable[Tensor]
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Yield each frame upscaled, and a `State` as a dict; go on behind the frame that `state` is of, on any device."""
+        device = self.balance.device
         before = None if state is None else State(**{key: value.to(device) for key, value in state.items()})
-        return self.states(frames, before, published_dropping=dropping, tile=settings.tile)
+        states = self.states(frames, before, published_dropping=self.dropping, tile=self.p.predict.tile)
+        return ((state.output, state._asdict()) for state in states)
+
+    @property
+    def dropping(self) -> bool:
+        """Whether five outputs are dropped even when fewer frames were prepended."""
+        return "published_dropping" in self.p.predict.quirks
+
+    def skipped(self, frames: int) -> int:
+        """Return how many of a clip's first frames have no output: as published, some of one shorter than 6 frames."""
+        return kept(frames, published_dropping=self.dropping)[0]
 
     def load_published(self, state: dict[str, Tensor]) -> None:
         """Copy the variables of a published TensorFlow checkpoint, or weights of our own; see `network.load_variables`."""
@@ -155,10 +164,6 @@ class TecoGAN(Recurrent):
             part: adam(self.get_submodule(part).parameters(), lr=recipe.lr, betas=(0.9, 0.999), eps=1e-8)
             for part in ("generator", "fnet", *judges(recipe))
         }
-
-    def augment(self, clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return the clip as it is: moving, cropping and flipping belong to the task (`TrainingClips`)."""
-        return clip
 
     def training_step(self, batch: Tensor, state: Step) -> dict[str, float]:
         """Take one step on high-resolution crops (B, n, 3, 4s + 8, 4s + 8) float32 in [0,1]; return the losses.

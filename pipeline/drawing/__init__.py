@@ -1,0 +1,1 @@
+"""Pictures and videos: contact sheets, the colours of flow, rendered scenes."""

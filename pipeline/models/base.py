@@ -1,0 +1,72 @@
+"""What the stages ask of every model: each derives from `Network`, torch modules and estimators without weights alike.
+
+What a model must have is its task's to say (frames are RGB float32 in [0,1] unless something else is said):
+
+prediction        predict(frames (B, T, 3, H, W), horizon, *, seeds, flow) -> (B, horizon, 3, H, W);
+                  `seeds`: one a sample, `flow`: (B, 2, H, W) px between the last two frames, or None
+flow              estimate(first, second) -> (H, W, 2) float32 px, of two images (H, W, 3) uint8; with `context` 3 also
+                  `previous`, the frame before them. With weights: estimate_batch(frames (B, n, H, W, 3) uint8)
+                  -> (B, H, W, 2). Trained: validate(batch (B, 2, 3, H, W), flow or None) -> {name: value}
+super_resolution  predict(iterator of (1, 3, h, w)) -> iterator of (1, 3, 4h, 4w), around [0,1]
+trained, any task configure() -> {name: optimiser}; training_step(batch (B, n, 3, h, w), state) -> {name: loss}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import RetakeError
+
+
+class Network:
+    """What a model may leave out, with what holds then: `class Mine(nn.Module, Network)`.
+
+    `stochastic`: predictions of one input differ by their seeds. `context`: frames of one input.
+    """
+
+    stochastic = False
+    context = 2
+
+    def predicting(self) -> list[Any]:
+        """Return the modules that predict, whose parameters a table counts: a discriminator beside them is none."""
+        return [self]
+
+    def notes(self) -> list[str]:
+        """Return what a reader must know of what was predicted since the last call, one sentence each."""
+        return []
+
+    def skipped(self, frames: int) -> int:
+        """Return how many frames of a clip have no output, where its first output comes after so many were given."""
+        return 0
+
+    def predict_from(self, state: Any, frames: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+        """Yield the output of each frame of a clip, and what the next frame needs: a `state` to go on from later.
+
+        `state` None begins a clip, and a model without memory has no other.
+        """
+        return ((output, None) for output in self.predict(frames))  # type: ignore[attr-defined]
+
+    def augment(self, clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return a training clip (n, h, w, 3) uint8 as the network shall see it."""
+        return clip
+
+    def load_published(self, state: Any) -> None:
+        """Load published weights, or our own, from tensors by name. Raises RetakeError where there are none to load."""
+        raise RetakeError(f"{type(self).__name__} has no weights: leave its checkpoint out")
+
+    # What torch modules have, and estimators without weights do not need
+
+    def parameters(self) -> Any:
+        """Return no weights."""
+        return iter(())
+
+    def to(self, *_: Any, **__: Any) -> Any:
+        """Return itself: there is nothing to move."""
+        return self
+
+    def eval(self) -> Any:
+        """Return itself: training changes nothing."""
+        return self

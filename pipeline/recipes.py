@@ -1,0 +1,187 @@
+"""params.yaml and the papers' files as one tree of plain values, each with where it comes from.
+
+`workflow/papers/*.yaml` hold the papers' recipes, `params.yaml` what the user adds or changes, overrides come from a command
+line. They are merged in this order: mappings merge, lists and values replace. Then `like: other_entry` takes over the other
+entry, in the same way: the entry's own values stand over it.
+
+This module reads YAML and knows no key but `like`; `pipeline/params.py` says which keys there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.errors import RetakeError, near
+
+FILE = Path("params.yaml")
+PAPERS = Path("workflow/papers")
+SECTIONS = ("datasets", "models", "protocols", "profiles", "experiments")  # of entries by name, which may say `like`
+OVERRIDE = "override"
+FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has its C part
+
+Keys = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A value that is no mapping, and the file (or `like`, or override) that gave it."""
+
+    value: Any
+    source: str
+
+
+@dataclass
+class Recipes:
+    """`values`: plain nested mappings. `sources`: where each leaf of them comes from, by its keys."""
+
+    values: dict[str, Any]
+    sources: dict[Keys, str]
+
+    def source(self, keys: Keys) -> str:
+        """Return the file that gave the value at `keys`, or the nearest one around it that a file gave; "" where none did."""
+        for length in range(len(keys), 0, -1):
+            inside = [s for k, s in self.sources.items() if k[:length] == keys[:length]]
+            if inside:
+                return inside[0]
+        return ""
+
+
+def read(overrides: dict[str, Any] | None = None) -> Recipes:
+    """Return what the files and `overrides` say, `like` resolved.
+
+    Raises RetakeError for a file that is no mapping of sections in YAML, for a name that two papers' files give, and
+    for a `like` that names nothing or leads back to its entry.
+    """
+    tree: dict[str, Any] = {}
+    for file in sorted(PAPERS.glob("*.yaml")):
+        paper = _load(file)
+        _refuse_doubles(tree, paper, file)
+        tree = _merged(tree, _leaves(paper, str(file)))
+    tree = _merged(tree, _leaves(_load(FILE), str(FILE)))
+    tree = _merged(tree, _leaves(overrides or {}, OVERRIDE))
+    for section in SECTIONS:
+        if isinstance(tree.get(section), dict):
+            tree[section] = _alike(section, tree[section])
+    return Recipes(_values(tree), dict(_sources(tree, ())))
+
+
+def digest() -> str:
+    """Return a hash of the files that `read` reads: whether a generated file is behind them is cheap to say."""
+    total = hashlib.sha256()
+    for file in [*sorted(PAPERS.glob("*.yaml")), FILE]:
+        total.update(f"{file}\0".encode() + file.read_bytes() + b"\0")
+    return total.hexdigest()[:16]
+
+
+class _Loader(FASTEST):
+    """YAML in which a key may stand once in a mapping."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """Return the mapping; raises yaml.YAMLError with the line of a second key of the same name."""
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if isinstance(key, str) and key in seen and key != "<<":
+                raise yaml.YAMLError(
+                    f"line {line}: {key!r} stands here and in line {seen[key]} already: keep one of them"
+                )
+            if isinstance(key, str):
+                seen[key] = line
+        return super().construct_mapping(node, deep)
+
+
+def _load(file: Path) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds; raises RetakeError naming the file, and the line where YAML ends."""
+    try:
+        tree = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError:
+        raise RetakeError(f"no {file} in {Path.cwd()}: run from the project's folder") from None
+    except UnicodeDecodeError as error:
+        raise RetakeError(f"{file} is not UTF-8 (byte {error.start}): save it with that encoding") from None
+    except RecursionError:
+        raise RetakeError(f"{file} is nested too deeply to be read") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number or date that no Python object can hold
+        raise RetakeError(f"{file} is not YAML: {error}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise RetakeError(f"{file} must be a mapping of sections, not {type(tree).__name__}")
+    return tree
+
+
+def _refuse_doubles(tree: dict[str, Any], paper: dict[str, Any], file: Path) -> None:
+    for section, entries in paper.items():
+        if section not in SECTIONS:
+            raise RetakeError(f"{file}: {section} is no section of a paper{near(str(section), SECTIONS)}")
+        for name in entries or {}:
+            if name in tree.get(section, {}):
+                other = next(source for _, source in _sources(tree[section][name], ()))
+                raise RetakeError(f"{section}.{name} stands in {other} and in {file}: give one of them another name")
+
+
+def _leaves(value: Any, source: str) -> Any:
+    """Return the same nested mappings with a `Leaf` for each value that is none."""
+    if isinstance(value, dict):
+        return {str(key): _leaves(item, source) for key, item in value.items()}
+    return Leaf(value, source)
+
+
+def _merged(base: Any, over: Any) -> Any:
+    """Return `over` on `base`: mappings merge key by key, all else replaces."""
+    if not isinstance(base, dict) or not isinstance(over, dict):
+        return over
+    return {**base, **{key: _merged(base[key], value) if key in base else value for key, value in over.items()}}
+
+
+def _alike(section: str, entries: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of a section with what their `like` names put below them."""
+    done: dict[str, Any] = {}
+
+    def resolve(name: str, before: tuple[str, ...]) -> Any:
+        if name in done:
+            return done[name]
+        entry = entries[name]
+        if isinstance(entry, dict) and isinstance(entry.get("like"), Leaf):
+            like, where = entry["like"], f"{entry['like'].source}: {section}.{name}.like"
+            if not isinstance(like.value, str) or like.value not in entries:
+                raise RetakeError(f"{where}: no entry {like.value!r} in {section}{near(str(like.value), entries)}")
+            if like.value in (*before, name):
+                chain = " -> ".join((*before, name, like.value))
+                raise RetakeError(f"{where}: {chain} leads back to itself: take one `like` out")
+            own = {key: value for key, value in entry.items() if key != "like"}
+            base = _relabelled(resolve(like.value, (*before, name)), lambda source: _through(like.value, source))
+            entry = _merged(base, own)
+        done[name] = entry
+        return entry
+
+    return {name: resolve(name, ()) for name in entries}
+
+
+def _through(name: str, source: str) -> str:
+    """Return how a value that came by `like` is told; of a chain the last entry that has it as its own."""
+    return source if source.startswith("like ") else f"like {name} ({source})"
+
+
+def _relabelled(tree: Any, label: Callable[[str], str]) -> Any:
+    if isinstance(tree, dict):
+        return {key: _relabelled(value, label) for key, value in tree.items()}
+    return Leaf(tree.value, label(tree.source))
+
+
+def _values(tree: Any) -> Any:
+    return {key: _values(value) for key, value in tree.items()} if isinstance(tree, dict) else tree.value
+
+
+def _sources(tree: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
+    if isinstance(tree, Leaf):
+        yield keys, tree.source
+        return
+    for key, value in tree.items():
+        yield from _sources(value, (*keys, key))

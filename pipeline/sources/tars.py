@@ -1,0 +1,113 @@
+"""Tar archives, read in place: where each member's bytes lie, so that 30 GB are neither unpacked nor joined.
+
+    members("data/raw/bair/bair_robot_pushing_dataset_v0.tar")["softmotion30_44k/test/traj_0_to_255.tfrecords"]
+
+Only uncompressed tars are read: in a compressed one no member can be found without unpacking those before it. A tar
+has checksums of its headers, none of its contents: what is in a member must bring its own, as records do.
+"""
+
+from __future__ import annotations
+
+import functools
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import RetakeError
+from pipeline.sources.archives import bad_name, names
+
+BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Span:
+    """A run of bytes inside a file."""
+
+    path: Path
+    offset: int
+    size: int
+
+    def bytes(self) -> bytes:
+        """Return them, fewer where the file ends before."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+def check(path: Path) -> None:
+    """Read every header of the tar at `path`; raises RetakeError as `members`."""
+    _members(path)
+
+
+def members(path: Path) -> dict[str, Span]:
+    """Return the regular files in the tar at `path`, by name, in its order; or those below a folder, sorted.
+
+    Raises RetakeError that names the archive and the member: not a tar, compressed, truncated, damaged headers,
+    absolute or parent paths, links, devices, sparse files, duplicate names.
+    """
+    if path.is_dir():
+        files = [name for name in names(path) if not name.endswith("/")]
+        return {name: Span(path / name, 0, (path / name).stat().st_size) for name in files}
+    if not path.exists():
+        raise RetakeError(f"no archive {path}: `python -m pipeline.download --list` says where it comes from")
+    status = path.stat()
+    return _remembered(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _remembered(path: Path, size: int, mtime_ns: int) -> dict[str, Span]:
+    return _members(path)
+
+
+def _members(path: Path) -> dict[str, Span]:
+    remedy = _remedy(path)
+    found: dict[str, Span] = {}
+    size, end = path.stat().st_size, 0
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for info in archive:
+                if checked(path, info).name in found:
+                    raise RetakeError(f"{path}: refused, its member {info.name!r} stands in it twice. {remedy}")
+                if info.isreg():
+                    found[info.name] = Span(path, info.offset_data, info.size)
+                end = info.offset_data + -(-info.size // BLOCK) * BLOCK
+            # A damaged header ends the listing as the end mark does: two blocks of zeros are the difference.
+            mark = Span(path, end, 2 * BLOCK).bytes()
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise RetakeError(f"{path} is not a whole tar archive: {_why(path, error)}. {remedy}") from None
+    if mark != bytes(2 * BLOCK):
+        what = "is truncated" if end + len(mark) >= size else "is damaged"
+        raise RetakeError(f"{path} {what}: no header and no end mark at byte {end} of {size}. {remedy}")
+    return found
+
+
+def checked(path: Path, info: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Return a member of the tar at `path`; raises RetakeError for a path that leaves its folder, a link or a device."""
+    reason = bad_name(info.name) or _bad(info)
+    if reason:
+        raise RetakeError(f"{path}: refused, its member {info.name!r} {reason}. {_remedy(path)}")
+    return info
+
+
+def _bad(info: tarfile.TarInfo) -> str | None:
+    if info.issym() or info.islnk():
+        return "is a link"
+    if info.issparse():
+        return "is a sparse file"
+    if not info.isreg() and not info.isdir():
+        return "is a device, pipe or unknown thing"
+    return None
+
+
+def _remedy(path: Path) -> str:
+    return f"Put the publisher's {path.name} there again (delete this one to have it downloaded), then run again"
+
+
+def _why(path: Path, error: Exception) -> str:
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+        return "it is compressed, unpack it to a plain .tar"
+    if start.lstrip().lower().startswith(b"<"):
+        return "it is an HTML page"
+    return str(error)

@@ -1,0 +1,1 @@
+"""What the parts of all tasks share, stage by stage."""

@@ -1,0 +1,86 @@
+"""What the scores of all tasks share: the functions of an experiment's metrics, rows of values, true frames and their motion."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import RetakeError, log
+from pipeline.metrics import Undefined, temporal
+from pipeline.params import Params
+from pipeline.sources import clips
+from pipeline.store.frames import Store
+
+Function = Callable[..., Any]
+Row = tuple[str, int, int, str, float, float]  # window, step, sample, metric, value, weight
+
+
+@dataclass
+class Metrics:
+    """An experiment's metrics: functions by what they NEED and by key, and why the others have no values."""
+
+    functions: dict[str, dict[str, Function]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def of(self, needs: str) -> dict[str, Function]:
+        """Return the functions of the metrics that need this."""
+        return self.functions.get(needs, {})
+
+    def skip(self, key: str, reason: str) -> None:
+        """Go on without a metric."""
+        for functions in self.functions.values():
+            functions.pop(key, None)
+        self.skipped[key] = reason
+        log.warning("%s: no values: %s", key, reason)
+
+    def values(self, needs: str, where: str, *arguments: Any) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield (metric, values) of the metrics that need this; one that is undefined here is skipped for good."""
+        for key, function in list(self.of(needs).items()):
+            try:
+                values = np.atleast_1d(function(*arguments))
+            except Undefined as reason:
+                self.skip(key, str(reason))
+                continue
+            except RetakeError as error:
+                raise RetakeError(f"{where}: {error}") from None
+            if np.isnan(values).any():
+                raise RetakeError(f"{key} of {where}: NaN at step {int(np.flatnonzero(np.isnan(values))[0]) + 1}")
+            yield key, values
+
+
+def unit(images: np.ndarray, where: str) -> np.ndarray:
+    """Return images as read-only float32 in [0,1]: integers by their range; floats are checked to be in it."""
+    if images.dtype.kind != "u":
+        for step, image in enumerate(images, start=1):
+            if not (image.min() >= -clips.SLACK and image.max() <= 1 + clips.SLACK):  # NaN fails both
+                raise RetakeError(
+                    f"{where}, step {step}: values from {image.min()} to {image.max()}, [0,1] is needed: "
+                    "look at the model that predicted this"
+                )
+    return clips.unit(images)
+
+
+def true_frame(frames: Store, row: int) -> np.ndarray:
+    """Return a true frame without its padding."""
+    height, width = frames.content[row]
+    return frames.image(row)[:height, :width]
+
+
+def true_motion(frames: Store, clip: str, rows: range) -> Callable[[int], np.ndarray]:
+    """Return the function of a row that gives the true motion from it to the next; estimated once for `rows`, and kept."""
+
+    @functools.cache
+    def kept() -> np.ndarray:
+        content = f"{frames.identity} {clip} {rows.start} to {rows.stop}"
+        return temporal.kept_motion(content, len(rows), lambda: (true_frame(frames, row) for row in rows))
+
+    return lambda row: kept()[row - rows.start]
+
+
+def reads_flow(p: Params, name: str) -> bool:
+    """Return whether a row of a table is a model that reads precomputed flow."""
+    return name in p.models and p.models[name].flow is not None

@@ -1,0 +1,140 @@
+"""Predicted frames: those of every window of a test set, or the one after two images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import compute, tasks, weights
+from pipeline.drawing.images import write_image
+from pipeline.errors import RetakeError, log, progress
+from pipeline.params import Params
+from pipeline.sources.images import read_image
+from pipeline.store.frames import Store
+from pipeline.tasks.common.predict import Run
+from pipeline.tasks.prediction import clips
+from pipeline.tasks.prediction.clips import Window
+
+COUNTED_WINDOWS = 4  # GMACs are the mean over so many: with sampled routing they differ
+
+
+def predict(run: Run) -> tuple[int, int]:
+    """Write the predicted frames of every window; return how many were made, and how many windows at a time.
+
+    They are stored in 16 bits, clip = window ("<clip>:<start>"), frame = step from 1, sample = draw.
+    """
+    import torch
+
+    protocol, store = run.protocol, Store(run.fields["frames"])
+    windows = clips.windows(store, protocol)
+    flow = Store(run.fields["flow"]) if run.model.flow is not None else None
+    network = run.load()
+    samples = protocol.samples if network.stochastic else 1
+    meta = {
+        "flow": flow.identity if flow else "",
+        "protocol": clips.settings(protocol),
+        "samples": samples,
+        "gmacs": _gmacs(run, store, windows, flow),
+    }
+    batch = run.p.compute.batch
+    with run.writing(store, meta, codec="raw", dtype="uint16") as out:
+        for first in progress(range(0, len(windows), batch), unit="batch", desc=f"predict {run.name}"):
+            together = windows[first : first + batch]
+            frames, context_flow = _inputs(run, store, together), _flow(run, flow, store, together)
+            drawn = []
+            for sample in range(samples):
+                seeds = [(sample << 32) + first + i for i in range(len(together))]
+                with run.clock:
+                    predicted = network.predict(frames, protocol.horizon, seeds=seeds, flow=context_flow)
+                _check(run.name, predicted, together, sample)
+                levels = (predicted.float().clamp(0, 1) * 65535).round().to(torch.int32)
+                drawn.append(levels.cpu().numpy().astype(np.uint16))
+            for i, window in enumerate(together):
+                for sample, images in enumerate(drawn):
+                    for step in range(protocol.horizon):
+                        image = np.ascontiguousarray(images[i, step].transpose(1, 2, 0))
+                        out.add(clips.key(window), step + 1, image, sample=sample)
+    log.info("predicted %d windows x %d steps x %d samples", len(windows), protocol.horizon, samples)
+    return len(windows) * samples * protocol.horizon, batch
+
+
+def _check(name: str, predicted: Any, windows: list[Window], sample: int) -> None:
+    """Raise RetakeError that names the first frame of a batch (B, T, 3, H, W) with a value that is not finite."""
+    import torch
+
+    bad = ~torch.isfinite(predicted).flatten(2).all(2)
+    if bad.any():
+        place, step = bad.nonzero()[0].tolist()
+        raise RetakeError(
+            f"{name} predicts NaN or infinity: window {clips.key(windows[place])}, sample {sample}, step {step + 1}"
+        )
+
+
+def _inputs(run: Run, store: Store, windows: list[Window]) -> Any:
+    """Return context frames, (B, context, 3, H, W) float32 in [0,1]."""
+    import torch
+
+    images = np.stack([clips.inputs(store, window, run.protocol) for window in windows])
+    return torch.from_numpy(images).permute(0, 1, 4, 2, 3).to(run.device).float() / 255
+
+
+def _flow(run: Run, flow: Store | None, store: Store, windows: list[Window]) -> Any:
+    """Return the precomputed flow between the last two context frames, (B, 2, H, W) px; None without a flow store."""
+    import torch
+
+    if flow is None:
+        return None
+    fields = [clips.context_flow(flow, store, window, run.protocol) for window in windows]
+    return torch.from_numpy(np.stack(fields)).permute(0, 3, 1, 2).float().to(run.device)
+
+
+def _gmacs(run: Run, store: Store, windows: list[Window], flow: Store | None) -> float:
+    """Return 10^9 multiply-adds of convolutions and matrix products for one frame, mean over a few windows."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counted = windows[:: max(len(windows) // COUNTED_WINDOWS, 1)][:COUNTED_WINDOWS]
+    total = 0
+    with torch.no_grad():
+        for i, window in enumerate(counted):
+            with FlopCounterMode(display=False) as counter:
+                frames, context_flow = _inputs(run, store, [window]), _flow(run, flow, store, [window])
+                run.network.predict(frames, 1, seeds=[i], flow=context_flow)
+            total += counter.get_total_flops()
+    run.network.notes()  # what was counted is no part of what is predicted
+    return round(total / 2 / len(counted) / 1e9, 4)
+
+
+def next_frame(p: Params, name: str, images: list[Path], checkpoint: Path | None, output: Path) -> None:
+    """Predict the frame after `images` and write it as PNG, rounded to 8 bits.
+
+    Frames are padded by edge repetition to a size that the network takes, and the result is cropped back.
+    """
+    import torch
+
+    model = tasks.model(p, name, "prediction")
+    if checkpoint is None and model.has_weights:
+        raise RetakeError(f"{name} needs --checkpoint: a file of data/checkpoints/{name}/, or a published one")
+    if model.flow is not None:
+        raise RetakeError(f"{name} needs precomputed flow: use it in an experiment")
+    read = [read_image(path) for path in images]
+    sizes = {path.name: image.shape[:2] for path, image in zip(images, read, strict=True)}
+    if len(set(sizes.values())) > 1:
+        raise RetakeError(f"images of different sizes: {', '.join(f'{n} {w}x{h}' for n, (h, w) in sizes.items())}")
+    device = compute.device(p)
+    network, _ = weights.load_model(model, checkpoint, device)
+    if len(read) != network.context:
+        raise RetakeError(f"{name} predicts from {network.context} frames, {len(read)} were given")
+    height, width = read[0].shape[:2]
+    pad = ((0, 0), (0, -height % 16), (0, -width % 16), (0, 0))
+    frames = np.pad(np.stack(read), pad, mode="edge")
+    tensor = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2)[None].to(device).float() / 255
+    with torch.no_grad():
+        predicted = network.predict(tensor, 1, seeds=[0], flow=None)[0, 0]
+    if not torch.isfinite(predicted).all():
+        raise RetakeError(f"{name} predicts NaN or infinity for the frame after {images[-1]}")
+    image = (predicted.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()[:height, :width]
+    write_image(output, image)
+    log.info("wrote %s", output)
