@@ -598,7 +598,9 @@ def test_wrong_pairings_are_refused(trained: training.CinnStage1) -> None:
         ),
         (files(trained, ENC=deeper["ENC"]), r"ENC is of another configuration than .*network.channels \[16"),
         (files(trained, ENC={**right["ENC"], "epoch": 8}), "GEN after 7 epochs, ENC after 8 epochs"),
-        ({"encoder.conv1.weight": torch.zeros(1)}, "GEN is not of this network"),
+        ({**right, "DISC_x": right["DISC_s"]}, r"no file 'DISC_x' \(did you mean 'DISC_"),
+        (right["GEN"]["state_dict"], "these weights have no GEN: stage 1 needs the files GEN and ENC"),
+        ({"decoder.conv_img.bias": torch.zeros(3)}, "GEN is not of this network; keys .* missing: "),
     ):
         net = model()
         before = state_of(net)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import RetakeError
+from pipeline.errors import RetakeError, near
 from pipeline.losses.augment import augment
 from pipeline.losses.patch import ActNorm, PatchDiscriminator, hinge_discriminator, hinge_generator
 from pipeline.losses.updates import averaged, update
@@ -345,6 +345,9 @@ def _joined(files: Mapping[str, Any]) -> dict[str, Tensor]:
     missing = [file for file in ("GEN", "ENC") if file not in files]
     if missing:
         raise RetakeError(f"stage 1 needs the files GEN and ENC of one folder: {missing[0]} is missing")
+    for file in files:
+        if file not in PUBLISHED:
+            raise RetakeError(f"stage 1 has no file {file!r}{near(file, PUBLISHED)}")
     epochs = {file: tree["epoch"] for file, tree in files.items() if "epoch" in tree}
     if len(set(epochs.values())) > 1:
         told = ", ".join(f"{file} after {epoch} epochs" for file, epoch in epochs.items())
@@ -358,6 +361,8 @@ def _joined(files: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _check_part(file: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor], p: Params) -> None:
     """Raise RetakeError unless the tensors given for one network have its keys and shapes."""
+    if not given:
+        raise RetakeError(f"these weights have no {file}: stage 1 needs the files GEN and ENC of one folder, by name")
     missing = [key for key in own if key not in given]
     unknown = [key for key in given if key not in own]
     if missing or unknown:
