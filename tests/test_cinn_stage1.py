@@ -65,6 +65,10 @@ def stage(net: training.CinnStage1, step: int, steps: int = 2) -> SimpleNamespac
     return SimpleNamespace(fabric=fabric, optimisers=net.configure(), step=step, steps=steps)
 
 
+def batch(clips: int) -> dict[str, Tensor]:
+    return {"clip": torch.rand(clips, 17, 3, 64, 64)}
+
+
 def state_of(net: nn.Module) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in net.state_dict().items()}
 
@@ -163,7 +167,7 @@ def test_the_start_frame_is_resized_once_for_each_size(monkeypatch: pytest.Monke
 def test_clips_of_another_length_are_refused(frames: int) -> None:
     net = model()
     clip = torch.rand(1, frames, 3, 64, 64)
-    for use in (net.reconstruct, net.validate, lambda clip: net.training_step(clip, stage(net, 0))):
+    for use in (net.reconstruct, net.validate, lambda clip: net.training_step({"clip": clip}, stage(net, 0))):
         with pytest.raises(RetakeError, match=f"a clip of {frames} frames: stage 1 needs 17"):
             use(clip)
     with pytest.raises(RetakeError, match="a clip of 14 frames: the encoder takes 16 frames"):
@@ -175,12 +179,33 @@ def test_frames_of_another_size_are_refused() -> None:
     uses: list[Callable[[], Any]] = [
         lambda: net.encode(torch.rand(1, 16, 3, 32, 64)),
         lambda: net.decode(torch.rand(1, 3, 32, 64), torch.zeros(1, 64)),
-        lambda: net.training_step(torch.rand(1, 17, 3, 32, 64), stage(net, 0)),
+        lambda: net.training_step({"clip": torch.rand(1, 17, 3, 32, 64)}, stage(net, 0)),
         lambda: net.p.check(32, 64),
     ]
     for use in uses:
         with pytest.raises((RetakeError, ValueError), match="frames of 64x32 pixels: this network takes 64x64"):
             use()
+
+
+def test_predictions_follow_their_seeds_and_the_clip_s_motion() -> None:
+    net = untrained().eval()
+    start, motion = torch.rand(2, 1, 3, 64, 64), torch.rand(2, 17, 3, 64, 64)
+    drawn = net.predict(start, 16, seeds=[1, 2])
+    assert drawn.shape == (2, 16, 3, 64, 64)
+    torch.testing.assert_close(net.predict(start[1:], 16, seeds=[2]), drawn[1:], atol=1e-3, rtol=0)
+    given = net.predict(start, 20, seeds=[1, 2], motion=motion)
+    mu, logvar = net.encoder(training.signed(motion[:, 1:]))
+    z = training.sample(mu, logvar, training.draws([1, 2], mu))
+    torch.testing.assert_close(given[:, :16], net.decode(start[:, 0], z), atol=1e-3, rtol=0)
+    torch.testing.assert_close(given[:, 16:], net.decode(given[:, 15], z)[:, :4], atol=1e-3, rtol=0)
+    net.predict(start, 1, seeds=[1, 2], motion=motion[:, :16])  # 15 frames are encoded
+    with pytest.raises(RetakeError, match="a clip of 13 frames: the encoder takes 16"):
+        net.predict(start, 1, seeds=[1, 2], motion=motion[:, :14])
+
+
+def test_the_engines_know_which_weights_are_read() -> None:
+    assert params({}, {}).pretrained == ["vgg16"]
+    assert params({}, {"perceptual": 0}).pretrained == params({}).pretrained == []
 
 
 # Training
@@ -189,7 +214,7 @@ def test_frames_of_another_size_are_refused() -> None:
 def test_the_first_epoch_trains_encoder_and_decoder_alone() -> None:
     net = model()
     before = state_of(net)
-    values = net.training_step(torch.rand(1, 17, 3, 64, 64), stage(net, 0))
+    values = net.training_step(batch(1), stage(net, 0))
     assert changed_parts(before, net) == {"encoder", "decoder"}
     assert set(values) == {"Loss_L1", "Loss_KL", "Loss_VAE"}
     assert values["Loss_VAE"] == pytest.approx(10 * values["Loss_L1"] + 1e-5 * values["Loss_KL"], rel=1e-5)
@@ -220,14 +245,14 @@ def test_a_step_is_what_the_formulas_say(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(training, "load_lpips", lambda trunk: Distance())
     net = model(perceptual=30, lr=0.05, lr_gamma=1)
     other, before = copy.deepcopy(net), state_of(net)
-    batch = torch.rand(2, 17, 3, 64, 64)
+    clips = batch(2)
     state = stage(net, 1)
     state.optimisers = descent(net)
     torch.manual_seed(5)
-    values = net.training_step(batch, state)
+    values = net.training_step(clips, state)
 
     torch.manual_seed(5)
-    losses = plain_step(other, batch)
+    losses = plain_step(other, clips["clip"])
     for name, value in losses.items():
         assert values[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
     assert set(values) == set(losses) | {"Logits_Real_T", "Logits_Fake_T", "Logits_Real_S", "Logits_Fake_S"}
@@ -250,10 +275,10 @@ def test_the_optimisers_are_adam_as_published() -> None:
         assert (group["lr"], group["betas"], group["weight_decay"]) == (2e-4, (0.5, 0.9), 1e-5)
 
 
-def plain_step(net: training.CinnStage1, batch: Tensor) -> dict[str, float]:
+def plain_step(net: training.CinnStage1, clip: Tensor) -> dict[str, float]:
     """Take one step with BAIR's weights and rate 0.05 in an epoch with discriminators; return the losses."""
     vae, temporal, spatial = descent(net).values()
-    seq = 2 * batch - 1
+    seq = 2 * clip - 1
     target = seq[:, 1:].transpose(1, 2)
     mu, logvar = net.encoder(target)
     gen = net.decoder(seq[:, 0], mu + torch.exp(logvar / 2) * torch.randn(mu.shape))
@@ -298,7 +323,7 @@ def test_rates_fall_each_epoch_and_the_discriminators_later() -> None:
     for step in (0, 9, 10, 29, 39):
         state = stage(net, step, steps=40)
         with pytest.raises(InterruptedError):
-            net.training_step(torch.rand(1, 17, 3, 64, 64), state)
+            net.training_step(batch(1), state)
         seen.append(tuple(optimiser.param_groups[0]["lr"] for optimiser in state.optimisers.values()))
     assert list(state.optimisers) == ["vae", "disc_t", "disc_s"]
     assert seen == [(1, 1, 1), (1, 1, 1), (0.5, 1, 1), (0.25, 1, 1), (0.125, 0.5, 0.5)]
@@ -337,7 +362,7 @@ import sys
 import lightning_fabric
 import torch
 
-from test_cinn_stage1 import model, stage
+from test_cinn_stage1 import batch, model, stage
 
 torch.set_num_threads(1)
 fabric = lightning_fabric.Fabric(accelerator="cpu", devices=2, strategy="ddp")
@@ -350,7 +375,7 @@ _, *optimisers = fabric.setup(net, *named.values())
 state.fabric, state.optimisers = fabric, dict(zip(named, optimisers))
 for step in range(2):
     torch.manual_seed(10 * step + fabric.global_rank)
-    net.training_step(torch.rand(1, 17, 3, 64, 64), state)
+    net.training_step(batch(1), state)
 torch.save(net.state_dict(), f"{sys.argv[1]}/{fabric.global_rank}.pt")
 """
 
@@ -452,7 +477,7 @@ def test_augmentation_depends_on_the_seed_alone_and_keeps_the_range() -> None:
     recipe = Augment(margin=4, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.15)
     first = drawn(recipe, 1, clip, 16)
     assert first.shape == (3, 16, 16, 3) and first.dtype == np.float32
-    assert first.min() >= 0 and first.max() <= 255.001
+    assert first.min() >= 0 and first.max() <= 1.00001
     assert np.array_equal(first, drawn(recipe, 1, clip, 16))
     assert not np.array_equal(first, drawn(recipe, 2, clip, 16))
     assert clip.dtype == np.uint8 and np.array_equal(clip, noise(3, 20, 30))
@@ -471,8 +496,8 @@ def test_without_jitter_half_of_the_clips_are_mirrored_and_the_others_untouched(
     mirrored = 0
     for seed in range(200):
         frames = drawn(STILL, seed, clip, 16)
-        flip = np.allclose(frames, clip[:, :, ::-1], atol=1e-3)
-        assert flip or np.allclose(frames, clip, atol=1e-3)
+        flip = np.allclose(frames, clip[:, :, ::-1] / 255, atol=1e-6)
+        assert flip or np.allclose(frames, clip / 255, atol=1e-6)
         mirrored += flip
     assert 70 < mirrored < 130
 
@@ -481,7 +506,7 @@ def test_crops_begin_anywhere_in_the_margin() -> None:
     rows, columns = np.mgrid[:20, :20].astype(np.uint8)
     clip = np.stack([rows, columns, 0 * rows], -1)[None]
     recipe = Augment(margin=4, brightness=0, contrast=0, saturation=0, hue=0)
-    crops = [drawn(recipe, seed, clip, 16)[0] for seed in range(300)]
+    crops = [255 * drawn(recipe, seed, clip, 16)[0] for seed in range(300)]
     corners = {(round(float(c[0, 0, 0])), round(float(c[..., 1].min()))) for c in crops}
     assert corners == {(y, x) for y in range(5) for x in range(5)}
 
@@ -573,7 +598,9 @@ def test_wrong_pairings_are_refused(trained: training.CinnStage1) -> None:
         ),
         (files(trained, ENC=deeper["ENC"]), r"ENC is of another configuration than .*network.channels \[16"),
         (files(trained, ENC={**right["ENC"], "epoch": 8}), "GEN after 7 epochs, ENC after 8 epochs"),
-        ({"encoder.conv1.weight": torch.zeros(1)}, "GEN is not of this network"),
+        ({**right, "DISC_x": right["DISC_s"]}, r"no file 'DISC_x' \(did you mean 'DISC_"),
+        (right["GEN"]["state_dict"], "these weights have no GEN: stage 1 needs the files GEN and ENC"),
+        ({"decoder.conv_img.bias": torch.zeros(3)}, "GEN is not of this network; keys .* missing: "),
     ):
         net = model()
         before = state_of(net)
@@ -584,7 +611,7 @@ def test_wrong_pairings_are_refused(trained: training.CinnStage1) -> None:
 
 def test_a_training_s_state_goes_through_a_file(trained: training.CinnStage1, tmp_path: Path) -> None:
     net = copy.deepcopy(trained)
-    net.training_step(torch.rand(1, 17, 3, 64, 64), stage(net, 1))
+    net.training_step(batch(1), stage(net, 1))
     weights.save(tmp_path / "state.pt", {"network": net.state_dict()})
     again = model()
     again.load_state_dict(weights.load_tree(tmp_path / "state.pt")["network"])

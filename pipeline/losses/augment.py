@@ -20,27 +20,23 @@ class Augment(params.Strict):
     """How much a training clip is changed; the published settings differ between data sets and stages."""
 
     margin: int = Field(
-        default=0,
+        0,
         ge=0,
         description="pixels that frames are resized to beyond the network's size, from which a crop is taken",
     )
-    brightness: float = Field(
-        default=0.1, ge=0, le=1, description="up to so much is added to values in [0,1], or taken off"
-    )
-    contrast: float = Field(default=0.1, ge=0, le=1, description="values are multiplied by factors from 1 - c to 1 + c")
+    brightness: float = Field(0.1, ge=0, le=1, description="up to so much is added to values in [0,1], or taken off")
+    contrast: float = Field(0.1, ge=0, le=1, description="values are multiplied by factors from 1 - c to 1 + c")
     saturation: float = Field(
-        default=0.1, ge=0, le=1, description="HSV saturation is multiplied by factors from 1 - s to 1 + s"
+        0.1, ge=0, le=1, description="HSV saturation is multiplied by factors from 1 - s to 1 + s"
     )
-    hue: float = Field(
-        default=0.0, ge=0, le=0.5, description="HSV hue is turned by up to this share of a full turn, both ways"
-    )
+    hue: float = Field(0.0, ge=0, le=0.5, description="HSV hue is turned by up to this share of a full turn, both ways")
 
 
 def augment(clip: np.ndarray, rng: np.random.Generator, size: int, recipe: Augment) -> np.ndarray:
-    """Return a clip (n, h, w, 3) uint8 at (n, size, size, 3), changed by chance: float32 in [0,255], not rounded.
+    """Return a clip (n, h, w, 3) uint8 at (n, size, size, 3), changed by chance: float32 in [0,1].
 
-    The scale is that of 8-bit frames, so that the train stage divides both alike. Resizing is bilinear without
-    antialiasing and without regard to the aspect ratio; frames that have the size already stay as they are.
+    Resizing is bilinear without antialiasing and without regard to the aspect ratio; frames that have the size already
+    are not resized.
     """
     flip = rng.random() < FLIPPED
     left, top = (int(offset) for offset in rng.integers(0, recipe.margin + 1, 2))
@@ -53,7 +49,7 @@ def augment(clip: np.ndarray, rng: np.random.Generator, size: int, recipe: Augme
         image = frame.astype(np.float32) / np.float32(255)
         changed[:] = placed(image, size, recipe.margin, (left, top), flip)
         jitter(changed, factors, order, scratch)
-        np.multiply(changed.transpose(2, 0, 1), 255, out=output)
+        output[:] = changed.transpose(2, 0, 1)
     return planes.transpose(0, 2, 3, 1)
 
 

@@ -37,15 +37,15 @@ Channels = Annotated[list[Annotated[int, Field(ge=16, multiple_of=16)]], Field(m
 class Network(params.Strict):
     """What the weights depend on."""
 
-    size: Literal[64, 128] = Field(default=64, description="side of the square frames, pixels")
+    size: Literal[64, 128] = Field(64, description="side of the square frames, pixels")
     channel_factor: int = Field(
-        default=64,
+        64,
         ge=8,
         multiple_of=8,
         description="channels of the decoder's last block; its first has 16 times as many",
     )
     channels: Channels = Field(
-        default=[64, 128, 256, 512, 512],
+        [64, 128, 256, 512, 512],
         description="channels of the encoder's first convolution and of its four stages",
     )
 
@@ -53,49 +53,37 @@ class Network(params.Strict):
 class Train(params.Train):
     """The published recipe: three Adam optimisers; the discriminators rest while the VAE is pretrained."""
 
-    batch: int = Field(default=10, ge=1)
-    epochs: int = Field(default=55, ge=1)
-    max_steps: int | None = Field(default=None, ge=1)
-    seed: int = 42
-    window: Literal[17] = 17
-    windows: Literal["all", "random"] = "random"
-    max_stride: int = Field(default=1, ge=1)
-    crop: None = None
-    validation: str | None = None
-    validate_every: int = Field(default=1000, ge=1)
-    validate_windows: int = Field(default=256, ge=1)
-    checkpoint_every: int = Field(default=1000, ge=1)
+    batch: params.Count = Field(10)
+    epochs: params.Count = Field(55)
+    seed: int = Field(42)
+    window: Literal[17] = Field(17)
+    windows: Literal["all", "random"] = Field("random")
+    crop: None = Field(None)
+    validate_windows: params.Count = Field(256)
+
     augment: Augment = Field(
-        default=Augment(), description="resizing, cropping, flipping and colour jitter, each clip as a whole"
+        default_factory=Augment, description="resizing, cropping, flipping and colour jitter, each clip as a whole"
     )
-    lr: float = Field(default=2.0e-4, gt=0, description="learning rate of all three Adam optimisers in the first epoch")
-    lr_gamma: float = Field(
-        default=0.98, gt=0, le=1, description="factor of the learning rate from each epoch to the next"
-    )
-    weight_decay: float = Field(default=1.0e-5, ge=0, description="L2 in the gradient of all weights")
-    pretrain: int = Field(default=1, ge=0, description="epochs that train encoder and decoder alone")
-    reconstruction: float = Field(
-        default=10.0, ge=0, description="weight of the mean absolute error of frames in [-1,1]"
-    )
-    perceptual: float = Field(default=30.0, ge=0, description="weight of LPIPS; 0 needs no VGG weights")
+    lr: float = Field(2.0e-4, gt=0, description="learning rate of all three Adam optimisers in the first epoch")
+    lr_gamma: float = Field(0.98, gt=0, le=1, description="factor of the learning rate from each epoch to the next")
+    weight_decay: float = Field(1.0e-5, ge=0, description="L2 in the gradient of all weights")
+    pretrain: int = Field(1, ge=0, description="epochs that train encoder and decoder alone")
+    reconstruction: float = Field(10.0, ge=0, description="weight of the mean absolute error of frames in [-1,1]")
+    perceptual: float = Field(30.0, ge=0, description="weight of LPIPS; 0 needs no VGG weights")
     vgg_weights: str = Field(
-        default="vgg16",
+        "vgg16",
         description="torchvision's VGG16, read where perceptual is not 0: a file, or a name in workflow/weights.csv",
     )
-    kl: float = Field(default=1.0e-5, ge=0, description="weight of the motion codes' divergence from N(0, I)")
-    temporal: float = Field(
-        default=1.0, ge=0, description="weight of the temporal adversarial loss; the spatial one has 1"
-    )
-    features: float = Field(
-        default=10.0, ge=0, description="weight of the distance of the temporal discriminator's features"
-    )
-    penalty: float = Field(default=10.0, ge=0, description="weight of the temporal discriminator's gradient penalty")
+    kl: float = Field(1.0e-5, ge=0, description="weight of the motion codes' divergence from N(0, I)")
+    temporal: float = Field(1.0, ge=0, description="weight of the temporal adversarial loss; the spatial one has 1")
+    features: float = Field(10.0, ge=0, description="weight of the distance of the temporal discriminator's features")
+    penalty: float = Field(10.0, ge=0, description="weight of the temporal discriminator's gradient penalty")
     discriminator_channels: Channels = Field(
-        default=[64, 64, 128, 256, 512],
+        [64, 64, 128, 256, 512],
         description="channels of the temporal discriminator's first convolution and of its four stages",
     )
     quirks: list[Literal["lpips_dropout"]] = Field(
-        default=["lpips_dropout"],
+        ["lpips_dropout"],
         description="published behaviour that looks wrong; lpips_dropout: LPIPS drops half of its features by chance",
     )
 
@@ -104,7 +92,7 @@ class Predict(params.Strict):
     """Settings of reconstruction alone."""
 
     weights: Literal["last", "best"] = Field(
-        default="best", description="last: the end of training; best, as published: the step with the best validation"
+        "best", description="last: the end of training; best, as published: the step with the best validation"
     )
 
 
@@ -112,10 +100,15 @@ class Params(params.Model):
     """Stage 1 in params.yaml; imported weights have no discriminators."""
 
     task: ClassVar[str] = "animation"
-    network: Network = Network()
-    train: Train | None = Field(default=Train(), description="null: nothing is trained (imported weights)")
-    checkpoint: str | None = None
-    predict: Predict = Predict()
+    network: Network = Field(default_factory=Network)
+    train: Train | None = Field(None, description="null: nothing is trained (imported weights)")
+    predict: Predict = Field(default_factory=Predict)
+
+    @property
+    def pretrained(self) -> list[str]:
+        """The imported weights, or VGG16's for LPIPS."""
+        used = self.train is not None and self.train.perceptual
+        return super().pretrained + ([self.train.vgg_weights] if self.train is not None and used else [])
 
     def check(self, height: int, width: int) -> None:
         """Raise ValueError for frames (pixels) of another size than the network's."""

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import RetakeError
+from pipeline.errors import RetakeError, near
 from pipeline.losses.augment import augment
 from pipeline.losses.patch import ActNorm, PatchDiscriminator, hinge_discriminator, hinge_generator
 from pipeline.losses.updates import averaged, update
 from pipeline.losses.vgg16 import Lpips, load_lpips
-from pipeline.models.cinn_stage1 import FRAMES, Params, Train, check
+from pipeline.models.base import Network
+from pipeline.models.cinn_stage1 import FRAMES, Z_DIM, Params, Train, check
 from pipeline.models.cinn_stage1.network import Decoder, Encoder, TemporalDiscriminator
 
 JUDGED = 12  # consecutive frames that the temporal discriminator sees
@@ -37,8 +38,12 @@ MARKS = {
 }
 
 
-class CinnStage1(nn.Module):
+class CinnStage1(nn.Module, Network):
     """Encoder and decoder, and both discriminators where there is a recipe to train by."""
+
+    stochastic = True
+    context = 1
+    motion = "frames"
 
     def __init__(self, p: Params) -> None:
         super().__init__()
@@ -83,6 +88,35 @@ class CinnStage1(nn.Module):
         return self.decode(clip[:, 0], z)
 
     @torch.no_grad()
+    def predict(self, frames: Tensor, horizon: int, *, seeds: list[int], motion: Tensor | None = None) -> Tensor:
+        """Return the frames after start frames, (B, 1, 3, S, S) -> (B, horizon, 3, S, S) in [0,1].
+
+        `motion`: clips (B, 16 or more, 3, S, S) that begin with a start frame of their own; a motion code is drawn from the
+        posterior of its frames 1 to 16, or to 15 where there are no more. Left out: from N(0, I), which stage 1 alone
+        matches badly. `seeds`: of these draws, one a clip. Raises RetakeError for other lengths and sizes.
+        """
+        z = draws(seeds, frames)
+        if motion is not None:
+            _, mu, logvar = self.encode(motion[:, 1 : FRAMES + 1])
+            z = sample(mu, logvar, z)
+        return self.animate(frames[:, 0], z, horizon)
+
+    def animate(self, start: Tensor, z: Tensor, horizon: int) -> Tensor:
+        """Return `horizon` frames after start frames, (B, 3, S, S) -> (B, horizon, 3, S, S) in [0,1]; `z`: (B, 64).
+
+        Beyond 16 frames, the last frame is the next start frame, with the same motion code. Raises RetakeError for other sizes.
+        """
+        made: list[Tensor] = []
+        for _ in range(0, horizon, FRAMES):
+            made.append(self.decode(start, z))
+            start = made[-1][:, -1]
+        return torch.cat(made, 1)[:, :horizon]
+
+    def predicting(self) -> list[nn.Module]:
+        """Return encoder and decoder."""
+        return [self.encoder, self.decoder]
+
+    @torch.no_grad()
     def validate(self, clip: Tensor) -> dict[str, float]:
         """Return `val_l1` (of frames in [-1,1], as in training) and `val_psnr` (dB, mean over frames) of reconstructions.
 
@@ -115,22 +149,22 @@ class CinnStage1(nn.Module):
         }
 
     def augment(self, clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return a clip (n, h, w, 3) uint8 as the network takes it, changed by chance: see `pipeline.losses.augment`."""
+        """Return a clip (n, h, w, 3) uint8 as float32 in [0,1], at the network's size, changed by chance."""
         return augment(clip, rng, self.p.network.size, self._recipe().augment)
 
-    def training_step(self, batch: Tensor, state: Any) -> dict[str, float]:
+    def training_step(self, batch: Mapping[str, Tensor], state: Any) -> dict[str, float]:
         """Update the temporal discriminator, the spatial one, then encoder and decoder; return the losses.
 
-        `batch`: (B, 17, 3, S, S) in [0,1]; `state`: as train.State. In the epochs of pretraining the discriminators are
+        `batch`: `clip` (B, 17, 3, S, S) in [0,1]; `state`: as train.State. In the epochs of pretraining the discriminators are
         neither updated nor asked. Raises RetakeError for clips of another length or size.
         """
         recipe, fabric = self._recipe(), state.fabric
-        self._check_length(batch)
-        self._check_size(batch)
+        self._check_length(batch["clip"])
+        self._check_size(batch["clip"])
         epoch = state.step * recipe.epochs // state.steps
         adversarial = epoch >= recipe.pretrain
         self._set_rates(state.optimisers, epoch)
-        clip = signed(batch)
+        clip = signed(batch["clip"])
         target = clip[:, :, 1:]
         with fabric.autocast():
             z, mu, logvar = self._encode(target)
@@ -258,6 +292,13 @@ class CinnStage1(nn.Module):
         self.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
 
 
+def draws(seeds: list[int], like: Tensor) -> Tensor:
+    """Return standard normal noise (B, 64), a row for each seed, on the device of `like`."""
+    # numpy's generator: torch's on a CPU drops the upper half of a 64-bit seed
+    values = [np.random.Generator(np.random.PCG64(seed)).standard_normal(Z_DIM, np.float32) for seed in seeds]
+    return torch.from_numpy(np.stack(values)).to(like)
+
+
 def sample(mu: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
     """Return motion codes of a posterior, (B, 64), from standard normal noise (B, 64)."""
     return mu + (0.5 * logvar).exp() * noise
@@ -304,6 +345,9 @@ def _joined(files: Mapping[str, Any]) -> dict[str, Tensor]:
     missing = [file for file in ("GEN", "ENC") if file not in files]
     if missing:
         raise RetakeError(f"stage 1 needs the files GEN and ENC of one folder: {missing[0]} is missing")
+    for file in files:
+        if file not in PUBLISHED:
+            raise RetakeError(f"stage 1 has no file {file!r}{near(file, PUBLISHED)}")
     epochs = {file: tree["epoch"] for file, tree in files.items() if "epoch" in tree}
     if len(set(epochs.values())) > 1:
         told = ", ".join(f"{file} after {epoch} epochs" for file, epoch in epochs.items())
@@ -317,6 +361,8 @@ def _joined(files: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _check_part(file: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor], p: Params) -> None:
     """Raise RetakeError unless the tensors given for one network have its keys and shapes."""
+    if not given:
+        raise RetakeError(f"these weights have no {file}: stage 1 needs the files GEN and ENC of one folder, by name")
     missing = [key for key in own if key not in given]
     unknown = [key for key in given if key not in own]
     if missing or unknown:
