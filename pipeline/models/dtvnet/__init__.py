@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.models.dtvnet.training import DTVNet
 
 FRAMES = 32
-SIZE = 128  # px, sides of the videos that the flow encoder and the discriminator take
+SIZE = 128  # px, published sides of the videos that the flow encoder and the discriminator take
 
 
 class Network(params.Strict):
@@ -46,6 +46,12 @@ class Network(params.Strict):
         multiple_of=2,
         description="base channels of the generator; flow encoder and discriminator have half as many",
     )
+    size: int = Field(
+        default=SIZE,
+        ge=32,
+        multiple_of=32,
+        description="sides of the flow and the videos that flow encoder and discriminator take, px; the generator takes any even ones",
+    )
     motion: int = Field(default=512, ge=1, description="components of the motion vector")
     content_blocks: int = Field(default=9, ge=1, description="residual blocks of the content stream")
     motion_blocks: int = Field(default=6, ge=1, description="residual blocks of the motion stream")
@@ -56,7 +62,7 @@ class Network(params.Strict):
 
 
 class Train(params.Train):
-    """Three Adam optimisers, clips of 32 frames of 128x128; the defaults are the published recipe."""
+    """Three Adam optimisers, clips of 32 square frames; the defaults are the published recipe."""
 
     batch: int = Field(
         default=4,
@@ -81,8 +87,8 @@ class Train(params.Train):
     )
     adversarial: float = Field(
         default=0.5,
-        gt=0,
-        description="weight of the adversarial loss in the discriminator's objective; the generator's has 1",
+        ge=0,
+        description="weight of the adversarial loss in the discriminator's objective; the generator's has 1; 0: no discriminator",
     )
     gradient_penalty: float = Field(
         default=10, ge=0, description="weight of the gradient penalty in the discriminator's objective"

@@ -21,17 +21,17 @@ EPSILON = 1e-5  # of every normalisation
 
 
 class FlowEncoder(nn.Module):
-    """The paper's optical-flow encoder (OFE): flow of 32 frames of 128x128 to one motion vector."""
+    """The paper's optical-flow encoder (OFE): flow of 32 frames of size x size px, published 128, to one motion vector."""
 
-    def __init__(self, width: int, motion: int) -> None:
+    def __init__(self, width: int, motion: int, size: int = SIZE) -> None:
         super().__init__()
-        last = 16 * width
+        self.size, last = size, 16 * width
         self.downConv1 = nn.Conv3d(2, width, (3, 4, 4), (1, 2, 2), 1, bias=False)
         for i in range(2, 6):
             outputs = width << (i - 1)
             self.add_module(f"downConv{i}", nn.Conv3d(outputs // 2, outputs, 4, 2, 1, bias=False))
             self.add_module(f"downBN{i}", nn.BatchNorm3d(outputs, EPSILON))
-        self.downConv6 = nn.Conv3d(last, last, (2, 4, 4), bias=False)
+        self.downConv6 = nn.Conv3d(last, last, (2, size // 32, size // 32), bias=False)
         self.fc1 = nn.Linear(last, motion)
 
     @property
@@ -40,12 +40,12 @@ class FlowEncoder(nn.Module):
         return bool(self.get_submodule("downBN2").num_batches_tracked)
 
     def forward(self, flow: Tensor, *, batch_statistics: bool = False) -> Tensor:
-        """Return motion vectors (B, motion) of `flow`, (B, 2, 32, 128, 128) px, x first.
+        """Return motion vectors (B, motion) of `flow`, (B, 2, 32, size, size) px, x first.
 
         `batch_statistics`: normalise by the batch in evaluation too, and leave the running statistics alone. Raises
         RetakeError for other sizes.
         """
-        check_clip(flow, "flow encoder")
+        check_clip(flow, self.size, "flow encoder")
         x = self.downConv1(flow)
         for i in range(2, 6):
             norm: Any = self.get_submodule(f"downBN{i}")
@@ -58,13 +58,13 @@ class FlowEncoder(nn.Module):
         return self.fc1(self.downConv6(x).flatten(1))
 
 
-def check_clip(x: Tensor, network: str) -> None:
-    """Raise RetakeError when `x`, (B, channels, T, H, W), is not of 32 frames of 128x128."""
+def check_clip(x: Tensor, size: int, network: str) -> None:
+    """Raise RetakeError when `x`, (B, channels, T, H, W), is not of 32 frames of size x size px."""
     frames, height, width = x.shape[2:]
-    if (frames, height, width) != (FRAMES, SIZE, SIZE):
+    if (frames, height, width) != (FRAMES, size, size):
         raise RetakeError(
-            f"DTVNet's {network} takes {FRAMES} frames of {SIZE}x{SIZE} pixels, not {frames} of {width}x{height}: "
-            f"set height and width of the dataset to {SIZE}, and flow's export to sky"
+            f"DTVNet's {network} takes {FRAMES} frames of {size}x{size} pixels, not {frames} of {width}x{height}: "
+            "set height and width of the dataset to the model's network.size, and flow's export to sky where that is 128"
         )
 
 
@@ -203,8 +203,9 @@ def options(state: Mapping[str, Tensor]) -> dict[str, int]:
 class Discriminator(nn.Module):
     """Scores whole videos, without the image or the motion that they were made from; used in training alone."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, size: int = SIZE) -> None:
         super().__init__()
+        self.size = size
 
         def down(inputs: int, outputs: int, slope: float = SLOPE) -> list[nn.Module]:
             conv = nn.Conv3d(inputs, outputs, 4, 2, 1, bias=False)
@@ -214,14 +215,14 @@ class Discriminator(nn.Module):
         self.slice1 = nn.Sequential(first, nn.LeakyReLU(SLOPE, inplace=True))
         self.slice2 = nn.Sequential(*down(width, 2 * width), *down(2 * width, 4 * width))
         self.slice3 = nn.Sequential(*down(4 * width, 8 * width), *down(8 * width, 16 * width, 0.01))
-        self.slice4 = nn.Sequential(nn.Conv3d(16 * width, 1, (2, 4, 4), bias=False))
+        self.slice4 = nn.Sequential(nn.Conv3d(16 * width, 1, (2, size // 32, size // 32), bias=False))
 
     def forward(self, video: Tensor) -> Tensor:
-        """Return one score a video, (B, 1), not bounded; `video`: (B, 3, 32, 128, 128).
+        """Return one score a video, (B, 1), not bounded; `video`: (B, 3, 32, size, size).
 
         Raises RetakeError for other sizes.
         """
-        check_clip(video, "discriminator")
+        check_clip(video, self.size, "discriminator")
         return self.slice4(self.slice3(self.slice2(self.slice1(video)))).flatten(1).to(video)
 
 

@@ -48,13 +48,23 @@ class DTVNet(nn.Module, base.Network):
         super().__init__()
         self.p = p
         self.generator = Generator(p.network)
-        self.encoder = FlowEncoder(p.network.channels // 2, p.network.motion)
+        self.encoder = self._new_encoder()
         self.motion_norm = nn.BatchNorm1d(p.network.motion, EPSILON, affine=False)
         self.discriminator = None
         if p.train is not None:
-            self.discriminator = Discriminator(p.network.channels // 2)
-            for module in (*self.generator.modules(), *self.discriminator.modules()):
-                initialise(module, p.train.init)
+            if p.train.adversarial:
+                self.discriminator = Discriminator(p.network.channels // 2, p.network.size)
+            for part in (self.generator, self.discriminator):
+                for module in part.modules() if part is not None else ():
+                    initialise(module, p.train.init)
+
+    def _new_encoder(self) -> FlowEncoder:
+        network = self.p.network
+        return FlowEncoder(network.channels // 2, network.motion, network.size)
+
+    def predicting(self) -> list[nn.Module]:
+        """Return the networks that predict: not the discriminator."""
+        return [self.generator, self.encoder]
 
     # Training
 
@@ -68,7 +78,7 @@ class DTVNet(nn.Module, base.Network):
     def training_step(self, batch: Mapping[str, Tensor], state: Any) -> dict[str, float]:
         """Update the discriminator, then generator and flow encoder; return the losses, unweighted, and the rate.
 
-        `batch`: `clip` (B, 32, 3, 128, 128) float32 in [0,1] and `flow` (B, 32, 2, 128, 128) float32 px, whose entry t leads
+        `batch`: `clip` (B, 32, 3, size, size) float32 in [0,1] and `flow` (B, 32, 2, size, size) float32 px, whose entry t leads
         from frame t - 1 to t. `state`: as train.State. Raises RetakeError for other shapes.
         """
         recipe = self._recipe()
@@ -84,7 +94,7 @@ class DTVNet(nn.Module, base.Network):
         image, real, flow, target = self.prepared(batch)
         with state.fabric.autocast():
             fake, fake_flow = self.generator(image, self.motion_norm(self.encoder(flow)))
-        losses = self._judge(real, fake.detach(), state)
+        losses = self._judge(real, fake.detach(), state) if self.discriminator is not None else {}
         losses |= self._generate(real, fake, fake_flow, target, state)
         values = torch.stack(list(losses.values())).tolist()  # one wait for the device
         return dict(zip(losses, values, strict=True)) | {"lr": factor * recipe.lr_generator}
@@ -119,15 +129,12 @@ class DTVNet(nn.Module, base.Network):
     def _generate(self, real: Tensor, fake: Tensor, fake_flow: Tensor, target: Tensor, state: Any) -> dict[str, Tensor]:
         """Update generator and flow encoder."""
         recipe = self._recipe()
-        assert self.discriminator is not None
-        with state.fabric.autocast():
-            scores = self.discriminator(fake)
-        losses = {
-            "g_adversarial": ADVERSARIAL[recipe.gan_mode](scores, True),
-            "l1_video": functional.l1_loss(fake, real),
-            "l1_flow": functional.l1_loss(fake_flow, target),
-        }
-        objective = losses["g_adversarial"] + recipe.l1_video * losses["l1_video"] + recipe.l1_flow * losses["l1_flow"]
+        losses = {"l1_video": functional.l1_loss(fake, real), "l1_flow": functional.l1_loss(fake_flow, target)}
+        objective = recipe.l1_video * losses["l1_video"] + recipe.l1_flow * losses["l1_flow"]
+        if self.discriminator is not None:
+            with state.fabric.autocast():
+                losses["g_adversarial"] = ADVERSARIAL[recipe.gan_mode](self.discriminator(fake), True)
+            objective = objective + losses["g_adversarial"]
         self._update(objective, ["generator", "encoder"], state)
         return {name: value.detach() for name, value in losses.items()}
 
@@ -148,11 +155,8 @@ class DTVNet(nn.Module, base.Network):
 
     def _rates(self) -> dict[str, float]:
         recipe = self._recipe()
-        return {
-            "generator": recipe.lr_generator,
-            "discriminator": recipe.lr_discriminator,
-            "encoder": recipe.lr_encoder,
-        }
+        rates = {"generator": recipe.lr_generator, "encoder": recipe.lr_encoder}
+        return rates | ({"discriminator": recipe.lr_discriminator} if self.discriminator is not None else {})
 
     def _recipe(self) -> Train:
         if self.p.train is None:
@@ -165,7 +169,7 @@ class DTVNet(nn.Module, base.Network):
     def predict(self, frames: Tensor, horizon: int, *, seeds: list[int], motion: Tensor | None = None) -> Tensor:
         """Return videos (B, horizon, 3, H, W) in [0,1] that begin with `frames`, (B, 1, 3, H, W) float32 in [0,1].
 
-        The first frame is the given one as the generator draws it. `motion`: flow (B, 32, 2, 128, 128) px as in
+        The first frame is the given one as the generator draws it. `motion`: flow (B, 32, 2, size, size) px as in
         `training_step`, of which the encoder makes motion vectors; left out: they are drawn by `seeds`, one a clip.
         Beyond 32 frames the last one is the next image, with the same vector: 31 new frames each time, whose errors add up
         and whose motion begins anew. Raises RetakeError for odd sizes, and for flow where the encoder is not trained.
@@ -227,7 +231,7 @@ class DTVNet(nn.Module, base.Network):
         if "generator" in parts and "encoder" not in parts:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(UNTRAINED_SEED)
-                new = FlowEncoder(self.p.network.channels // 2, self.p.network.motion)
+                new = self._new_encoder()
             self.encoder.load_state_dict(new.state_dict())
             self.motion_norm.reset_running_stats()
             log.warning(
