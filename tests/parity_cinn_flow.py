@@ -13,8 +13,9 @@ import torch
 from golden.fill import state_dict
 from torch import Tensor
 
+from pipeline.models import published
 from pipeline.models.cinn.flow import Block, ConditionalFlow, likelihood, one_hot
-from pipeline.models.cinn_ae import Network, published
+from pipeline.models.cinn_ae import Network
 from pipeline.models.cinn_ae.network import Decoder, Encoder
 from pipeline.models.cinn_ae.training import divergence
 

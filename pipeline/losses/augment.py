@@ -59,11 +59,22 @@ def placed(image: np.ndarray, size: int, margin: int, corner: tuple[int, int], f
     It is resized to `margin` more pixels than `size`; `corner` (x, y) is where the crop begins, after the flip.
     """
     side, (left, top) = size + margin, corner
-    if image.shape[:2] != (side, side):
-        image = cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)
+    image = _at(image, side)
     if flip:
         image = image[:, ::-1]
     return image[top : top + size, left : left + size]
+
+
+def resized(clip: np.ndarray, size: int) -> np.ndarray:
+    """Return a clip (n, h, w, 3) uint8 at (n, size, size, 3), resized as in `augment`."""
+    return np.stack([_at(image, size) for image in clip])
+
+
+def _at(image: np.ndarray, side: int) -> np.ndarray:
+    """Return an image (h, w, 3) at (side, side, 3): bilinear without antialiasing, untouched where it has that size."""
+    if image.shape[:2] == (side, side):
+        return image
+    return cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)
 
 
 def jitter(image: np.ndarray, factors: np.ndarray, order: np.ndarray, scratch: np.ndarray) -> None:

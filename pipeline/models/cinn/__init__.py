@@ -28,6 +28,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline import params
 from pipeline.losses.augment import Augment
 from pipeline.models import cinn_ae, cinn_stage1
+from pipeline.tasks import animation
 
 if TYPE_CHECKING:
     from pipeline.models.cinn.training import Cinn
@@ -43,30 +44,26 @@ class Network(params.Strict):
         default=False, description="whether the end point of the robot's arm is part of the condition"
     )
     stage1: cinn_stage1.Network = Field(
-        default=cinn_stage1.Network(), description="`network` of the video auto-encoder that it starts from"
+        default_factory=cinn_stage1.Network, description="`network` of the video auto-encoder that it starts from"
     )
     encoder: cinn_ae.Network = Field(
-        default=cinn_ae.Network(), description="`network` of the conditioning auto-encoder that it starts from"
+        default_factory=cinn_ae.Network, description="`network` of the conditioning auto-encoder that it starts from"
     )
 
 
-class Train(params.Train):
+class Train(animation.Train):
     """The published recipe: one Adam, its rate halved every few epochs."""
 
-    batch: int = cinn_ae.general("batch", 50, ge=2)
-    epochs: int = cinn_ae.general("epochs", 31, ge=1)
-    max_steps: int | None = cinn_ae.general("max_steps", None, ge=1)
-    seed: int = cinn_ae.general("seed", 42)
-    window: Literal[17] = Field(default=17, description="frames of a training clip, a start frame and the 16 after it")
-    windows: Literal["all", "random"] = cinn_ae.general("windows", "random")
-    max_stride: int = cinn_ae.general("max_stride", 1, ge=1)
-    crop: None = Field(default=None, description="null: `augment` crops")
-    validation: str | None = cinn_ae.general("validation", None)
-    validate_every: int = cinn_ae.general("validate_every", 1000, ge=1)
-    validate_windows: int = cinn_ae.general("validate_windows", 256, ge=1)
-    checkpoint_every: int = cinn_ae.general("checkpoint_every", 1000, ge=1)
+    batch: params.Count = Field(50)
+    epochs: params.Count = Field(31)
+    seed: int = Field(42)
+    window: Literal[17] = Field(17)
+    windows: Literal["all", "random"] = Field("random")
+    crop: None = Field(None)
+    validate_windows: params.Count = Field(256)
+
     augment: Augment = Field(
-        default=Augment(), description="resizing, cropping, flipping and colour jitter, each clip as a whole"
+        default_factory=Augment, description="resizing, cropping, flipping and colour jitter, each clip as a whole"
     )
     stage1: str = Field(
         default="data/checkpoints/cinn_stage1/bair.pt",
@@ -82,7 +79,7 @@ class Train(params.Train):
     )
     lr_gamma: float = Field(default=0.5, gt=0, le=1, description="factor of the learning rate")
     quirks: list[Literal["batch_statistics"]] = Field(
-        default=[],
+        default_factory=list,
         description="published behaviour that looks wrong; batch_statistics: in training the frozen encoder's batch "
         "normalisation takes the statistics of the batch (published: landscape and waterfall)",
     )
@@ -109,10 +106,14 @@ class Params(params.Model):
     """i2v-cINN in params.yaml."""
 
     task: ClassVar[str] = "animation"
-    network: Network = Network()
-    train: Train | None = Field(default=Train(), description="null: nothing is trained (imported weights)")
-    checkpoint: str | None = None
-    predict: Predict = Predict()
+    network: Network = Field(default_factory=Network)
+    train: Train | None = Field(None, description="null: nothing is trained (imported weights)")
+    predict: Predict = Field(default_factory=Predict)
+
+    @property
+    def pretrained(self) -> list[str]:
+        """The imported weights, or those that choose the best weights."""
+        return super().pretrained + (self.train.pretrained if self.train is not None else [])
 
     @model_validator(mode="after")
     def _one_size(self) -> Params:

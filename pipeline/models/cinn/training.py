@@ -14,15 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import RetakeError
-from pipeline.losses.augment import augment
-from pipeline.models import cinn_stage1
+from pipeline.losses.augment import augment, resized
+from pipeline.models import base, cinn_stage1, published
 from pipeline.models.cinn import Params, Train
 from pipeline.models.cinn import flow as flows
-from pipeline.models.cinn_ae import published
 from pipeline.models.cinn_ae.network import Encoder, load_encoder
+from pipeline.models.cinn_stage1.training import draws
 
 SHORTEST = 15  # frames of a clip whose motion is transferred
 MOTION = slice(1, 16)  # its frames that are encoded: 15, where training encodes 16
+# BAIR's gripper: the least position (x, y, z) and how far it reaches from there, in the dataset's units
+LEAST = (0.42638585, -0.3080245, 0.19146784)
+REACH = (0.42850533, 0.54029283, 0.12564658)
 FILES = ("cINN", "GEN", "ENC", "encoder_stage2")  # of a published model
 
 
@@ -36,13 +39,18 @@ class Step(Protocol):
     steps: int
 
 
-class Cinn(nn.Module):
+class Cinn(nn.Module, base.Network):
     """The flow, with the frozen video auto-encoder of stage 1 and the frozen encoder of its condition."""
+
+    context = 1
+    stochastic = True
+    validated_with = "drawn"
 
     def __init__(self, p: Params) -> None:
         super().__init__()
-        self.p = p
         network = p.network
+        self.p, self.size, self.controlled = p, network.stage1.size, network.control
+        self.motion = None if network.control else "frames"
         self.stage1 = cinn_stage1.build(cinn_stage1.Params(kind="cinn_stage1", network=network.stage1, train=None))
         self.encoder = Encoder(network.encoder)
         condition = network.encoder.z_dim + (flows.COORDINATES * flows.BINS if network.control else 0)
@@ -103,13 +111,23 @@ class Cinn(nn.Module):
     # Training
 
     def configure(self) -> dict[str, torch.optim.Optimizer]:
-        """Return the flow's optimiser."""
+        """Return the flow's optimiser; loads the best weights of `train.stage1` and the last ones of `train.encoder`, as published.
+
+        Raises RetakeError when those checkpoints are missing or of other networks than `network` says.
+        """
+        from pipeline import weights
+
         recipe = self._recipe()
+        self.start_from(weights.starting(recipe.stage1, best=True), weights.starting(recipe.encoder))
         return {"adam": torch.optim.Adam(self.flow.parameters(), lr=recipe.lr, betas=(0.9, 0.99), amsgrad=True)}
 
     def augment(self, clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return a clip (n, h, w, 3) uint8 as the networks take it, changed by chance: see `pipeline.losses.augment`."""
         return augment(clip, rng, self.p.network.stage1.size, self._recipe().augment)
+
+    def prepare(self, clip: np.ndarray) -> np.ndarray:
+        """Return a clip (n, h, w, 3) uint8 at the networks' size."""
+        return resized(clip, self.p.network.stage1.size)
 
     def forward(self, code: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """Return residuals and log-determinants of motion codes, as `ConditionalFlow`."""
@@ -118,7 +136,7 @@ class Cinn(nn.Module):
     def training_step(self, batch: dict[str, Tensor], state: Step) -> dict[str, float]:
         """Take one step; return the loss, its parts, that of a fresh Gaussian for comparison, and the rate.
 
-        `batch`: `clip`, (B, 17, 3, S, S) float32 RGB in [0,1], and with control `endpoint`, (B, 3) in [0,1]. The code is a
+        `batch`: `clip`, (B, 17, 3, S, S) float32 RGB in [0,1], and with control `endpoint`, (B, 3), measured. The code is a
         sample of stage 1's posterior. Raises FloatingPointError, before the step, when the loss is not finite.
         """
         recipe, optimiser = self._recipe(), state.optimisers["adam"]
@@ -126,11 +144,9 @@ class Cinn(nn.Module):
         rate = recipe.lr * recipe.lr_gamma ** (epoch // recipe.lr_epochs)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        clip = batch["clip"]
-        with torch.no_grad(), state.fabric.autocast():
-            code, _, _ = self.stage1.encode(clip[:, 1:])
-            condition = self.condition(clip[:, 0], batch.get("endpoint"))
-        residual, logdet = state.module(code.float(), condition)
+        with state.fabric.autocast():
+            code, condition = self._encoded(batch)
+        residual, logdet = state.module(code, condition)
         losses = flows.likelihood(residual, logdet)
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         if not math.isfinite(values["loss"]):
@@ -141,10 +157,22 @@ class Cinn(nn.Module):
         reference = 0.5 * torch.randn_like(residual).square().sum(1).mean()
         return {**values, "reference_nll_loss": float(reference), "lr": rate}
 
+    def validate(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return `val_nll`, the loss of a batch as in training."""
+        return {"val_nll": float(flows.likelihood(*self.flow(*self._encoded(batch)))["loss"])}
+
+    @torch.no_grad()
+    def _encoded(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the motion codes (B, 64), samples of stage 1's posterior, and the conditions (B, E) of a batch."""
+        clip = batch["clip"]
+        code, _, _ = self.stage1.encode(clip[:, 1:])
+        return code.float(), self.condition(clip[:, 0], batch.get("endpoint"))
+
     def condition(self, frames: Tensor, endpoints: Tensor | None) -> Tensor:
         """Return the flow's condition (B, E) of start frames (B, 3, S, S) in [0,1] and, with control, end points (B, 3).
 
-        Raises RetakeError for end points that are missing, outside [0,1], or given to a model without control.
+        End points are in the dataset's units; from `LEAST` on, `REACH` is 1. Raises RetakeError for those that are missing, out
+        of reach, or given to a model without control.
         """
         if self.p.network.control != (endpoints is not None):
             raise RetakeError(
@@ -153,7 +181,10 @@ class Cinn(nn.Module):
                 else "this model knows no end points: take one whose network.control is true"
             )
         embedding = self.encoder.embed(frames).float()
-        return embedding if endpoints is None else torch.cat([embedding, flows.one_hot(endpoints)], 1)
+        if endpoints is None:
+            return embedding
+        least, reach = (torch.tensor(values, device=endpoints.device) for values in (LEAST, REACH))
+        return torch.cat([embedding, flows.one_hot((endpoints.float() - least) / reach)], 1)
 
     # Prediction
 
@@ -170,8 +201,8 @@ class Cinn(nn.Module):
         """Return the `horizon` frames after start frames: (B, 1, 3, S, S) -> (B, horizon, 3, S, S), RGB in [0,1].
 
         `seeds`: one a clip, the only source of its motion. `motion`: clips (B, 15 or more, 3, S, S) in [0,1] whose motion is
-        transferred instead; their first 16 frames are read. `endpoint`: (B, 3) in [0,1], where the arm is to end, for a model
-        with control. Frames beyond the decoder's length start from its last frame, with the same motion code.
+        transferred instead; their first 16 frames are read. `endpoint`: (B, 3), where the arm is to end, in the dataset's
+        units, for a model with control. Frames beyond the decoder's length start from its last frame, with the same motion code.
 
         Raises RetakeError for a horizon below 1, a motion clip that is too short, frames of another size, end points that do
         not fit the model, or weights that give NaN.
@@ -181,22 +212,11 @@ class Cinn(nn.Module):
         start = frames[:, 0]
         self._check_size(start)
         condition = self.condition(start, endpoint)
-        residual = self.draws(seeds, start) if motion is None else self.residual(motion)
+        residual = draws(seeds, start) if motion is None else self.residual(motion)
         code = self.flow.inverse(residual, condition)
         if not code.isfinite().all():
             raise RetakeError("the flow gives NaN: its weights, or the frames, hold values that are not finite")
-        made: list[Tensor] = []
-        while sum(part.shape[1] for part in made) < horizon:
-            made.append(self.stage1.decode(start, code))
-            start = made[-1][:, -1]
-        return torch.cat(made, 1)[:, :horizon]
-
-    def draws(self, seeds: list[int], like: Tensor) -> Tensor:
-        """Return a residual of N(0, I) for each seed, (B, 64), on the device of `like`."""
-        # numpy's generator: torch's on a CPU drops the upper half of a 64-bit seed
-        generators = (np.random.Generator(np.random.PCG64(seed)) for seed in seeds)
-        values = [generator.standard_normal(cinn_stage1.Z_DIM, np.float32) for generator in generators]
-        return torch.from_numpy(np.stack(values)).to(like)
+        return self.stage1.animate(start, code, horizon)
 
     def residual(self, clip: Tensor) -> Tensor:
         """Return what the flow makes of the motion of clips (B, 15 or more, 3, S, S) in [0,1], (B, 64).

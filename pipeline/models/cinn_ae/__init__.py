@@ -16,7 +16,7 @@ ActNorm is set by images of that epoch. Where training is cut by `max_steps`, ep
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -26,13 +26,15 @@ from pipeline.losses.augment import Augment
 if TYPE_CHECKING:
     from pipeline.models.cinn_ae.training import AutoEncoder
 
-CODE_PARTS = {64: 40, 128: 100}  # values of the code that condition the decoder's blocks
+CODE_PARTS = {32: 30, 64: 40, 128: 100}  # values of the code that condition the decoder's blocks
 
 
 class Network(params.Strict):
     """What the weights depend on."""
 
-    size: Literal[64, 128] = Field(default=64, description="side of the frames, pixels")
+    size: Literal[32, 64, 128] = Field(
+        default=64, description="side of the frames, pixels (published: 64 and 128; 32 is for demos)"
+    )
     z_dim: int = Field(default=64, description="values of the embedding")
     norm: Literal["in", "bn"] = Field(
         default="in", description="the encoder's normalisation: of each image (in), or of the batch (bn)"
@@ -40,36 +42,31 @@ class Network(params.Strict):
     width: int = Field(default=96, ge=4, description="unit of the decoder's channels (published: 96)")
 
     @model_validator(mode="after")
-    def _first_part(self) -> Network:
+    def _fits(self) -> Network:
         if self.z_dim <= CODE_PARTS[self.size]:
             raise ValueError(
                 f"z_dim {self.z_dim}: the decoder of {self.size} px needs more than {CODE_PARTS[self.size]}"
             )
+        if self.size == 32 and self.norm == "in":
+            raise ValueError(
+                "norm in: at 32 px the last features are single pixels, which have no statistics; set norm bn"
+            )
         return self
-
-
-def general(key: str, default: Any, **bounds: Any) -> Any:
-    """Return a key that every model's training has, with a default and explained as for all."""
-    return Field(default=default, description=params.Train.model_fields[key].description, **bounds)
 
 
 class Train(params.Train):
     """The published recipe: frames are clips of length 1."""
 
-    batch: int = general("batch", 30, ge=1)
-    epochs: int = general("epochs", 60, ge=1)
-    max_steps: int | None = general("max_steps", None, ge=1)
-    seed: int = general("seed", 42)
-    window: Literal[1] = Field(default=1, description="frames of a training clip, 1: single frames")
-    windows: Literal["all", "random"] = general("windows", "random")
-    max_stride: int = general("max_stride", 1, ge=1)
-    crop: None = Field(default=None, description="null: `augment` crops")
-    validation: str | None = general("validation", None)
-    validate_every: int = general("validate_every", 1000, ge=1)
-    validate_windows: int = general("validate_windows", 256, ge=1)
-    checkpoint_every: int = general("checkpoint_every", 1000, ge=1)
+    batch: params.Count = Field(30)
+    epochs: params.Count = Field(60)
+    seed: int = Field(42)
+    window: Literal[1] = Field(1)
+    windows: Literal["all", "random"] = Field("random")
+    crop: None = Field(None)
+    validate_windows: params.Count = Field(256)
+
     augment: Augment = Field(
-        default=Augment(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1),
+        default_factory=lambda: Augment(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1),
         description="resizing, cropping, flipping and colour jitter",
     )
     lr: float = Field(
@@ -94,10 +91,14 @@ class Params(params.Model):
     """The conditioning auto-encoder in params.yaml; imported weights have the encoder alone."""
 
     task: ClassVar[str] = "animation"
-    network: Network = Network()
-    train: Train | None = Field(default=Train(), description="null: nothing is trained (imported weights)")
-    checkpoint: str | None = None
-    predict: None = Field(default=None, description="no settings: it predicts nothing")
+    network: Network = Field(default_factory=Network)
+    train: Train | None = Field(None, description="null: nothing is trained (imported weights)")
+
+    @property
+    def pretrained(self) -> list[str]:
+        """The imported weights, or VGG16's for LPIPS."""
+        used = self.train is not None and self.train.perceptual
+        return super().pretrained + ([self.train.vgg_weights] if self.train is not None and used else [])
 
     def check(self, height: int, width: int) -> None:
         """Raise ValueError for frames (pixels) of another size than the network's."""

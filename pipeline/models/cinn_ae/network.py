@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import RetakeError
-from pipeline.models.cinn_ae import Network, published
+from pipeline.models import published
+from pipeline.models.cinn_ae import Network
 
 LOGVAR = (-30.0, 10.0)  # range that log-variances are clamped to
 NORMS: dict[str, type[nn.Module]] = {"in": nn.InstanceNorm2d, "bn": nn.BatchNorm2d}
@@ -22,8 +23,12 @@ NORMS: dict[str, type[nn.Module]] = {"in": nn.InstanceNorm2d, "bn": nn.BatchNorm
 CLASSES = 1000  # of BigGAN; here they are soft, made of the code
 CLASS_WIDTH = 2000  # of the layers that make them
 CLASS_VALUES = 128
-WIDTHS = {64: (16, 16, 8, 4, 1), 128: (16, 16, 8, 4, 2, 1)}  # of the decoder's feature maps, in units of its width
-PART = {64: 10, 128: 20}  # values of the code that condition one block
+WIDTHS = {
+    32: (16, 8, 4, 1),
+    64: (16, 16, 8, 4, 1),
+    128: (16, 16, 8, 4, 2, 1),
+}  # of the decoder's feature maps, in units of its width
+PART = {32: 10, 64: 10, 128: 20}  # values of the code that condition one block
 START = 4  # side of the first feature map
 EPSILON = 1e-4  # of batch and spectral normalisation
 

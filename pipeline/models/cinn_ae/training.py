@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.losses.augment import augment
+from pipeline.errors import RetakeError
+from pipeline.losses.augment import augment, resized
 from pipeline.losses.patch import PatchDiscriminator, hinge_discriminator, hinge_generator
 from pipeline.losses.updates import update
 from pipeline.losses.vgg16 import Lpips, load_lpips
-from pipeline.models.cinn_ae import Params, Train, published
+from pipeline.models import base, published
+from pipeline.models.cinn_ae import Params, Train
 from pipeline.models.cinn_ae.network import Decoder, Encoder, load_encoder
 
 LARGEST_WEIGHT = 1e4  # of the adversarial loss
@@ -27,17 +29,21 @@ class Step(Protocol):
     steps: int
 
 
-class AutoEncoder(nn.Module):
+class AutoEncoder(nn.Module, base.Network):
     """The encoder, and with a recipe the decoder and the discriminator that train it.
+
+    As a model of animation it makes clips that stand still: the start frame as the embedding has kept it.
 
     `plateau`: the smallest reconstruction error at an epoch's end, and how many epochs since were no better.
     """
 
+    context = 1
+    draws_start = True
     plateau: Tensor
 
     def __init__(self, p: Params) -> None:
         super().__init__()
-        self.p = p
+        self.p, self.size = p, p.network.size
         self.encoder = Encoder(p.network)
         if p.train is not None:
             self.decoder = Decoder(p.network)
@@ -48,6 +54,29 @@ class AutoEncoder(nn.Module):
     def embed(self, frames: Tensor) -> Tensor:
         """Return the embedding (B, z_dim), the mode, of frames (B, 3, S, S) float32 RGB in [0,1]."""
         return self.encoder.embed(frames)
+
+    @torch.no_grad()
+    def predict(self, start: Tensor, horizon: int, *, seeds: list[int]) -> Tensor:
+        """Return the decoded start frames again and again, (B, 1, 3, S, S) -> (B, horizon, 3, S, S) in [0,1].
+
+        Raises RetakeError for imported weights, which have no decoder.
+        """
+        if self.p.train is None:
+            raise RetakeError("this conditioning encoder has no decoder: train one to see what it keeps of a frame")
+        made = (self.decoder(self.embed(start[:, 0])) + 1) / 2
+        return made[:, None].expand(-1, horizon, -1, -1, -1)
+
+    def predicting(self) -> list[nn.Module]:
+        """Return encoder and decoder."""
+        return [self.encoder, self.decoder]
+
+    @torch.no_grad()
+    def validate(self, batch: dict[str, Tensor]) -> dict[str, float]:
+        """Return `val_l1`, the mean absolute error of decoded frames in [-1,1], as in training.
+
+        `batch`: `clip` (B, 1, 3, S, S) in [0,1].
+        """
+        return {"val_l1": float(2 * (self.predict(batch["clip"], 1, seeds=[]) - batch["clip"]).abs().mean())}
 
     def configure(self) -> dict[str, torch.optim.Optimizer]:
         """Return the optimisers of encoder with decoder, and of the discriminator; load LPIPS where the recipe uses it.
@@ -65,8 +94,12 @@ class AutoEncoder(nn.Module):
         return {name: torch.optim.Adam(trained, lr=recipe.lr) for name, trained in weights.items()}
 
     def augment(self, clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return a clip (n, h, w, 3) uint8 at the network's size, changed by chance: float32 in [0,255]."""
+        """Return a clip (n, h, w, 3) uint8 as float32 in [0,1], at the network's size, changed by chance."""
         return augment(clip, rng, self.p.network.size, self._recipe().augment)
+
+    def prepare(self, clip: np.ndarray) -> np.ndarray:
+        """Return a clip (n, h, w, 3) uint8 at the network's size."""
+        return resized(clip, self.p.network.size)
 
     def training_step(self, batch: dict[str, Tensor], state: Step) -> dict[str, float]:
         """Take one step of the encoder and decoder, and from `discriminator_from` on one of the discriminator.

@@ -24,6 +24,7 @@ from pydantic import Field
 
 from pipeline import params
 from pipeline.losses.augment import Augment
+from pipeline.tasks import animation
 
 if TYPE_CHECKING:
     from pipeline.models.cinn_stage1.training import CinnStage1
@@ -37,7 +38,9 @@ Channels = Annotated[list[Annotated[int, Field(ge=16, multiple_of=16)]], Field(m
 class Network(params.Strict):
     """What the weights depend on."""
 
-    size: Literal[64, 128] = Field(64, description="side of the square frames, pixels")
+    size: Literal[32, 64, 128] = Field(
+        64, description="side of the square frames, pixels (published: 64 and 128; 32 is for demos)"
+    )
     channel_factor: int = Field(
         64,
         ge=8,
@@ -50,7 +53,7 @@ class Network(params.Strict):
     )
 
 
-class Train(params.Train):
+class Train(animation.Train):
     """The published recipe: three Adam optimisers; the discriminators rest while the VAE is pretrained."""
 
     batch: params.Count = Field(10)
@@ -106,9 +109,10 @@ class Params(params.Model):
 
     @property
     def pretrained(self) -> list[str]:
-        """The imported weights, or VGG16's for LPIPS."""
-        used = self.train is not None and self.train.perceptual
-        return super().pretrained + ([self.train.vgg_weights] if self.train is not None and used else [])
+        """The imported weights, or VGG16's for LPIPS and those that choose the best weights."""
+        if self.train is None:
+            return super().pretrained
+        return ([self.train.vgg_weights] if self.train.perceptual else []) + self.train.pretrained
 
     def check(self, height: int, width: int) -> None:
         """Raise ValueError for frames (pixels) of another size than the network's."""

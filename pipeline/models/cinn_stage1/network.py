@@ -32,7 +32,11 @@ class Layout(NamedTuple):
     decoder: Sequence[int]
 
 
-LAYOUTS = {64: Layout((1, 2, 2, 2), (1, 1, 2, 2), (2, 1)), 128: Layout((2, 2, 2, 2), (1, 2, 2, 2), (2, 2))}
+LAYOUTS = {
+    32: Layout((1, 1, 2, 2), (1, 1, 1, 2), (1, 1)),
+    64: Layout((1, 2, 2, 2), (1, 1, 2, 2), (2, 1)),
+    128: Layout((2, 2, 2, 2), (1, 2, 2, 2), (2, 2)),
+}
 
 
 class ResidualBlock(nn.Module):

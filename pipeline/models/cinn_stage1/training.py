@@ -6,8 +6,7 @@ names of the published log.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import RetakeError, near
-from pipeline.losses.augment import augment
-from pipeline.losses.patch import ActNorm, PatchDiscriminator, hinge_discriminator, hinge_generator
-from pipeline.losses.updates import averaged, update
+from pipeline.losses.augment import augment, resized
+from pipeline.losses.patch import PatchDiscriminator, hinge_discriminator, hinge_generator
+from pipeline.losses.updates import update
 from pipeline.losses.vgg16 import Lpips, load_lpips
+from pipeline.models import published
 from pipeline.models.base import Network
 from pipeline.models.cinn_stage1 import FRAMES, Z_DIM, Params, Train, check
 from pipeline.models.cinn_stage1.network import Decoder, Encoder, TemporalDiscriminator
@@ -47,7 +47,7 @@ class CinnStage1(nn.Module, Network):
 
     def __init__(self, p: Params) -> None:
         super().__init__()
-        self.p = p
+        self.p, self.size = p, p.network.size
         self.encoder = Encoder(p.network)
         self.decoder = Decoder(p.network)
         if p.train is not None:
@@ -117,16 +117,12 @@ class CinnStage1(nn.Module, Network):
         return [self.encoder, self.decoder]
 
     @torch.no_grad()
-    def validate(self, clip: Tensor) -> dict[str, float]:
-        """Return `val_l1` (of frames in [-1,1], as in training) and `val_psnr` (dB, mean over frames) of reconstructions.
+    def validate(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return `val_l1`, the mean absolute error of reconstructed frames in [-1,1], as in training.
 
-        `clip`: (B, 17, 3, S, S) in [0,1]. Raises RetakeError for other lengths and sizes.
+        `batch`: `clip` (B, 17, 3, S, S) in [0,1]. Raises RetakeError for other lengths and sizes.
         """
-        with _evaluating(self):
-            error = self.reconstruct(clip) - clip[:, 1:]
-        squared = error.square().flatten(2).mean(2)
-        psnr = -10 * squared.clamp_min(1e-10).log10()
-        return {"val_l1": float(2 * error.abs().mean()), "val_psnr": float(psnr.mean())}
+        return {"val_l1": float(2 * (self.reconstruct(batch["clip"]) - batch["clip"][:, 1:]).abs().mean())}
 
     # Training
 
@@ -151,6 +147,10 @@ class CinnStage1(nn.Module, Network):
     def augment(self, clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return a clip (n, h, w, 3) uint8 as float32 in [0,1], at the network's size, changed by chance."""
         return augment(clip, rng, self.p.network.size, self._recipe().augment)
+
+    def prepare(self, clip: np.ndarray) -> np.ndarray:
+        """Return a clip (n, h, w, 3) uint8 at the network's size."""
+        return resized(clip, self.p.network.size)
 
     def training_step(self, batch: Mapping[str, Tensor], state: Any) -> dict[str, float]:
         """Update the temporal discriminator, the spatial one, then encoder and decoder; return the losses.
@@ -222,17 +222,11 @@ class CinnStage1(nn.Module, Network):
 
     def _update_spatial(self, real: Tensor, fake: Tensor, state: Any) -> dict[str, Tensor]:
         """Take the spatial discriminator's step on frames (20, 3, S, S); return its losses."""
-        norms = [module for module in self.disc_s.modules() if isinstance(module, ActNorm)]
-        new = not norms[0].initialized
         with state.fabric.autocast():
             logits_fake = self.disc_s(fake)  # first: ActNorm is set by generated frames
             logits_real = self.disc_s(real)
             hinge = hinge_discriminator(logits_real, logits_fake)
         update(state.fabric, state.optimisers["disc_s"], hinge)
-        if new:  # each process has set it by its own frames
-            weights = [weight for norm in norms for weight in norm.parameters()]
-            for weight, mean in zip(weights, averaged(state.fabric, weights), strict=True):
-                weight.data.copy_(mean)
         return {"Loss_Disc_S": hinge, "Logits_Real_S": logits_real.mean(), "Logits_Fake_S": logits_fake.mean()}
 
     def _adversary(self, real: Tensor, fake: Tensor, fake_frames: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -283,13 +277,25 @@ class CinnStage1(nn.Module, Network):
         """
         if "GEN" in state or "ENC" in state:
             state = _joined(state)
-        own = self.state_dict()
-        given = {part for part in PUBLISHED.values() if any(key.startswith(f"{part}.") for key in state)}
+        parts = {part: published.part(state, f"{part}.") for part in PUBLISHED.values() if hasattr(self, part)}
         for file, part in PUBLISHED.items():
-            needed = part in ("decoder", "encoder") or part in given
-            if needed and hasattr(self, part):
-                _check_part(file, _part(part, own), _part(part, state), self.p)
-        self.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
+            if parts.get(part):
+                published.check(self.get_submodule(part), parts[part], self._mismatch(file, parts[part]))
+            elif part in ("decoder", "encoder"):
+                raise RetakeError(
+                    f"these weights have no {file}: stage 1 needs the files GEN and ENC of one folder, by name"
+                )
+        for part, given in parts.items():
+            if given:
+                self.get_submodule(part).load_state_dict(given)
+
+    def _mismatch(self, file: str, given: Mapping[str, Tensor]) -> str:
+        """Return what to say of a file whose tensors do not fit: what it holds where that can be told, and what is needed."""
+        held = next((what for mark, what in MARKS.items() if any(key.startswith(mark) for key in given)), None)
+        network = self.p.network
+        about = f"channel_factor {network.channel_factor}, channels {network.channels}, size {network.size}"
+        holds = f"it holds {held}; " if held is not None and f"({file})" not in held else ""
+        return f"{file} is not of this network: {holds}network has {about}, GEN and ENC must be of one folder"
 
 
 def draws(seeds: list[int], like: Tensor) -> Tensor:
@@ -325,21 +331,6 @@ def signed(clip: Tensor) -> Tensor:
     return 2 * clip.transpose(1, 2) - 1
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Hold a module in evaluation mode: spectral norms estimate nothing anew."""
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)
-
-
-def _part(part: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
-
-
 def _joined(files: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of published files under our keys; see `load_published`."""
     missing = [file for file in ("GEN", "ENC") if file not in files]
@@ -357,31 +348,3 @@ def _joined(files: Mapping[str, Any]) -> dict[str, Tensor]:
         for file, tree in files.items()
         for key, value in tree.get("state_dict", tree).items()
     }
-
-
-def _check_part(file: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor], p: Params) -> None:
-    """Raise RetakeError unless the tensors given for one network have its keys and shapes."""
-    if not given:
-        raise RetakeError(f"these weights have no {file}: stage 1 needs the files GEN and ENC of one folder, by name")
-    missing = [key for key in own if key not in given]
-    unknown = [key for key in given if key not in own]
-    if missing or unknown:
-        mark = next((mark for mark in MARKS if any(key.startswith(mark) for key in given)), None)
-        guess = f" It holds {MARKS[mark]}" if mark else ""
-        lists = "; ".join(
-            f"{len(keys)} {what}: {', '.join(keys[:4])}"
-            for what, keys in (("missing", missing), ("unknown", unknown))
-            if keys
-        )
-        raise RetakeError(f"{file} is not of this network; keys {lists}.{guess}")
-    shapes = [
-        f"{key} {tuple(given[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if given[key].shape != own[key].shape
-    ]
-    if shapes:
-        network = p.network
-        raise RetakeError(
-            f"{file} is of another configuration than network.channel_factor {network.channel_factor} and network.channels "
-            f"{network.channels}: {', '.join(shapes[:3])}. GEN and ENC must be of one folder, and the settings its own"
-        )

@@ -1,4 +1,4 @@
-"""Loading of i2v-cINN's checkpoints: what does not fit is refused by name."""
+"""Loading of checkpoints whose keys must be a network's own: what does not fit is refused by name."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ NAMED = 4  # keys that a message names
 
 
 def load(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Copy `state` into `network`, whose keys it must have, no more and no fewer.
+    """Copy `state` into `network`; raises as `check`."""
+    check(network, state, what)
+    network.load_state_dict(dict(state))
 
-    Raises RetakeError that begins with `what` and lists keys that are missing, unknown or of another shape.
+
+def check(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Raise RetakeError unless `state` has the keys of a network, no more and no fewer, and its shapes.
+
+    The message begins with `what` and lists keys that are missing, unknown or of another shape.
     """
     own = network.state_dict()
     problems = {
         "missing": [key for key in own if key not in state],
         "unknown": [key for key in state if key not in own],
         "of another shape": [
-            f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+            f"{key} {tuple(getattr(state[key], 'shape', ()))} instead of {tuple(own[key].shape)}"
             for key in own
-            if key in state and state[key].shape != own[key].shape
+            if key in state and getattr(state[key], "shape", None) != own[key].shape
         ],
     }
     parts = [
@@ -33,7 +39,6 @@ def load(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     ]
     if parts:
         raise RetakeError(f"{what}; keys {'; '.join(parts)}")
-    network.load_state_dict(dict(state))
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
