@@ -32,7 +32,7 @@ class Network:
     """What a model may leave out, with what holds then: `class Mine(nn.Module, Network)`.
 
     `stochastic`: predictions of one input differ by their seeds. `context`: frames of one input.
-    Of animation, see above: `motion`, `draws_start`, `controlled`.
+    Of animation, see above: `motion`, `draws_start`, `controlled`. `size`: sides of the square frames that it is made for, px.
     """
 
     stochastic = False
@@ -40,6 +40,7 @@ class Network:
     motion: Literal["flow", "frames"] | None = None
     draws_start = False
     controlled = False
+    size: int | None = None
 
     def predicting(self) -> list[Any]:
         """Return the modules that predict, whose parameters a table counts: a discriminator beside them is none."""
