@@ -22,7 +22,9 @@ from pipeline.atomic import atomic
 SCALE = 2  # all is drawn larger by this factor, then averaged: smooth edges
 
 
-def write_zip(path: Path, images: Mapping[str, np.ndarray], encode: Callable[[np.ndarray], bytes] | None = None) -> None:
+def write_zip(
+    path: Path, images: Mapping[str, np.ndarray], encode: Callable[[np.ndarray], bytes] | None = None
+) -> None:
     """Write a zip of images, {member: (height, width, 3) uint8 or uint16 RGB}: PNGs, or as `encode` makes them."""
     with atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as out:
         for member, image in images.items():

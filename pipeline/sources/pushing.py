@@ -1,7 +1,7 @@
 """BAIR's archive of robot pushing: a tar of TensorFlow's records, an episode each, with 30 frames of 64x64.
 
-    softmotion30_44k/{train,test}/traj_<a>_to_<b>.tfrecords
-    <i>/image_aux1/encoded: a raw RGB image, <i>/endeffector_pos: where the gripper is, three floats; i from 0 to 29
+softmotion30_44k/{train,test}/traj_<a>_to_<b>.tfrecords
+<i>/image_aux1/encoded: a raw RGB image, <i>/endeffector_pos: where the gripper is, three floats; i from 0 to 29
 """
 
 from __future__ import annotations

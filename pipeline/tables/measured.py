@@ -116,7 +116,7 @@ def fill(row: Row, columns: list[Column]) -> None:
         metric = column.metric
         if metric in values and (not column.window or column.window in values[metric]):
             wanted[column.name] = (metric, *column.units(values[metric], weights[metric]))
-    for metric in dict.fromkeys(c.metric for c in columns if c.k and c.metric in values):
+    for metric in dict.fromkeys(c.metric for c in columns if (c.k or c.steps) and c.metric in values):
         steps = np.stack(list(values[metric].values()))
         for step in range(steps.shape[2]):
             wanted[metric, step + 1] = (metric, steps[:, :, step], np.array(list(weights[metric].values())))

@@ -36,7 +36,8 @@ class Params(params.Dataset):
     )
 
     whole: bool = Field(
-        default=False, description="dtvnet: whole short videos without their last frame, which has no flow, not the first 32 frames"
+        default=False,
+        description="dtvnet: whole short videos without their last frame, which has no flow, not the first 32 frames",
     )
 
     @property

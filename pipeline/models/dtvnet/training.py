@@ -46,7 +46,7 @@ class DTVNet(nn.Module, base.Network):
 
     def __init__(self, p: Params) -> None:
         super().__init__()
-        self.p = p
+        self.p, self.size = p, p.network.size
         self.generator = Generator(p.network)
         self.encoder = self._new_encoder()
         self.motion_norm = nn.BatchNorm1d(p.network.motion, EPSILON, affine=False)

@@ -36,7 +36,7 @@ def predict(run: Run) -> tuple[int, int]:
             inputs["motion"] = _motion(run, store, flow, start, sources[places.start : places.stop])
         if network.controlled:
             inputs["endpoint"] = _endpoints(run, store, together)
-        return lambda seeds, steps: scored(
+        return lambda seeds, steps: beginning(
             network, start, steps, protocol.start, lambda n: network.predict(start, n, seeds=seeds, **inputs)
         )
 
@@ -52,7 +52,7 @@ def predict(run: Run) -> tuple[int, int]:
     )
 
 
-def scored(network: Any, start: Tensor, steps: int, begin: str, generate: Any) -> Tensor:
+def beginning(network: Any, start: Tensor, steps: int, begin: str, generate: Any) -> Tensor:
     """Return clips of `steps` frames, (B, steps, 3, H, W), that begin as a protocol's `start` says.
 
     `start`: (B, 1, 3, H, W); `generate(n)`: n frames of the network, from the start on where it draws that anew, else from

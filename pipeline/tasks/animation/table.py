@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.params import Experiment
-from pipeline.tables.cells import Layout
-from pipeline.tasks.common.table import means, steps_csv
+from pipeline.tables.cells import Column, Layout
+from pipeline.tasks.common.table import steps_csv
 
 MOTION = {
     "clip": "with the motion of the true clip",
@@ -30,4 +30,11 @@ def _about_windows(e: Experiment, meta: dict[str, Any]) -> str:
     )
 
 
-LAYOUT = Layout(means, _about_windows, steps_csv, "windows")
+def _metrics(e: Experiment, meta: dict[str, Any]) -> list[Column]:
+    return [
+        Column(metric, metric, about, steps=about["needs"] == "frames")
+        for metric, about in ((metric, meta["metrics"][metric]) for metric in e.metrics)
+    ]
+
+
+LAYOUT = Layout(_metrics, _about_windows, steps_csv, "windows")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,15 @@ from pipeline.store.frames import Store
 from pipeline.tasks.animation import clips
 from pipeline.tasks.common import train
 
-Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # of a clip, as a network's `augment`
-
 
 class TrainingClips(train.TrainingClips):
     """Training clips as of all tasks, each a dict with the flow and the end point that the model reads."""
 
     def __init__(
-        self, store: Store, flow: Store | None, recipe: params.Train, change: Change, controlled: bool
+        self, store: Store, flow: Store | None, recipe: params.Train, network: Any, *, augmented: bool = True
     ) -> None:
-        super().__init__(store, recipe, change)
-        self.flow, self.controlled = flow, controlled
+        super().__init__(store, recipe, network.augment if augmented else lambda clip, _: network.prepare(clip))
+        self.flow, self.controlled = flow, network.controlled
         if flow is not None and (recipe.crop is not None or recipe.max_stride > 1):
             raise RetakeError(
                 "flow is of whole frames that follow each other: set train.crop to null and max_stride to 1"
@@ -52,10 +50,10 @@ class Validation(train.Validation):
     made with its own motion than its start again and again; the frame at the start counts in neither.
     """
 
-    def __init__(self, items: TrainingClips, network: Any, recipe: params.Train, batch: int) -> None:
+    def __init__(self, items: TrainingClips, network: Any, count: int, batch: int) -> None:
         self.items, self.network, self.batch = items, network, batch
-        self.places = train.spread([("", place) for place in range(len(items.windows))], recipe.validate_windows)
-        self.metric: Any = getattr(recipe, "distance", None)
+        self.places = train.spread([("", place) for place in range(len(items.windows))], count)
+        self.metric: Any = getattr(items.train, "distance", None)
         names = registry("metrics")[self.metric.kind].needs_weights(self.metric) if self.metric is not None else []
         if not all(map(weights.here, names)):
             log.info("the best weights are chosen by the loss: %s is not in data/weights", ", ".join(names))
@@ -126,21 +124,17 @@ def _psnr(clip: Any, truth: Any) -> Any:
 
 def training_clips(fields: plan.Fields, recipe: params.Train, network: Any) -> TrainingClips:
     """Return the clips that a network is trained on."""
-    return _clips(fields["frames"], fields["flow"], recipe, network, network.augment)
+    return _clips(fields["frames"], fields["flow"], recipe, network)
 
 
 def validation(fields: plan.Fields, recipe: params.Train, network: Any, batch: int) -> Validation | None:
     """Return what measures a network while it trains; None where its recipe names no split for that."""
     if recipe.validation is None:
         return None
-    items = _clips(
-        fields["validation"], fields["validation_flow"], recipe, network, lambda clip, rng: network.prepare(clip)
-    )
-    return Validation(items, network, recipe, batch)
+    items = _clips(fields["validation"], fields["validation_flow"], recipe, network, augmented=False)
+    return Validation(items, network, recipe.validate_windows, batch)
 
 
-def _clips(frames: str, flow: str | None, recipe: params.Train, network: Any, change: Change) -> TrainingClips:
+def _clips(frames: str, flow: str | None, recipe: params.Train, network: Any, **how: bool) -> TrainingClips:
     store = Store(frames)
-    return TrainingClips(
-        store, clips.open_flow(flow, store) if flow is not None else None, recipe, change, network.controlled
-    )
+    return TrainingClips(store, clips.open_flow(flow, store) if flow is not None else None, recipe, network, **how)
