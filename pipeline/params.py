@@ -120,6 +120,7 @@ class Train(Strict):
         "all",
         description="all: every start of every clip is a training window; random: one window a clip, start and stride drawn anew each time",
     )
+    repeats: Count = Field(1, description="windows random: windows that are drawn of each clip in an epoch")
     max_stride: int = Field(
         1, ge=1, description="windows random: the largest step between the frames of a training clip"
     )
