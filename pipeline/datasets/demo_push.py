@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import struct
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,13 @@ def expected(p: Params, split: str) -> dict[str, int]:
 def clips(p: Params, split: str, archives: list[Path]) -> list[Stream]:
     """Return the episodes "traj_0_to_15/1", frames numbered from 0."""
     return pushing.episodes(archives, split)
+
+
+def seen(position: Sequence[float]) -> tuple[float, float]:
+    """Return where in a frame a position (x, y, z) is, as shares of its width and height."""
+    shares = ((value - least) / reach for value, least, reach in zip(position[:2], LEAST, REACH, strict=False))
+    x, y = ((LOW + share * (HIGH - LOW)) / UNIT / (SIDE - 1) for share in shares)
+    return x, y
 
 
 def generate(p: Params, split: str, folder: Path) -> None:
