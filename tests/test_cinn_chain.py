@@ -20,6 +20,7 @@ SMALL: dict[str, Any] = {
     **{f"models.{name}.train.max_steps": 2 for name in ("cinn_push_stage1", "cinn_push_encoder", "cinn_push")},
     **{f"models.{name}.train.batch": 2 for name in ("cinn_push_stage1", "cinn_push_encoder", "cinn_push")},
     **{f"models.{name}.train.validate_windows": 2 for name in ("cinn_push_stage1", "cinn_push_encoder", "cinn_push")},
+    "models.cinn_push.train.batch": 8,  # ActNorm is set by a batch
     "protocols.demo_push.items": 2,
     "protocols.demo_push.samples": 2,
     "compute.threads": 1,
