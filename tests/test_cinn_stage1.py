@@ -167,7 +167,11 @@ def test_the_start_frame_is_resized_once_for_each_size(monkeypatch: pytest.Monke
 def test_clips_of_another_length_are_refused(frames: int) -> None:
     net = model()
     clip = torch.rand(1, frames, 3, 64, 64)
-    for use in (net.reconstruct, lambda clip: net.validate({"clip": clip}), lambda clip: net.training_step({"clip": clip}, stage(net, 0))):
+    for use in (
+        net.reconstruct,
+        lambda clip: net.validate({"clip": clip}),
+        lambda clip: net.training_step({"clip": clip}, stage(net, 0)),
+    ):
         with pytest.raises(RetakeError, match=f"a clip of {frames} frames: stage 1 needs 17"):
             use(clip)
     with pytest.raises(RetakeError, match="a clip of 14 frames: the encoder takes 16 frames"):
