@@ -25,8 +25,8 @@ from pipeline.sources.archives import Clip
 
 SPLITS = ("train", "val", "test")
 LICENCE = "rendered by Retake (MIT)"
-SKIES = {"train": 12, "val": 2, "test": 4}  # of two short videos each
-FRAMES = 33  # of a short video: DTVNet takes 32 of those with 33 or more
+SKIES = {"train": 24, "val": 2, "test": 4}  # of two short videos each
+FRAMES = 48  # of a short video
 DRIFTS = {1: -2, 2: 2}  # px a frame that clouds move to the right, by number of the short video
 SKY, CLOUDS = "14305c 4c7cb4", "c8ccd4 ffffff"  # colours from top to bottom, from dark to light
 QUALITY = 95  # of the JPEGs
