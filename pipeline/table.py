@@ -5,13 +5,14 @@
 
 Out, in results/: `<experiment>_metrics.csv`, `.md`, `.tex`; `<experiment>_steps.csv`, the values of each single step;
 `<experiment>_speed.csv`; `<experiment>.png`. A column `<metric>_t<k>` is the mean over windows, samples and the first k
-steps (DMVFN's "t+k" is this cumulative mean), times the metric's scale; `_low` and `_high` are its 95 % percentile
-bootstrap interval over windows, `_spread` the standard deviation between samples (routing draws). Metrics of whole
-windows (EPE) have one column.
+steps (DMVFN's "t+k" is this cumulative mean), times the metric's scale; `_low` and `_high` are the ends of its 95 %
+interval (`pipeline/tables/intervals.py`), `unit` and `units` say over what and how many, and `note` which cells differ or have
+none, and why; `_spread` is the standard deviation between samples (routing draws). Metrics of whole windows (EPE) have one
+column.
 
 Super-resolution has no steps: a column `<metric>` is the mean of the scenes' means (FolderAvg), `<metric>_frames` that of
-all their frames (FrameAvg), both with intervals over scenes; `<metric>_<scene>` is one scene's, with its interval over its
-frames. `<experiment>_steps.csv` then has the values of single frames. Rows whose source is `measured` come first, then those of results/published/.
+all their frames (FrameAvg), both with intervals over scenes; `<metric>_<scene>` is one scene's, with its interval over blocks
+of its frames. `<experiment>_steps.csv` then has the values of single frames. Rows whose source is `measured` come first, then those of results/published/.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def make(p: Params, experiment: str) -> None:
     measured.same_metrics(rows)
     columns = layout.columns(e, rows[0].meta)
     for row in rows:
-        measured.fill(row, columns)
+        measured.fill(row, columns, layout.over)
     rows += published.rows_of(e, columns)
 
     outputs = [Path(o.format(**fields)) for o in plan.OUTPUTS["table"]]

@@ -57,8 +57,7 @@ def _about_scenes(e: Experiment, meta: dict[str, Any]) -> str:
         f"{meta['windows']} scenes, upscaled by 4 from low resolution ({made['input']}) and saved as 8 bits "
         f"({protocol['saved']}). Scored: {border}, without the {protocol['trim']} frames at either end of a scene. Cells are "
         'means of the scenes\' means (FolderAvg), "frames" those of all frames (FrameAvg); which of the two published '
-        "numbers are is not established, they stand under the first. Intervals of single scenes are over their frames, "
-        "which resemble each other: they are too narrow"
+        "numbers are is not established, they stand under the first"
     )
 
 
@@ -67,11 +66,11 @@ def steps_csv(rows: list[Row]) -> str:
     lines = [
         {"model": row.label, "metric": metric, "step": str(step)}
         | {part: digits(getattr(cell, part)) for part in ("mean", *PARTS)}
-        | {"n": row.facts["n"], "samples": row.facts["samples"]}
+        | {"n": row.facts["n"], "unit": cell.unit, "units": str(cell.units), "samples": row.facts["samples"]}
         for row in rows
         for (metric, step), cell in row.steps.items()
     ]
-    return as_csv(["model", "metric", "step", "mean", *PARTS, "n", "samples"], lines)
+    return as_csv(["model", "metric", "step", "mean", *PARTS, "n", "unit", "units", "samples"], lines)
 
 
 def frames_csv(rows: list[Row]) -> str:
