@@ -82,7 +82,7 @@ def test_cells_of_zero_flow(project: params.Params) -> None:
     made(project, "zero", "dis")
     row = measured.row(project, "toy", "zero")
     columns = flow_table.LAYOUT.columns(project.experiments["toy"], row.meta)
-    measured.fill(row, columns)
+    measured.fill(row, columns, "pairs")
     cells = {name: cell.mean for name, cell in row.cells.items()}
     first, second = 30 * 64, 28 * 56
     assert cells == pytest.approx(

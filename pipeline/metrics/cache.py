@@ -53,16 +53,16 @@ def of_images(images: np.ndarray) -> str:
 
 
 class Taken:
-    """Rows of a mapped array by index, read slice by slice: what `frechet` needs of features."""
+    """Rows of a mapped array, or of other `Taken` ones, by index; read slice by slice: what `frechet` needs of features."""
 
-    def __init__(self, base: np.ndarray, index: np.ndarray) -> None:
+    def __init__(self, base: Any, index: np.ndarray) -> None:
         self.base, self.index = base, index
         self.shape, self.ndim = (len(index), *base.shape[1:]), base.ndim
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, at: slice) -> np.ndarray:
+    def __getitem__(self, at: slice | np.ndarray) -> np.ndarray:
         return self.base[self.index[at]]
 
 

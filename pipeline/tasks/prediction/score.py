@@ -79,7 +79,7 @@ def _neighbours(
 def _of_sets(
     protocol: Protocol, frames: Store, predicted: Store, windows: list[Window], samples: int, metrics: Metrics
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Return one value a sample of the metrics of sets (window "", step 0), and their intervals and notes by metric.
+    """Return one value a sample of the metrics of sets (window "", step 0), and by metric what its interval is made of.
 
     The true set is the targets of all windows, each frame as often as it is one. Features are kept; those of a true frame that
     several windows share are made once.
@@ -87,6 +87,8 @@ def _of_sets(
     rows: list[Row] = []
     facts: dict[str, Any] = {}
     spans = [tested.target_rows(frames, window, protocol) for window in windows]
+    numbers = {clip: number for number, clip in enumerate(frames.clips)}
+    clips = np.array([numbers[clip] for clip, _ in windows])
     for metric, built in list(metrics.of("features").items()):
         distance: sets.Distance = built  # type: ignore[assignment]
         try:
@@ -95,7 +97,7 @@ def _of_sets(
                 distance.distance(
                     _predicted_features(distance, frames, predicted, windows, spans, sample),
                     true,
-                    (protocol.horizon, protocol.horizon) if distance.unit == "frames" else (1, 1),
+                    np.repeat(clips, protocol.horizon) if distance.unit == "frames" else clips,
                 )
                 for sample in range(samples)
             ]
@@ -105,11 +107,9 @@ def _of_sets(
         except RetakeError as error:
             raise RetakeError(f"{metric} of {predicted.path}: {error}") from None
         rows += [("", 0, sample, metric, f.value, 1.0) for sample, f in enumerate(distances)]
-        intervals = [f.interval for f in distances if f.interval]
-        facts[metric] = {
-            "interval": np.mean(intervals, axis=0).tolist() if intervals else None,
-            "note": distances[0].note,
-        }
+        without = np.mean([f.without for f in distances], axis=0).tolist()
+        first = distances[0]
+        facts[metric] = {"note": first.note, "units": first.units, "sizes": first.sizes, "without": without}
     return rows, facts
 
 
