@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pipeline import params, plan, recipes
 from pipeline.errors import RetakeError
