@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 import pytest
+
+from tests.engines import LIKE_DEMO, Project
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -21,3 +24,20 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no folder `shared` with real data beside the repository")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A small demo that Snakemake has finished; tests copy what they change. All workers of a run share one."""
+    shared = tmp_path_factory.getbasetemp()
+    if shared.name.startswith("popen-"):  # a worker's folder lies in the run's
+        shared = shared.parent
+    folder, done = shared / "demo", shared / "demo.done"
+    with (shared / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            project = Project(folder, LIKE_DEMO)
+            made = project.snakemake()
+            assert made.returncode == 0, made.stdout + made.stderr
+            done.touch()
+    return Project.at(folder)
