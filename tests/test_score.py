@@ -64,7 +64,7 @@ def toy(**changes: Any) -> Params:
         for parent in parents:
             node = node[parent]
         node[leaf] = value
-    return params.load(tree)
+    return params.validate(tree)
 
 
 def picture(clip: int, number: int, size: tuple[int, int] = SIZE) -> np.ndarray:
