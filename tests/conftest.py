@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline import params
+from tests.engines import LIKE_DEMO, Project
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -49,3 +51,20 @@ def handed_over(values: dict[str, Any]) -> dict[str, str]:
     with contextlib.chdir(ROOT):
         p = params.validate(values)
     return {**os.environ, "PYTHONPATH": str(ROOT), params.VARIABLE: str(params.hand_over(p))}
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A small demo that Snakemake has finished; tests copy what they change. All workers of a run share one."""
+    shared = tmp_path_factory.getbasetemp()
+    if shared.name.startswith("popen-"):  # a worker's folder lies in the run's
+        shared = shared.parent
+    folder, done = shared / "demo", shared / "demo.done"
+    with (shared / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            project = Project(folder, LIKE_DEMO)
+            made = project.snakemake()
+            assert made.returncode == 0, made.stdout + made.stderr
+            done.touch()
+    return Project.at(folder)

@@ -65,6 +65,8 @@ def test_clips_of_unequal_weight() -> None:
         ([5], "a", NAMES, "windows", 1, "fewer than 4 windows"),
         ([1, 2, 3, math.inf], "abcd", NAMES, "windows", 4, "a value is infinite"),
         ([1, 2, 3, 4] + 60 * [3, 4], "abcd" + 120 * "d", NAMES, "clips", 4, "one of the clips counts for most of the mean"),
+        (np.arange(12), "abcdefghijkl", NAMES, "windows", 12,
+         "windows that follow one another resemble each other, and too few are independent"),
         (np.arange(40), "a" * 40, ("frames", "scenes"), "scenes", 1, "fewer than 4 scenes, and too few independent frames"),
     ],
 )  # fmt: skip

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pipeline.errors import RetakeError, log
+from pipeline.errors import RetakeError, log, progress
 from pipeline.metrics import cache
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def without_each(a: np.ndarray, b: np.ndarray, units: np.ndarray, route: Route =
     if len(units) - sizes.max() < 2 or operations > MOST:
         return []
     distances = []
-    for unit in range(len(sizes)):
+    for unit in progress(range(len(sizes)), unit="distance", desc="interval"):
         rest: list[Any] = [cache.Taken(rows, np.flatnonzero(units != unit)) for rows in (a, b)]
         distances.append(_distance(rest[0], rest[1], route))
     return distances
