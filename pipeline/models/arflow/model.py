@@ -132,8 +132,8 @@ class ARFlow(PWCLite, Network):
         """
         recipe = self._recipe()
         pairs = transform.resize(batch.flatten(0, 1), recipe.height, recipe.width).unflatten(0, batch.shape[:2])
-        found = state.module(pairs, backward=True)
-        terms = self._terms(found, pairs, self.loss_at(state.step))
+        flows = state.module(pairs, backward=True)
+        terms = self._terms(flows, pairs, self.loss_at(state.step))
         loss = terms.total
         values = {
             "photometric": terms.photometric,
@@ -142,7 +142,7 @@ class ARFlow(PWCLite, Network):
             "visible": terms.visible[0].mean(),
         }
         if recipe.ar is not None:
-            again = self._again(pairs, found["flows_fw"][0].detach().float(), terms.visible[0][:, :1], state.module)
+            again = self._again(pairs, flows["flows_fw"][0].detach().float(), terms.visible[0][:, :1], state.module)
             loss = loss + recipe.ar.weight * sum(again.values())
             values |= again
         values = {"loss": loss, **values}
@@ -160,11 +160,11 @@ class ARFlow(PWCLite, Network):
         recipe = self._recipe()
         return recipe.switch if recipe.switch is not None and step >= recipe.switch.step else recipe.loss
 
-    def _terms(self, found: dict[str, list[Tensor]], pairs: Tensor, loss: Loss, *, masked: bool = True) -> unflow.Terms:
+    def _terms(self, flows: dict[str, list[Tensor]], pairs: Tensor, loss: Loss, *, masked: bool = True) -> unflow.Terms:
         recipe = self._recipe()
-        flows = [torch.cat(both, 1).float() for both in zip(found["flows_fw"], found["flows_bw"], strict=True)]
+        both_ways = [torch.cat(both, 1).float() for both in zip(flows["flows_fw"], flows["flows_bw"], strict=True)]
         return unflow.unsupervised(
-            flows,
+            both_ways,
             pairs[:, 0],
             pairs[:, 1],
             l1=loss.l1,
