@@ -195,8 +195,8 @@ class ARFlow(PWCLite, Network):
             rows, columns = transform.random_box(moved.shape[-2:], box, rng)
             crop = moved[..., rows, columns]
             covered = torch.stack([crop[:, 0], transform.cover(crop[:, 1], rng)], 1)
-            found = module(covered)["flows_fw"][0].float()
-            losses["superpixels"] = ar_loss(found, target[..., rows, columns], mask[..., rows, columns])
+            flow = module(covered)["flows_fw"][0].float()
+            losses["superpixels"] = ar_loss(flow, target[..., rows, columns], mask[..., rows, columns])
         return losses
 
     def _recipe(self) -> Train:
@@ -254,9 +254,9 @@ class ARFlow(PWCLite, Network):
         self.load_state_dict(dict(state))
 
 
-def ar_loss(found: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def ar_loss(flow: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Return the mean absolute difference of flows (B, 2, H, W) where `mask` (B, 1, H, W) says the target is known."""
-    return ((found - target).abs() * mask).mean() / (mask.mean() + 1e-7)
+    return ((flow - target).abs() * mask).mean() / (mask.mean() + 1e-7)
 
 
 def _guess(state: Mapping[str, Any], p: Params) -> str:

@@ -196,8 +196,8 @@ class TecoGAN(Recurrent, Network):
                 state.optimisers[part].step()
                 state.optimisers[part].zero_grad()
         values = {name: float(value) for name, value in step_losses.values.items()}
-        if found.advantage is not None:
-            (advantage,) = averaged(fabric, [found.advantage])
+        if step_losses.advantage is not None:
+            (advantage,) = averaged(fabric, [step_losses.advantage])
             self.balance.copy_(moving_average(self.balance, advantage))
             values["t_balance"] = float(self.balance)
             values["discriminator_updated"] = float(len(objectives) > 1)
