@@ -69,6 +69,34 @@ def read_png(path: str | Path) -> np.ndarray:
     return np.ascontiguousarray(image[..., ::-1])
 
 
+def read_any(path: str | Path) -> np.ndarray:
+    """Return an image of any kind as people see it, (height, width, 3) uint8 RGB.
+
+    Turned as its EXIF says; grey and palettes become RGB, 16 bits become 8, what can be seen through lies on white. Raises
+    RetakeError for a file that is missing, cut, no image or beyond 8K.
+    """
+    from PIL import Image, ImageOps
+
+    path = Path(path)
+    if not path.is_file():
+        raise RetakeError(f"no image {path}: check the name")
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > PIXELS:
+                raise RetakeError(f"{path} is {image.width}x{image.height}: images beyond {PIXELS} pixels are refused")
+            turned = ImageOps.exif_transpose(image)
+            if turned.mode.startswith("I"):  # 16 bits; Pillow would cut them off at 255
+                turned = Image.fromarray((np.asarray(turned, np.uint32) // 257).clip(0, 255).astype(np.uint8))
+            if turned.has_transparency_data:
+                seen = turned.convert("RGBA")
+                turned = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
+            return np.array(turned.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise RetakeError(
+            f"{path} cannot be read as an image ({error}): it is cut off, or of an unknown format"
+        ) from None
+
+
 def image_size(data: bytes) -> tuple[int, int]:
     """Return (height, width) of an encoded image from its header, before anything is decoded.
 
