@@ -10,7 +10,7 @@ demo: $(LOCK_STAMP)
 	@$(BIN)/python -m pipeline.table --experiment demo --show
 
 test: $(LOCK_STAMP) lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 
 lint: $(LOCK_STAMP)
 	$(BIN)/ruff check .
@@ -36,4 +36,4 @@ $(LOCK_STAMP): requirements.lock
 # After an edit of pyproject.toml; needs uv.
 lock:
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-emit-find-links --no-header --quiet -o requirements.lock
+	  --fork-strategy fewest --no-emit-index-url --no-emit-find-links --no-header --quiet -o requirements.lock

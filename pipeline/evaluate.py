@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from pipeline import params
 from pipeline.errors import RetakeError, near, progress, run
 from pipeline.metrics import Undefined, cache, sets, squared, temporal
 from pipeline.sources.clips import Clip, clips, size, unit
+from pipeline.tables import intervals
 from pipeline.tasks.super_resolution import Protocol
 from pipeline.tasks.super_resolution.clips import scored_part
 
@@ -73,7 +75,7 @@ def evaluate(
     }
     values: dict[str, dict[str, np.ndarray]] = {name: {} for name in chosen}
     contents: tuple[list[str], list[str]] = ([], [])
-    frames = 0
+    lengths: list[int] = []  # of clips, in frames
 
     def skip(name: str, reason: Undefined) -> None:
         built.pop(name)
@@ -86,7 +88,7 @@ def evaluate(
             raise RetakeError(
                 f"{pair[0].where} has {size(read[0])}, {pair[1].where} has {size(read[1])}: give as many of the same size"
             )
-        frames += len(read[0])
+        lengths.append(len(read[0]))
         if "features" in needs.values():
             for content, images in zip(contents, read, strict=True):
                 content.append(cache.of_images(images))
@@ -107,14 +109,12 @@ def evaluate(
     whole: dict[str, float] = {}
     for name in [name for name in built if needs[name] == "features"]:
         try:
-            found = _set(built[name], pairs, contents, frames)
+            found = _set(built[name], pairs, contents, lengths)
         except Undefined as reason:
             skip(name, reason)
             continue
         whole[name] = found.value
-        notes[name] += f"; {found.note}"
-        if found.interval:
-            notes[name] += "; 95 % bootstrap interval {:.4f} to {:.4f}".format(*found.interval)
+        notes[name] += f"; {found.note}; {_interval(found)}"
     shown: dict[str, Callable[[float], float]] = {
         name: squared.decibel if modules[m.kind].MEAN is not None else float for name, m in chosen.items()
     }
@@ -181,19 +181,31 @@ def _neighbours(function: Callable[..., float], both: list[np.ndarray], region: 
     )
 
 
-def _set(distance: sets.Distance, pairs: Pairs, contents: tuple[list[str], list[str]], frames: int) -> sets.Found:
+def _interval(found: sets.Found) -> str:
+    """Return the interval of a distance in words, or why there is none."""
+    low, high, unit, units, note = intervals.of_set(found.value, found.without, found.sizes, found.units)
+    if math.isnan(low):
+        return f"no interval: {note}"
+    return f"95 % interval {max(low, 0):.4f} to {high:.4f} over {units} {unit}" + (f" ({note})" if note else "")
+
+
+def _set(
+    distance: sets.Distance, pairs: Pairs, contents: tuple[list[str], list[str]], lengths: list[int]
+) -> sets.Found:
     """Return a distance of the whole sets; features that are kept are not made again."""
 
     def images(side: int) -> Iterator[np.ndarray]:
         for pair in progress(pairs.values(), unit="clip", desc="features"):
             yield unit(pair[side].read())
 
-    count = frames if distance.unit == "frames" else len(pairs)
+    of_clip = np.repeat(np.arange(len(pairs)), lengths) if distance.unit == "frames" else np.arange(len(pairs))
     predicted, true = (
-        distance.rows(cache.digest(*(c.encode() for c in contents[side])), count, functools.partial(images, side))
+        distance.rows(
+            cache.digest(*(c.encode() for c in contents[side])), len(of_clip), functools.partial(images, side)
+        )
         for side in (0, 1)
     )
-    return distance.distance(predicted, true)
+    return distance.distance(predicted, true, of_clip)
 
 
 def _paired(predicted: dict[str, Clip], true: dict[str, Clip], predictions: Path, truth: Path) -> Pairs:

@@ -103,6 +103,11 @@ class Dataset(Strict):
         description="all: download what is missing; present: download nothing, go on with what lies in data/raw (the table says partial)",
     )
 
+    @property
+    def own(self) -> list[str]:
+        """The user's own files and folders that are read in place: what uses them is made again when they change."""
+        return []
+
 
 class Train(Strict):
     """How a model is trained; one entry of params.yaml is one training per dataset."""

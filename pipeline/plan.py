@@ -124,7 +124,8 @@ class Build:
     def frames(self, dataset: str, split: str) -> str:
         """Return the frames of a split."""
         raw = self.add("download", dataset=dataset, split=split)
-        return self.add("frames", dataset=dataset, split=split, raw=raw)
+        own = {f"own_{i}": path for i, path in enumerate(self.p.datasets[dataset].own)}
+        return self.add("frames", dataset=dataset, split=split, raw=raw, **own)
 
     def pretrained(self, names: list[str]) -> Inputs:
         """Return the inputs that stand for pretrained files: manifests of rows of workflow/weights.csv, the user's own files."""
@@ -228,7 +229,13 @@ def _own(name: str) -> list[str]:
 
 
 def inputs(p: Params, stage: str, fields: Fields) -> list[str]:
-    """Return the files that one instance reads."""
+    """Return the files that one instance reads.
+
+    Raises RetakeError when the code of its model lacks a part that the task calls: before anything runs.
+    """
+    name = fields.get("model") or fields.get("estimator")
+    if name in p.models and stage in ("train", "predict", "flow"):
+        _whole(p, name)
     given = [value for key, value in fields.items() if key not in NAMES and value is not None]
     if stage == "score":
         given.insert(0, str(path("predict", **fields)))
@@ -241,13 +248,7 @@ def inputs(p: Params, stage: str, fields: Fields) -> list[str]:
 
 
 def code(p: Params, stage: str, fields: Fields) -> str:
-    """Return the digest of the code that one instance's result depends on.
-
-    Raises RetakeError when the code of its model lacks a part that the task calls: before anything runs.
-    """
-    name = fields.get("model") or fields.get("estimator")
-    if name in p.models and stage in ("train", "predict", "flow"):
-        _whole(p, name)
+    """Return the digest of the code that one instance's result depends on."""
     return identity.digest(roots(p, stage, fields))
 
 
@@ -359,7 +360,7 @@ def dump(p: Params) -> str:
 SLOTS = {
     "download": 0,
     "pretrained": 0,
-    "frames": 1,
+    "frames": 2,
     "flow": 3,
     "train": 8,
     "predict": 6,

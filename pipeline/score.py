@@ -11,8 +11,9 @@
     weight   what the window counts in the mean: 1, or for pooled metrics its number of pixels; 0: it is left out
 
 Its schema's metadata, key `retake`, is JSON: each metric's label, direction, scale, digits and settings, what it `needs`,
-its identity (a digest of kind and settings) and the number of its values; of metrics of sets the interval and the samples; the
-metrics without values and why; the prediction store's identity and metadata.
+its identity (a digest of kind and settings) and the number of its values; of metrics of sets the number of samples and the
+values without each clip in turn, of which the table makes the interval; the metrics without values and why; the
+prediction store's identity and metadata.
 Averages are made in the table. Windows, and the frames of scenes, are read one by one, so memory stays flat.
 """
 

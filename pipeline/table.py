@@ -5,9 +5,10 @@
 
 Out, in results/: `<experiment>_metrics.csv`, `.md`, `.tex`; `<experiment>_steps.csv`, the values of each single step;
 `<experiment>_speed.csv`; `<experiment>.png`. A column is a mean, times the metric's scale: which columns there are, and
-what each is the mean of, says the task (`pipeline/tasks/<task>/table.py`). `_low` and `_high` are its 95 % percentile
-bootstrap interval over windows, `_spread` the standard deviation between samples (routing draws). Rows whose source is
-`measured` come first, then those of results/published/.
+what each is the mean of, says the task (`pipeline/tasks/<task>/table.py`). `_low` and `_high` are the ends of its 95 %
+interval (`pipeline/tables/intervals.py`), `unit` and `units` say over what and how many, and `note` which cells differ or have
+none, and why; `_spread` is the standard deviation between samples (routing draws). Rows whose source is `measured` come
+first, then those of results/published/.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def make(p: Params, experiment: str) -> None:
     measured.same_metrics(rows)
     columns = layout.columns(e, rows[0].meta)
     for row in rows:
-        measured.fill(row, columns)
+        measured.fill(row, columns, layout.over)
     rows += published.rows_of(e, columns)
 
     outputs = [Path(o.format(**fields)) for o in plan.OUTPUTS["table"]]
@@ -71,9 +72,9 @@ def show(p: Params, experiment: str) -> str:
     markdown = outputs[1]
     if not markdown.exists():
         raise RetakeError(f"no {markdown}: make it with `snakemake {outputs[0]}`")
-    there = "".join(f"\n  {o}" for o in outputs if o.exists())
+    listed = "".join(f"\n  {o}" for o in outputs if o.exists())
     stores = f"data/predictions/{experiment}/*.arrow (python -m pipeline.view STORE)"
-    return f"{markdown.read_text()}\nWhere to look:{there}\n  {stores}"
+    return f"{markdown.read_text()}\nWhere to look:{listed}\n  {stores}"
 
 
 def _mirror(p: Params, fields: dict[str, str], rows: list[Row], columns: list[Column], files: list[Path]) -> None:

@@ -86,6 +86,11 @@ class Params(params.Dataset):
             raise ValueError(f"{cameras} names a camera twice")
         return cameras
 
+    @property
+    def own(self) -> list[str]:
+        """The folder of the published test split."""
+        return [self.published_test] if self.published_test else []
+
 
 def archives(p: Params, split: str) -> list[str]:
     """Return the zips of a split; none for a published test split, which is a folder."""

@@ -13,10 +13,11 @@ from pipeline import plan
 from pipeline.errors import RetakeError
 from pipeline.params import Experiment
 from pipeline.tables.cells import PARTS, Cell, Column, Layout, Row
-from pipeline.tables.measured import RESAMPLES
 
 SPEED = ("ms_per_frame", "frames_per_s", "peak_memory_mib", "device", "threads", "batch")
-FACTS = ("n", "samples", "parameters", "gmacs", "checkpoint", "data", "params", "partial", "note", "metrics")
+FACTS = (
+    "n", "unit", "units", "samples", "parameters", "gmacs", "checkpoint", "data", "params", "partial", "note", "metrics",
+)  # fmt: skip
 FITS = {  # how frames came to the size that a dataset's entry says
     "resize": "resized without regard to their aspect ratio (OpenCV, linear)",
     "antialiased": "resized without regard to their aspect ratio (Pillow, bilinear with antialiasing)",
@@ -88,7 +89,10 @@ def as_markdown(experiment: str, e: Experiment, rows: list[Row], columns: list[C
     def interval(row: Row, column: Column) -> str:
         cell = row.cells.get(column.name, Cell())
         text = f"{column.short(cell.low)} – {column.short(cell.high)}" if column.short(cell.low) else ""
-        return text + (f" (±{column.short(cell.spread)})" if column.short(cell.spread) else "")
+        return f"{text} (±{column.short(cell.spread)})".strip() if column.short(cell.spread) else text
+
+    def both(row: Row, column: Column) -> str:
+        return mean(row, column) + (f" ({interval(row, column)})" if interval(row, column) else "")
 
     def title(column: Column) -> str:
         return f"{column.title} {arrows[column.about['better']]}"
@@ -102,19 +106,14 @@ def as_markdown(experiment: str, e: Experiment, rows: list[Row], columns: list[C
         for row in rows
     ]
     text = [f"# {experiment}", "", *_pipes(head, body), ""]
-    text += [
-        f"95 % bootstrap intervals of the means over {layout.over} ({RESAMPLES} resamples)"
-        + ("; ± standard deviation between samples" if any(int(r.facts["samples"]) > 1 for r in ours) else "")
-        + ":",
-        "",
-        *_pipes(["model", *(c.title for c in main)], [[r.label, *(interval(r, c) for c in main)] for r in ours]),
-        "",
-    ]
+    several = any(int(row.facts["samples"]) > 1 for row in ours)
+    text += [_interval_words(ours) + (" ± standard deviation between samples." if several else ""), ""]
+    body = [[row.label, *(interval(row, c) for c in main)] for row in ours]
+    if any("".join(line[1:]) for line in body):
+        text += [*_pipes(["model", *(c.title for c in main)], body), ""]
     for group in dict.fromkeys(c.group for c in columns if c.group):
         some = [c for c in columns if c.group == group]
-        body = [
-            [r.label, *(f"{mean(r, c)} ({interval(r, c)})" if c.name in r.cells else "" for c in some)] for r in ours
-        ]
+        body = [[r.label, *(both(r, c) for c in some)] for r in ours]
         text += [f"## {group}", "", *_pipes(["model", *map(title, some)], body), ""]
     text += [
         f"* Test set: `{e.dataset}`, {layout.tested(e, ours[0].meta)}. Bold: best measured row.",
@@ -124,6 +123,17 @@ def as_markdown(experiment: str, e: Experiment, rows: list[Row], columns: list[C
         text += ["Published rows; their empty cells are printed as N/A or not established, as the CSV's notes say:", ""]
     text += [f"{i}. {source}" for i, source in enumerate(notes, start=1)]
     return "\n".join(text).rstrip() + "\n"
+
+
+def _interval_words(ours: list[Row]) -> str:
+    """Return the sentences that say what question the rows' intervals answer, and what their units are."""
+    units = " or ".join(dict.fromkeys(f"{row.facts['units']} {row.facts['unit']}" for row in ours if row.facts["unit"]))
+    if all(math.isnan(cell.low) for row in ours for cell in row.cells.values()):
+        return f"No cell has a 95 % interval{f' over {units}' if units else ''}: the rows' notes say why."
+    return (
+        "95 % intervals: how far would a mean move on other material of the same kind? Student's t over "
+        f"{units}, unless a row's note says otherwise (docs/metrics.md, Intervals)."
+    )
 
 
 def _explain(e: Experiment, rows: list[Row]) -> list[str]:
@@ -183,6 +193,7 @@ def as_latex(experiment: str, rows: list[Row], columns: list[Column]) -> str:
     lines = [
         f"% {experiment}: {'t+k is the mean over the first k steps. ' if any(c.k for c in columns) else ''}"
         "Bold: best measured row.",
+        f"% Not printed here, but in the CSV: {_interval_words([row for row in rows if row.measured])}",
         *(f"% [{i}] {source}" for i, source in enumerate(notes, start=1)),
     ]
     for group in dict.fromkeys(c.group for c in columns):

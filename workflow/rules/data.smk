@@ -35,6 +35,7 @@ rule frames:
     params:
         uses=uses("frames"),
         code=code("frames"),
+        own=own("frames"),
     shell:
         "python -m pipeline.frames --dataset {wildcards.dataset} --split {wildcards.split}"
 

@@ -1,7 +1,8 @@
 """The table of upscaled scenes; there are no steps.
 
 A column `<metric>` is the mean of the scenes' means (FolderAvg), `<metric>_frames` that of all their frames (FrameAvg),
-both with intervals over scenes; `<metric>_<scene>` is one scene's, with its interval over its frames.
+both with intervals over scenes; `<metric>_<scene>` is one scene's, with its interval over blocks of
+its frames.
 `<experiment>_steps.csv` has the values of single frames.
 """
 
@@ -36,8 +37,7 @@ def _about_scenes(e: Experiment, meta: dict[str, Any]) -> str:
         f"{meta['windows']} scenes, upscaled by 4 from low resolution ({made['input']}) and saved as 8 bits "
         f"({protocol['saved']}). Scored: {border}, without the {protocol['trim']} frames at either end of a scene. Cells are "
         'means of the scenes\' means (FolderAvg), "frames" those of all frames (FrameAvg); which of the two published '
-        "numbers are is not established, they stand under the first. Intervals of single scenes are over their frames, "
-        "which resemble each other: they are too narrow"
+        "numbers are is not established, they stand under the first"
     )
 
 
