@@ -68,7 +68,7 @@ def test_the_flow_takes_each_frame_to_the_next(made: Path) -> None:
 
 
 def test_no_sky_is_in_two_splits() -> None:
-    first = {demo_sky.render(s, i, 1, 32, 32)[0].tobytes() for s in demo_sky.SPLITS for i in range(demo_sky.SKIES[s])}
+    first = {demo_sky.render(s, i, 1, 64, 64)[0].tobytes() for s in demo_sky.SPLITS for i in range(demo_sky.SKIES[s])}
     assert len(first) == sum(demo_sky.SKIES.values()) == 30
 
 
