@@ -5,10 +5,8 @@ velocity v, stood at x - (k+1)v in frame t-1, so v solves
 
     v = f(x - (k+1) v)
 
-and the prediction is frame t sampled at x - k v (bilinear, borders repeated): one resampling, whatever k. v starts as
-f(x) and takes half-steps to the right-hand side, which do not swing between the two sides of a motion edge as whole
-steps do. On driving scenes with DIS flow that is 0.8 dB above f(x) itself at t+1 and 1.1 dB at t+5; more steps change
-less than 0.1 dB.
+and the prediction is frame t sampled at x - k v: one resampling, whatever k (`models/warping.py` solves it). On driving
+scenes with DIS flow that is 0.8 dB above f(x) itself at t+1 and 1.1 dB at t+5.
 """
 
 from __future__ import annotations
@@ -20,11 +18,10 @@ from pydantic import Field
 from pipeline import params
 from pipeline.errors import RetakeError
 from pipeline.models.base import Network
+from pipeline.models.warping import sample, velocity
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-STEPS = 3
 
 
 class Predict(params.Strict):
@@ -61,27 +58,3 @@ def build(p: Params) -> nn.Module:
             return torch.stack([sample(frames[:, -1], -k * velocity(flow, k)) for k in range(1, horizon + 1)], 1)
 
     return FlowWarp()
-
-
-def velocity(flow: Tensor, k: int) -> Tensor:
-    """Return v of the module's equation for frame t+k, (B, 2, H, W) px a frame."""
-    v = flow
-    for _ in range(STEPS):
-        v = (v + sample(flow, -(k + 1) * v)) / 2
-    return v
-
-
-def sample(images: Tensor, displacement: Tensor) -> Tensor:
-    """Return (B, C, H, W) images at x + displacement (B, 2, H, W) px, bilinear, borders repeated."""
-    import torch
-    from torch.nn import functional
-
-    height, width = displacement.shape[-2:]
-    y, x = torch.meshgrid(
-        torch.arange(height, device=images.device), torch.arange(width, device=images.device), indexing="ij"
-    )
-    # Pixel centres to grid_sample's [-1, 1], which spans the whole image with align_corners=False
-    grid = torch.stack(
-        [(2 * (x + displacement[:, 0]) + 1) / width - 1, (2 * (y + displacement[:, 1]) + 1) / height - 1], -1
-    )
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
