@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +27,9 @@ from pipeline.drawing.sheets import sheet, spread
 from pipeline.errors import RetakeError, log, progress, run
 from pipeline.params import Params
 from pipeline.sources.images import read_any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DEFAULT = "dtvnet_demo"
 CHECKPOINTS = Path("data/checkpoints")
@@ -118,19 +122,17 @@ class Animator:
 
         side = self.network.size
         width, height = (side, side) if side else (image.shape[1] // 2 * 2, image.shape[0] // 2 * 2)
-        small = resized(image[None], width, height)
-        start = torch.from_numpy(small).permute(0, 3, 1, 2)[None].to(self.device).float() / 255
-        begin = tasks.part("animation", "predict").beginning
-        clips = []
-        for seed in seeds:
-            with torch.no_grad():
-                clip = begin(
-                    self.network, start, frames, "drawn", lambda n, s=seed: self.network.predict(start, n, seeds=[s])
-                )
-            if not torch.isfinite(clip).all():
-                raise RetakeError(f"{self.name} gives NaN or infinity for seed {seed}: look at its training")
-            clips.append((clip[0].clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
-        return clips
+        small = torch.from_numpy(resized(image[None], width, height).copy()).permute(0, 3, 1, 2)
+        start = (small.to(self.device).float() / 255).expand(len(seeds), 1, -1, -1, -1)
+
+        def generate(n: int) -> Tensor:
+            return self.network.predict(start, n, seeds=list(seeds))
+
+        with torch.no_grad():
+            clips = tasks.part("animation", "predict").beginning(self.network, start, frames, "drawn", generate)
+        if not torch.isfinite(clips).all():
+            raise RetakeError(f"{self.name} gives NaN or infinity: look at its training")
+        return list((clips.clamp(0, 1) * 255).round().byte().permute(0, 1, 3, 4, 2).cpu().numpy())
 
 
 def only_checkpoint(name: str) -> Path:
