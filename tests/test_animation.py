@@ -21,6 +21,7 @@ from pipeline.params import Params
 from pipeline.sources.images import read_any
 from pipeline.store.frames import Store, Writer
 from pipeline.tasks.animation import Protocol, clips, train
+from tests.conftest import furnish
 
 FRAMES = Path("data/frames/toy/test.arrow")
 CLIPS = {"a/a_1": 8, "a/a_2": 6, "b/b_1": 7}  # frames
@@ -83,7 +84,7 @@ def write_flow(frames: Store, export: str = "pairs", **meta: Any) -> Path:
 
 @pytest.fixture
 def frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(plan, "WEIGHTS", plan.WEIGHTS.absolute())
+    furnish(tmp_path)
     monkeypatch.chdir(tmp_path)
     return write_frames()
 

@@ -68,7 +68,7 @@ def test_the_flow_takes_each_frame_to_the_next(made: Path) -> None:
 
 
 def test_no_sky_is_in_two_splits() -> None:
-    first = {demo_sky.render(s, i, 1, 32, 32)[0].tobytes() for s in demo_sky.SPLITS for i in range(demo_sky.SKIES[s])}
+    first = {demo_sky.render(s, i, 1, 64, 64)[0].tobytes() for s in demo_sky.SPLITS for i in range(demo_sky.SKIES[s])}
     assert len(first) == sum(demo_sky.SKIES.values()) == 30
 
 
@@ -76,7 +76,7 @@ def test_no_sky_is_in_two_splits() -> None:
 
 TABLE, SWAPPED = "results/demo_sky_metrics.csv", "results/demo_sky_swapped_metrics.csv"
 TINY: dict[str, Any] = {
-    "reproduce": ["demo_sky", "demo_sky_swapped"],
+    "reproduce": ["demo_sky"],
     "datasets.demo_sky.height": 32,
     "datasets.demo_sky.width": 32,
     "models.dtvnet_demo.network.size": 32,
@@ -99,15 +99,13 @@ def rows(project: Project, table: str) -> dict[str, dict[str, str]]:
         return {row["model"]: row for row in csv.DictReader(file)}
 
 
-def test_the_chain_from_nothing_to_two_tables(tmp_path: Path) -> None:
+def test_the_chain_from_nothing_to_a_table(tmp_path: Path) -> None:
     project = Project(tmp_path / "p", TINY)
-    done = project.snakemake(TABLE, SWAPPED)
+    done = project.snakemake(TABLE)
     assert done.returncode == 0, done.stdout + done.stderr
-    own, other = rows(project, TABLE), rows(project, SWAPPED)
-    assert list(own) == list(other) == ["Start frame", "Start frame, warped", "DTVNet"]
-    assert own["Start frame"]["psnr"] == other["Start frame"]["psnr"]
-    warped = [float(table["Start frame, warped"]["psnr"]) for table in (own, other)]
-    assert warped[0] > float(own["Start frame"]["psnr"]) + 2 > warped[1]
+    table = rows(project, TABLE)
+    assert list(table) == ["Start frame", "Start frame, warped", "DTVNet"]
+    assert float(table["Start frame, warped"]["psnr"]) > float(table["Start frame"]["psnr"]) + 2
 
 
 @pytest.mark.slow
@@ -117,6 +115,7 @@ def test_the_recipe_beats_the_start_on_skies_it_has_not_seen_by_their_own_motion
     done = project.snakemake(TABLE, SWAPPED, timeout=3500)
     assert done.returncode == 0, done.stdout + done.stderr
     own, other = rows(project, TABLE), rows(project, SWAPPED)
+    assert own["Start frame"]["psnr"] == other["Start frame"]["psnr"]
     gain = float(own["DTVNet"]["psnr"]) - float(own["Start frame"]["psnr"])
     assert gain > 0.5, f"{gain:.2f} dB above repeating the start"
     assert float(other["DTVNet"]["psnr"]) < float(own["DTVNet"]["psnr"]) - 0.5
