@@ -12,7 +12,6 @@ without suffix. The manifest names them with bytes and SHA-256, and those that a
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import threading
 from collections.abc import Callable
@@ -21,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import fetch, params, plan
-from pipeline.atomic import write_text
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Params
 from pipeline.sources import archives, tars
 from pipeline.sources.verified import Check, Fact, known, unpacked
+from pipeline.store import sealed
 
 SOURCES = Path("workflow/sources.csv")
 RAW = Path("data/raw")
@@ -76,7 +75,7 @@ def download(p: Params, dataset: str, split: str) -> None:
     there = [vars(fact) for fact in facts]
     manifest = {"dataset": dataset, "split": split, "archives": there, "missing": missing}
     path = plan.path("download", dataset=dataset, split=split)
-    write_text(path, json.dumps(manifest, indent=2) + "\n")
+    sealed.write(path, manifest)
     size = fetch.human(sum(fact.bytes for fact in facts))
     log.info("%s %s: %d of %d archives, %s", dataset, split, len(facts), len(names), size)
     if absent:

@@ -20,7 +20,6 @@ import argparse
 import collections
 import inspect
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -38,6 +37,7 @@ from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Model, Params
 from pipeline.sources.images import read_image
 from pipeline.store import flow as files
+from pipeline.store import sealed
 from pipeline.store.frames import Store, Writer
 from pipeline.tasks.flow.exports import EXPORTS, Pair
 
@@ -280,7 +280,7 @@ def _exact(
     path = plan.path("download", dataset=dataset, split=split)
     if not path.exists():
         raise RetakeError(f"no manifest {path}: make it with `snakemake {path}`")
-    archives = [Path("data/raw") / kind / archive["file"] for archive in json.loads(path.read_text())["archives"]]
+    archives = [Path("data/raw") / kind / archive["file"] for archive in sealed.read(path)["archives"]]
     size = {pair: tuple(frames.size[rows.first]) for pair, rows in named.items()}
 
     def job(flow: np.ndarray, valid: np.ndarray) -> Callable[[], np.ndarray]:

@@ -16,7 +16,6 @@ import argparse
 import collections
 import functools
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +35,7 @@ from pipeline.sources import archives
 from pipeline.sources.archives import Clip, CutOff, Member, Stream
 from pipeline.sources.images import JPEG, image_size
 from pipeline.sources.verified import unpacked
+from pipeline.store import sealed
 from pipeline.store.frames import ENCODE, Writer
 
 SHOWN = 50  # problems that a message lists
@@ -114,9 +114,7 @@ def read_manifest(path: Path, kind: str) -> tuple[list[Path], list[str]]:
 
     Raises RetakeError for archives that are gone or have another length than when they were verified.
     """
-    if not path.exists():
-        raise RetakeError(f"no manifest {path}: make it with `snakemake {path}`")
-    manifest = json.loads(path.read_text())
+    manifest = sealed.read(path)
     found, problems = [], []
     for archive in manifest["archives"]:
         at = Path("data/raw") / kind / archive["file"]

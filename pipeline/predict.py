@@ -12,14 +12,13 @@ clip and number, in 8 bits, truncated or rounded as the protocol says. Beside it
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 from pathlib import Path
 
 from pipeline import params, plan, tasks
-from pipeline.atomic import write_text
 from pipeline.errors import log, run
 from pipeline.params import Params
+from pipeline.store import sealed
 from pipeline.tasks.common.predict import Run
 
 
@@ -73,7 +72,7 @@ def write_speed(job: Run, made: int, batch: int) -> None:
         "threads": job.p.compute.threads,
         "batch": batch,
     }
-    write_text(plan.OUTPUTS["predict"][1].format(**job.fields), json.dumps(speed, indent=2) + "\n")
+    sealed.write(plan.OUTPUTS["predict"][1].format(**job.fields), speed)
 
 
 if __name__ == "__main__":

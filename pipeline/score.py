@@ -27,15 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline import compute, params, plan, tasks
-from pipeline.atomic import atomic
 from pipeline.errors import RetakeError, log, run
 from pipeline.params import Params
+from pipeline.store import scores
 from pipeline.store.frames import Store
-from pipeline.tasks.common.score import Metrics, Row, reads_flow
+from pipeline.tasks.common.score import Metrics, reads_flow
 
 
 def main() -> None:
@@ -67,7 +65,7 @@ def score(p: Params, experiment: str, name: str) -> Path:
         **facts,
     }
     output = plan.path("score", **fields)
-    _write(output, rows, meta)
+    scores.write(output, rows, meta)
     log.info("scored %d windows x %d samples, %d values: %s", facts["windows"], facts["samples"], len(rows), output)
     return output
 
@@ -122,24 +120,6 @@ def _describe(p: Params, experiment: str) -> dict[str, Any]:
 def _label(module: Any, metric: Any) -> str:
     """Return the name of a metric's column: its own for these settings where it has one."""
     return str(module.label(metric) if module.label is not None else module.LABEL)
-
-
-def _write(output: Path, rows: list[Row], meta: dict[str, Any]) -> None:
-    schema = pa.schema(
-        [
-            ("window", pa.string()),
-            ("horizon", pa.int32()),
-            ("sample", pa.int32()),
-            ("metric", pa.string()),
-            ("value", pa.float64()),
-            ("weight", pa.float64()),
-        ],
-        metadata={"retake": json.dumps(meta, sort_keys=True)},
-    )
-    columns = [list(column) for column in zip(*rows, strict=True)] or [[]] * len(schema)
-    table = pa.table([pa.array(v, f.type) for v, f in zip(columns, schema, strict=True)], schema=schema)
-    with atomic(output) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
 
 
 if __name__ == "__main__":

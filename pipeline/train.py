@@ -270,17 +270,22 @@ class Lines:
     def __init__(self, path: Path, step: int) -> None:
         kept = []
         if step and path.exists():
-            kept = [
-                line
-                for line in path.read_text().splitlines()
-                if line.endswith("}") and json.loads(line)["step"] <= step
-            ]
+            kept = [line for line in path.read_text(errors="replace").splitlines() if 0 < _step_of(line) <= step]
         write_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", buffering=1)
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """Append one line."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def _step_of(line: str) -> int:
+    """Return the step that a line of the record is of; 0 for a line that a kill or a disk damaged."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return 0
+    return step if isinstance(step, int) else 0
 
 
 class _Stop:

@@ -121,6 +121,7 @@ def load_tree(file: str | Path) -> dict[str, Any]:
     file = Path(file)
     if not file.is_file():
         raise RetakeError(f"no checkpoint {file}: check the name, or make it with `snakemake {file}`")
+    _whole(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats, which are read all the same

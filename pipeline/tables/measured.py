@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from pipeline import plan
 from pipeline.errors import RetakeError
 from pipeline.params import Params
+from pipeline.store import scores
 from pipeline.store.frames import Store
 from pipeline.tables import intervals
 from pipeline.tables.cells import Cell, Column, Row, Windows
@@ -28,19 +27,14 @@ def row(p: Params, experiment: str, name: str) -> Row:
     e = p.experiments[experiment]
     path = plan.path("score", experiment=experiment, model=name)
     again = f"make it again with `snakemake {path}`"
-    if not path.exists():
-        raise RetakeError(f"no scores {path}: make them with `snakemake {path}`")
-    table = pq.read_table(path)
-    meta = json.loads((table.schema.metadata or {}).get(b"retake", b"null"))
-    if meta is None:
-        raise RetakeError(f"{path} holds no scores of this project: delete it and {again}")
+    columns, meta = scores.read(path)
     if set(meta["metrics"]) != set(e.metrics):
         raise RetakeError(f"{path} has scores of {', '.join(meta['metrics'])}, not of {', '.join(e.metrics)}: {again}")
     store = Store(plan.path("predict", experiment=experiment, model=name))
     if store.identity != meta["identity"]:
         raise RetakeError(f"{path} was made from other predictions than today's {store.path}: {again}")
     made = meta["predictions"]
-    meta["values"], meta["weights"], meta["horizons"] = _pivot(table.to_pydict(), meta, path)
+    meta["values"], meta["weights"], meta["horizons"] = _pivot(columns, meta, path)
     notes = [f"{metric}: {reason}" for metric, reason in sorted(meta["skipped"].items())]
     notes += [f"{metric}: {told['note']}" for metric, told in sorted(meta.get("sets", {}).items())]
     if made.get("brought"):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from pipeline import plan
-from pipeline.errors import RetakeError
 from pipeline.params import Experiment
+from pipeline.store import sealed
 from pipeline.tables.cells import PARTS, Cell, Column, Layout, Row
 
 SPEED = ("ms_per_frame", "frames_per_s", "peak_memory_mib", "device", "threads", "batch")
@@ -43,10 +42,7 @@ def speed_csv(experiment: str, e: Experiment) -> str:
     lines = []
     for name, label in e.models.items():
         path = Path(plan.OUTPUTS["predict"][1].format(experiment=experiment, model=name))
-        try:
-            speed = json.loads(path.read_text())
-        except (OSError, ValueError):
-            raise RetakeError(f"{path} is missing or damaged: make it again with `snakemake {path}`") from None
+        speed = sealed.read(path)
         lines.append({"model": label} | {k: digits(v) if isinstance(v, float) else str(v) for k, v in speed.items()})
     return as_csv(["model", *SPEED], lines)
 

@@ -16,7 +16,6 @@ from pipeline.sources import clips
 from pipeline.store.frames import Store
 
 Function = Callable[..., Any]
-Row = tuple[str, int, int, str, float, float]  # window, step, sample, metric, value, weight
 
 
 @dataclass

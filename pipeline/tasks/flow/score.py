@@ -11,7 +11,8 @@ from pipeline.errors import RetakeError, progress
 from pipeline.metrics import Undefined
 from pipeline.params import Params
 from pipeline.store.frames import Store
-from pipeline.tasks.common.score import Metrics, Row
+from pipeline.store.scores import Row
+from pipeline.tasks.common.score import Metrics
 from pipeline.tasks.flow import clips
 
 

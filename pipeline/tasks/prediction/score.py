@@ -13,7 +13,8 @@ from pipeline.errors import RetakeError, progress
 from pipeline.metrics import Undefined, cache, frechet, sets, temporal
 from pipeline.params import Params
 from pipeline.store.frames import Store
-from pipeline.tasks.common.score import Metrics, Row, reads_flow, true_frame, true_motion, unit
+from pipeline.store.scores import Row
+from pipeline.tasks.common.score import Metrics, reads_flow, true_frame, true_motion, unit
 from pipeline.tasks.prediction import Protocol
 from pipeline.tasks.prediction import clips as tested
 from pipeline.tasks.prediction.clips import Window
