@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import fetch, params, plan
+from pipeline.atomic import claim
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Params
 from pipeline.sources import archives, tars
@@ -57,6 +58,8 @@ def download(p: Params, dataset: str, split: str) -> None:
     entry, module = _entry(p, dataset)
     if split not in module.SPLITS:
         raise RetakeError(f"dataset {dataset} has no split {split!r}{near(split, module.SPLITS)}")
+    path = plan.path("download", dataset=dataset, split=split)
+    claim(path)
     folder = RAW / entry.kind
     names = module.archives(entry, split)
     if made := module.generate is not None:
@@ -74,7 +77,6 @@ def download(p: Params, dataset: str, split: str) -> None:
     missing = [source.file for source, _ in absent]
     there = [vars(fact) for fact in facts]
     manifest = {"dataset": dataset, "split": split, "archives": there, "missing": missing}
-    path = plan.path("download", dataset=dataset, split=split)
     sealed.write(path, manifest)
     size = fetch.human(sum(fact.bytes for fact in facts))
     log.info("%s %s: %d of %d archives, %s", dataset, split, len(facts), len(names), size)

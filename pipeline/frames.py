@@ -29,6 +29,7 @@ import PIL
 from PIL import Image
 
 from pipeline import params, plan
+from pipeline.atomic import claim
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Dataset, Params
 from pipeline.sources import archives
@@ -68,6 +69,8 @@ def make(p: Params, dataset: str, split: str) -> Path:
     module = params.registry("datasets")[d.kind]
     if split not in module.SPLITS:
         raise RetakeError(f"dataset {dataset} has no split {split!r}{near(split, module.SPLITS)}")
+    output = plan.path("frames", dataset=dataset, split=split)
+    claim(output)
     manifest = plan.path("download", dataset=dataset, split=split)
     there, missing = read_manifest(manifest, d.kind)
     clips: list[Clip | Stream] = list(module.clips(d, split, there))
@@ -87,7 +90,6 @@ def make(p: Params, dataset: str, split: str) -> Path:
     }
     # One thread inside OpenCV: frames are the unit of work.
     cv2.setNumThreads(1)
-    output = plan.path("frames", dataset=dataset, split=split)
     started = time.monotonic()
     known = all(isinstance(clip, Clip) for clip in clips)
     total = sum(len(clip.frames) for clip in clips if isinstance(clip, Clip)) if known else None

@@ -16,6 +16,7 @@ import resource
 from pathlib import Path
 
 from pipeline import params, plan, tasks
+from pipeline.atomic import claim
 from pipeline.errors import log, run
 from pipeline.params import Params
 from pipeline.store import sealed
@@ -50,6 +51,7 @@ def main() -> None:
 def predict(p: Params, experiment: str, name: str) -> None:
     """Write the prediction store and the speed of one (experiment, model)."""
     job = Run(p, plan.fields_of(p, "predict", experiment=experiment, model=name))
+    claim(job.output)
     made, batch = tasks.part(job.protocol.task, "predict").predict(job)
     write_speed(job, made, batch)
     for note in job.network.notes():

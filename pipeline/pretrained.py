@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 
 from pipeline import params, plan, weights
+from pipeline.atomic import claim
 from pipeline.errors import log, run
 from pipeline.identity import content
 from pipeline.store import sealed
@@ -24,6 +25,7 @@ def main() -> None:
     args = parser.parse_args()
     p = params.load()
     output = plan.path("pretrained", **plan.fields_of(p, "pretrained", weights=args.weights))
+    claim(output)
     manifest: dict[str, str | None] = {"file": weights.source_of(args.weights).file, "sha256": None}
     try:
         manifest["sha256"] = content(weights.path(args.weights, patient=False))

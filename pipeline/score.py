@@ -29,6 +29,7 @@ from typing import Any
 import cv2
 
 from pipeline import compute, params, plan, tasks
+from pipeline.atomic import claim
 from pipeline.errors import RetakeError, log, run
 from pipeline.params import Params
 from pipeline.store import scores
@@ -48,6 +49,8 @@ def main() -> None:
 def score(p: Params, experiment: str, name: str) -> Path:
     """Write the scores of one row and return their path."""
     fields = plan.fields_of(p, "score", experiment=experiment, model=name)
+    output = plan.path("score", **fields)
+    claim(output)
     frames, predicted = Store(fields["frames"]), Store(plan.path("predict", **fields))
     cv2.setNumThreads(p.compute.threads)
     metrics = _build(p, experiment, name)
@@ -64,7 +67,6 @@ def score(p: Params, experiment: str, name: str) -> Path:
         "predictions": predicted.meta,
         **facts,
     }
-    output = plan.path("score", **fields)
     scores.write(output, rows, meta)
     log.info("scored %d windows x %d samples, %d values: %s", facts["windows"], facts["samples"], len(rows), output)
     return output

@@ -25,9 +25,9 @@ def write(path: str | Path, tree: dict[str, Any]) -> None:
 def read(path: str | Path) -> dict[str, Any]:
     """Return the mapping that `write` wrote; raises RetakeError for a file that is missing, damaged, or no such file."""
     path = Path(path)
-    again = f"make it again with `snakemake --force {path}`"
     if not path.is_file():  # a named pipe would be waited for
-        raise RetakeError(f"no {'file' if path.exists() else 'such file'} {path}: {again}")
+        raise RetakeError(f"no file {path}: make it with `snakemake {path}`")
+    again = f"make it again with `snakemake --force {path}`"
     try:
         tree = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
