@@ -12,7 +12,8 @@
 
 Its schema's metadata, key `retake`, is JSON: each metric's label, direction, scale, digits and settings, what it `needs`,
 its identity (a digest of kind and settings) and the number of its values; of metrics of sets the number of samples and the
-values without each clip in turn, of which the table makes the interval; the metrics without values and why; the
+values without each clip in turn, of which the table makes the interval; the metrics without values and why; why single values
+are NaN (a frame that has none); the
 prediction store's identity and metadata.
 Averages are made in the table. Windows, and the frames of scenes, are read one by one, so memory stays flat.
 """
@@ -23,6 +24,7 @@ import argparse
 import collections
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,8 @@ def score(p: Params, experiment: str, name: str) -> Path:
     metrics = _build(p, experiment, name)
     protocol = p.protocols[p.experiments[experiment].protocol]
     found, facts = tasks.part(protocol.task, "score").score(p, fields, protocol, frames, predicted, metrics)
+    for key in {row[3] for row in found} - {row[3] for row in found if not math.isnan(row[4])}:
+        metrics.skip(key, "; ".join(metrics.lacking[key]))
     rows = [row for row in found if row[3] not in metrics.skipped]
     counts = collections.Counter(row[3] for row in rows)
     meta = {
@@ -63,6 +67,7 @@ def score(p: Params, experiment: str, name: str) -> Path:
         "model": name,
         "metrics": {key: about | {"values": counts[key]} for key, about in _describe(p, experiment).items()},
         "skipped": metrics.skipped,
+        "lacking": {key: "; ".join(reasons) for key, reasons in metrics.lacking.items() if key not in metrics.skipped},
         "identity": predicted.identity,
         "predictions": predicted.meta,
         **facts,
@@ -97,6 +102,8 @@ def _build(p: Params, experiment: str, name: str) -> Metrics:
         if missing:
             metrics.skip(key, f"no weights {missing[0]}")
             continue
+        if module.NO_VALUE is not None:
+            metrics.no_value[key] = module.NO_VALUE
         metrics.functions.setdefault(module.NEEDS, {})[key] = module.build(metric, device)
     return metrics
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline import plan
 from pipeline.errors import RetakeError
+from pipeline.metrics import left_out
 from pipeline.params import Params
 from pipeline.store import scores
 from pipeline.store.frames import Store
@@ -36,6 +37,9 @@ def row(p: Params, experiment: str, name: str) -> Row:
     made = meta["predictions"]
     meta["values"], meta["weights"], meta["horizons"] = _pivot(columns, meta, path)
     notes = [f"{metric}: {reason}" for metric, reason in sorted(meta["skipped"].items())]
+    for metric, windows in meta["values"].items():
+        told = left_out(np.concatenate([v.ravel() for v in windows.values()]), meta["lacking"].get(metric))
+        notes += [f"{metric}: {told}"] if told else []
     notes += [f"{metric}: {told['note']}" for metric, told in sorted(meta.get("sets", {}).items())]
     if made.get("brought"):
         notes.insert(0, f"brought as {made['brought']}")
@@ -91,7 +95,9 @@ def _pivot(
     missing = []
     for metric, about in meta["metrics"].items():
         found = values.get(metric, {}).values()
-        if sum(v.size for v in found) != about["values"] or any(np.isnan(v).any() for v in found):
+        if sum(v.size for v in found) != about["values"] or (
+            metric not in meta["lacking"] and any(np.isnan(v).any() for v in found)
+        ):
             missing.append(metric)
     if missing:
         raise RetakeError(f"{path} lacks values of {', '.join(missing)}: make it again with `snakemake {path}`")
@@ -128,6 +134,14 @@ def _cell(
 
     `counts`: what each counts, (n,); `windows`: of which window each is; `names`: what is averaged, what clips are called.
     """
+    whole = np.isfinite(averaged).all(axis=1) & (counts > 0)
+    if not whole.any():
+        infinite = np.isinf(averaged).any()
+        return Cell(
+            math.inf if infinite else math.nan, note="the mean is infinite" if infinite else "there are no values"
+        )
+    averaged, counts = averaged[whole], counts[whole]
+    windows = [window for window, counted in zip(windows, whole, strict=True) if counted]
     about, scale = row.meta["metrics"][metric], row.meta["metrics"][metric]["scale"]
     samples = scale * (averaged * counts[:, None]).mean(axis=0) / counts.mean()
     mean = float(samples.mean())

@@ -66,6 +66,7 @@ def best(rows: list[Row], columns: list[Column]) -> set[tuple[str, str]]:
     found = set()
     for column in columns:
         cells = {row.name: row.cells[column.name].mean for row in rows if row.measured and column.name in row.cells}
+        cells = {name: mean for name, mean in cells.items() if not math.isnan(mean)}
         if cells:
             top = (max if column.about["better"] == "higher" else min)(cells.values())
             found |= {(name, column.name) for name, mean in cells.items() if column.short(mean) == column.short(top)}

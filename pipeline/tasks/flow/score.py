@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from pipeline.store.frames import Store
 from pipeline.store.scores import Row
 from pipeline.tasks.common.score import Metrics
 from pipeline.tasks.flow import clips
+
+SHOWN = 3  # pairs without truth that are named
 
 
 def score(
@@ -51,7 +54,10 @@ def score(
             try:
                 value, weight = function(pair[0], flow, exact, seen)
             except Undefined as reason:
-                raise RetakeError(f"{truth.path}, {key}: {reason}") from None
+                metrics.lack(
+                    metric, f"{key}: {reason}" if len(metrics.lacking.get(metric, ())) < SHOWN else str(reason)
+                )
+                value, weight = math.nan, 0.0
             rows.append((key, 0, 0, metric, value, weight))
     stores = [s.identity for s in (truth, noc) if s is not None]
     return rows, {"windows": len(pairs), "samples": 1, "flow": stores}

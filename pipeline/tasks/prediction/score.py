@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline import plan
 from pipeline.errors import RetakeError, progress
-from pipeline.metrics import Undefined, cache, frechet, sets, temporal
+from pipeline.metrics import Undefined, cache, frechet, mean, sets, temporal
 from pipeline.params import Params
 from pipeline.store.frames import Store
 from pipeline.store.scores import Row
@@ -71,7 +71,7 @@ def _neighbours(
         for metric, values in metrics.values("pairs", where, *pair, region, motion(step)):
             found.setdefault(metric, []).append(float(values[0]))
     for metric, each in found.items():
-        yield metric, float(np.mean(each))
+        yield metric, float(mean(np.array(each)))
     if len(images) < 2:
         for metric in list(metrics.of("pairs")):
             metrics.skip(metric, "two predicted frames are needed, the protocol has one")
