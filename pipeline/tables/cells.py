@@ -70,6 +70,11 @@ class Column:
     group: str = ""
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The names that the column takes in the CSV: of its mean and of the other parts of its cells."""
+        return (self.name, *(f"{self.name}_{part}" for part in PARTS))
+
+    @property
     def title(self) -> str:
         """The column's name for people."""
         return f"{self.about['label']} t+{self.k}" if self.k else str(self.about["label"])

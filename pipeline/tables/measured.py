@@ -16,6 +16,7 @@ from pipeline.store import scores
 from pipeline.store.frames import Store
 from pipeline.tables import intervals
 from pipeline.tables.cells import Cell, Column, Row, Windows
+from pipeline.tracking import flatten
 
 
 def row(p: Params, experiment: str, name: str) -> Row:
@@ -48,12 +49,44 @@ def row(p: Params, experiment: str, name: str) -> Row:
         "samples": str(meta["samples"]),
         "parameters": "" if made["parameters"] is None else str(made["parameters"]),
         "gmacs": "" if made["gmacs"] is None else f"{made['gmacs']:.6g}",
+        **_lineage(p, experiment, name, store),
         **{key: made[key][:12] for key in ("checkpoint", "data", "params")},
         "partial": made.get("partial") or "",
         "note": "; ".join(notes),
         "metrics": " ".join(f"{metric}:{about['identity']}" for metric, about in meta["metrics"].items()),
     }
     return Row(name, e.models.get(name, name), "measured", facts=facts, meta=meta)
+
+
+def _lineage(p: Params, experiment: str, name: str, store: Store) -> dict[str, str]:
+    """Return in words what a row rests on beside its digests: the frames' size, the flow that it read, its training.
+
+    Training is told by all its settings: what shortened it or left a loss out is among them.
+    """
+    e, made = p.experiments[experiment], store.meta
+    frames = Store(made["frames"])
+    sizes = [f"{width}x{height}" for height, width in np.unique(frames.size, axis=0)]
+    most = f"{len(sizes)} sizes from {sizes[0]} to {sizes[-1]}" if len(sizes) > 2 else " and ".join(sizes)
+    told = {
+        "frames": f"`{e.dataset}` at {most}, where resized by {frames.meta.get('resize')}",
+        "flow": "",
+        "training": "",
+    }
+    model = p.models.get(name)
+    if model is None:
+        return told
+    if model.flow is not None:
+        estimator = p.models[model.flow]
+        settings = ", ".join(f"{k} {v}" for k, v in flatten(estimator.predict.model_dump(mode="json")).items())
+        told["flow"] = f"by `{model.flow}` ({estimator.kind}: {settings}), {str(made.get('flow', ''))[:12]}"
+    if model.checkpoint is not None:
+        told["training"] = f"imported from {model.checkpoint}"
+    elif model.train is not None:
+        recipe = flatten(model.train.model_dump(mode="json"))
+        told["training"] = f"on `{e.trained_on}`, " + ", ".join(
+            f"{k} {'none' if v is None else v}" for k, v in recipe.items()
+        )
+    return told
 
 
 def same_metrics(rows: list[Row]) -> None:
