@@ -16,6 +16,7 @@ import json
 import pickle
 import pickletools
 import re
+import struct
 import sys
 import warnings
 import zipfile
@@ -176,7 +177,17 @@ def load_tree(file: str | Path) -> dict[str, Any]:
             ) from None
         raise RetakeError(f"{file} is no checkpoint, or damaged: {_first(text.split('error:')[-1])}") from None
     # What torch raises for truncated and foreign files differs with the place of the damage.
-    except (RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, AssertionError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        LookupError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        AssertionError,
+        struct.error,
+        OverflowError,
+    ) as error:
         why = _first(str(error)) if isinstance(error, RuntimeError) else f"{type(error).__name__} {error}".strip()
         raise RetakeError(f"{file} is no checkpoint, or truncated: {why}") from None
 
@@ -208,7 +219,16 @@ def load_script(file: str | Path) -> dict[str, Tensor]:
             return dict(_tensors(tree, ""))
     except pickle.UnpicklingError as error:
         raise RetakeError(f"{file} is refused: {error}") from None
-    except (RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        LookupError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        struct.error,
+        zipfile.BadZipFile,
+    ) as error:
         raise RetakeError(f"{file} is no TorchScript archive, or truncated: {type(error).__name__} {error}") from None
 
 
