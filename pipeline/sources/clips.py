@@ -25,7 +25,9 @@ from pipeline.sources.images import frame_name, image_files, read_pixels
 
 SLACK = 1e-3  # what a float may lie outside [0,1]
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
-KINDS = f"a folder of clips (images, or videos: {', '.join(VIDEOS)}), a video, or an array ({', '.join(arrays.SUFFIXES)})"
+KINDS = (
+    f"a folder of clips (images, or videos: {', '.join(VIDEOS)}), a video, or an array ({', '.join(arrays.SUFFIXES)})"
+)
 
 
 @dataclass
