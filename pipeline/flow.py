@@ -87,10 +87,10 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
         raise RetakeError(f"dataset {dataset} has no split {split!r}{near(split, splits)}")
     frames = Store(plan.path("frames", dataset=dataset, split=split))
     export = EXPORTS[model.export]
-    wanted = export.pairs(frames)
-    if not wanted:
+    chosen = export.pairs(frames)
+    if not chosen:
         raise RetakeError(f"{frames.path}: no two consecutive frames in any of {len(frames.clips)} clips, so no flow")
-    named = {(pair.clip, int(frames.frame[pair.name])): pair for pair in wanted}
+    named = {(pair.clip, int(frames.frame[pair.name])): pair for pair in chosen}
     estimator, digest = None, ""
     if model.kind not in plan.TRUTH:
         checkpoint = None
@@ -124,9 +124,9 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
         if estimator is None:
             jobs = _exact(p, model.kind, dataset, split, frames, named)
         else:
-            loaded = _loaded(model, frames, wanted, pool, 2 * max(workers, p.compute.batch))
+            loaded = _loaded(model, frames, chosen, pool, 2 * max(workers, p.compute.batch))
             jobs = _estimated(model, estimator, frames, loaded, p.compute.batch)
-        bar = progress(_encoded(jobs, pool, 2 * workers), total=len(wanted), unit="pair", desc=f"flow {name}")
+        bar = progress(_encoded(jobs, pool, 2 * workers), total=len(chosen), unit="pair", desc=f"flow {name}")
         for clip, frame, (encoded, size) in bar:
             out.add(clip, frame, source=frames.source(named[clip, frame].name), encoded=encoded, size=size)
             done += 1

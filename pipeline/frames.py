@@ -117,18 +117,18 @@ def read_manifest(path: Path, kind: str) -> tuple[list[Path], list[str]]:
     if not path.exists():
         raise RetakeError(f"no manifest {path}: make it with `snakemake {path}`")
     manifest = json.loads(path.read_text())
-    found, problems = [], []
+    archives, problems = [], []
     for archive in manifest["archives"]:
-        at = Path("data/raw") / kind / archive["file"]
-        size = (unpacked(at).bytes if at.is_dir() else at.stat().st_size) if at.exists() else None
+        file = Path("data/raw") / kind / archive["file"]
+        size = (unpacked(file).bytes if file.is_dir() else file.stat().st_size) if file.exists() else None
         if size != archive["bytes"]:
             what = "is gone" if size is None else f"has {size} bytes"
-            problems.append(f"{at} {what}, {path} has verified {archive['bytes']}")
-        found.append(at)
+            problems.append(f"{file} {what}, {path} has verified {archive['bytes']}")
+        archives.append(file)
     if problems:
         problems.append(f"Put the verified archives back, or delete {path} and run again")
         raise RetakeError("\n".join(problems))
-    return found, manifest["missing"]
+    return archives, manifest["missing"]
 
 
 def _partial(module: Any, d: Dataset, split: str, there: int, missing: int, clips: list[Clip | Stream]) -> str | None:

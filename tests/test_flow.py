@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
@@ -32,6 +33,7 @@ from pipeline.sources.images import read_image
 from pipeline.store import flow as files
 from pipeline.store.frames import Store, Writer
 from pipeline.tasks.flow import view as flow_view
+from tests.conftest import furnish, handed_over, resolved
 
 NONE: dict[str, Any] = {"network": None, "train": None, "checkpoint": None}
 MODELS = {
@@ -495,7 +497,7 @@ def test_truth_bad_input(project: Any, archive: None) -> None:
     project.toy.truth = lambda *_: iter(())
     with pytest.raises(RetakeError, match="toy has no exact flow of any pair"):
         stage.make(project, "truth", "toy", "test")
-    del project.toy.truth
+    project.toy.truth = None
     with pytest.raises(RetakeError, match=r"dataset toy \(toy\) has no exact flow: estimate it"):
         stage.make(project, "truth", "toy", "test")
     assert not list(Path("data").rglob("flow/**/*.arrow*"))
@@ -509,18 +511,17 @@ PUBLISHED = "arflow_kitti15_ar_published"
 
 def network_project(folder: Path, frames: int = 2) -> params.Params:
     """Return the project's parameters, at small sizes, with a dataset of two clips of two sizes in `folder`."""
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"reproduce": [], "experiments": {}}
+    tree = resolved() | {"reproduce": [], "experiments": {}}
     tree["compute"] |= {"device": "cpu", "threads": 1, "batch": 3}
     tree["datasets"] = {"toy": tree["datasets"]["sintel"]}
     tree["models"] = {PUBLISHED: tree["models"][PUBLISHED]}
     tree["models"][PUBLISHED]["predict"] |= {"height": 64, "width": 128}
     tree["models"][PUBLISHED]["network"]["frames"] = frames
-    (folder / "workflow").mkdir(exist_ok=True)
-    (folder / "workflow/weights.csv").write_text((ROOT / "workflow/weights.csv").read_text())
+    furnish(folder)
     (folder / "params.yaml").write_text(yaml.safe_dump(tree))
     clips = {"a": dict(enumerate(moving(6, (2, 1)))), "b": dict(enumerate(moving(3, (1, 0), (48, 80))))}
     store_frames(clips)
-    return params.load(tree)
+    return params.validate(tree)
 
 
 def published_file(folder: Path, views: int = 2, dense: bool = False, **changes: Any) -> Path:
@@ -542,7 +543,9 @@ def imported(p: params.Params) -> Path:
     from pipeline import train
 
     fields = plan.fields_of(p, "train", model=PUBLISHED, dataset="toy")
-    assert plan.inputs(p, "train", fields) == ["workflow/weights.csv"]  # no frames are prepared for it
+    assert plan.inputs(p, "train", fields) == [
+        f"data/weights/{p.models[PUBLISHED].checkpoint}.json"
+    ]  # no frames are prepared for it
     train.import_published(p, fields)
     return plan.path("train", **fields)
 
@@ -653,7 +656,7 @@ def test_published_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pytes
     tree = yaml.safe_load((tmp_path / "params.yaml").read_text())
     tree["models"][PUBLISHED]["checkpoint"] = "arflow_sky"
     with pytest.raises(weights.Missing, match=r"no data/weights/sky_ckpt.pth.tar. Get sky_ckpt.pth.tar from https"):
-        imported(params.load(tree))
+        imported(params.validate(tree))
     with pytest.raises(RetakeError, match=r"no checkpoint data/checkpoints/.*toy.pt: check the name, or make it with"):
         stage.make(p, PUBLISHED, "toy", "test")
 
@@ -750,10 +753,10 @@ def test_two_images_bad_input(tmp_path: Path, two_images: list[Path]) -> None:
 
 def test_command_line(tmp_path: Path, two_images: list[Path]) -> None:
     """With the project's own entry `dis`, in another folder."""
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
-    tree |= {"reproduce": [], "protocols": {}, "experiments": {}, "datasets": {"demo": tree["datasets"]["demo"]}}
-    tree["models"] = {"dis": tree["models"]["dis"]}
-    env = {**os.environ, params.VARIABLE: json.dumps(tree), "PYTHONPATH": str(ROOT)}
+    tree = resolved()
+    furnish(tmp_path)
+    with contextlib.chdir(tmp_path):
+        env = handed_over(tree)
 
     def command(*words: str) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", "pipeline.flow", *words]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -19,7 +18,6 @@ import numpy as np
 import pytest
 import tf_writer
 import torch
-import yaml
 from parity_tecogan import params, recipe
 from test_tecogan import published, texture
 
@@ -31,7 +29,7 @@ from pipeline.models.tecogan.training import TecoGAN
 from pipeline.sources import tensorflow
 from pipeline.sources.images import read_frame
 from pipeline.store.frames import Writer
-from tests.conftest import ROOT
+from tests.conftest import furnish, handed_over, resolved
 from tests.engines import Project
 
 IMPORT = (sys.executable, "-m", "pipeline.train", "--model", "tecogan_published", "--dataset", "vid4")
@@ -90,15 +88,13 @@ def test_published_archive_becomes_our_checkpoint(tmp_path: Path, bundle: Path) 
 @pytest.fixture
 def run_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, torch.Tensor]]:
     """A function that runs the import job in this process, in a folder of its own."""
-    text = (ROOT / "params.yaml").read_text()
     monkeypatch.chdir(tmp_path)
-    Path("workflow").mkdir()
-    shutil.copy(ROOT / "workflow/weights.csv", "workflow")
+    furnish(tmp_path)
 
     def run(checkpoint: Path, blocks: int = 2) -> dict[str, torch.Tensor]:
-        tree = yaml.safe_load(text)
+        tree = resolved()
         tree["models"]["tecogan_published"] |= {"checkpoint": str(checkpoint), "network": {"blocks": blocks}}
-        monkeypatch.setenv(project_params.VARIABLE, json.dumps(tree))
+        monkeypatch.setenv(project_params.VARIABLE, handed_over(tree)[project_params.VARIABLE])
         monkeypatch.setattr(sys, "argv", list(IMPORT[2:]))
         train.main()
         return weights.load_tree("data/checkpoints/tecogan_published/vid4.pt")["weights"]

@@ -33,7 +33,7 @@ from pipeline.models.tecogan import build
 from pipeline.models.tecogan.training import TecoGAN
 from pipeline.params import Params
 from pipeline.sources.images import read_frame
-from tests.conftest import ROOT
+from tests.conftest import ROOT, resolved
 from tests.layouts_zips import coded, number, write_video
 
 HEIGHT, WIDTH = 12, 16
@@ -49,10 +49,10 @@ def _quiet() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def p() -> Params:
     """The project's params with `frvsr_demo` of one block, on one thread."""
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree = resolved()
     tree["models"]["frvsr_demo"]["network"]["blocks"] = 1
     tree["compute"] |= {"device": "cpu", "threads": 1}
-    return params.load(tree)
+    return params.validate(tree)
 
 
 def network(zero: bool = False) -> TecoGAN:
@@ -146,7 +146,7 @@ def test_outputs_that_are_not_finite_are_refused(
 def test_published_dropping(p: Params, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = json.loads(p.model_dump_json())
     tree["models"]["frvsr_demo"]["predict"]["quirks"] = ["published_dropping"]
-    published_rule = params.load(tree)
+    published_rule = params.validate(tree)
     images = pan(4)
     monkeypatch.setattr(upscale, "SAVE_EVERY", 0)
     write = upscale.write_bytes

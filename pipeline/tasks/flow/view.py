@@ -90,8 +90,8 @@ def picture(fields: plan.Fields, protocol: Any, estimates: dict[str, Store], pat
     set, whose true motion is the median.
     """
     frames, truth = Store(fields["frames"]), Store(fields["truth"])
-    found = [(clip, int(truth.frame[row])) for clip, rows in truth.clips.items() for row in rows]
-    pairs = spread(found, CANDIDATES)
+    every = [(clip, int(truth.frame[row])) for clip, rows in truth.clips.items() for row in rows]
+    pairs = spread(every, CANDIDATES)
     motion = [float(np.nanmean(np.hypot(*np.moveaxis(truth.image(truth.row(*pair)), -1, 0)))) for pair in pairs]
     clip, frame = pairs[int(np.argsort(motion, kind="stable")[len(motion) // 2])]
     true = truth.image(truth.row(clip, frame))

@@ -45,8 +45,8 @@ def score(
             for metric, value in _neighbours(metrics, where, images, target, motion(window)):
                 rows.append((key, 0, sample, metric, value, 1.0))
         if metrics.of("samples"):
-            some = np.stack([images for _, images in _predictions(predicted, key, range(samples), frames, span)])
-            for metric, values in metrics.values("samples", f"{predicted.path}, window {key}", some):
+            draws = np.stack([images for _, images in _predictions(predicted, key, range(samples), frames, span)])
+            for metric, values in metrics.values("samples", f"{predicted.path}, window {key}", draws):
                 drop = p.experiments[fields["experiment"]].metrics[metric].drop  # type: ignore[attr-defined]
                 kept = len(windows) if drop is None else frechet.kept(len(windows), drop)
                 rows.append((key, 0, 0, metric, float(values[0]), float(number < kept)))
@@ -64,12 +64,12 @@ def _neighbours(
 ) -> Iterator[tuple[str, float]]:
     """Yield (metric, mean over neighbouring frames) of the metrics of pairs in a predicted clip."""
     region = (slice(None), slice(None))
-    found: dict[str, list[float]] = {}
+    by_metric: dict[str, list[float]] = {}
     for step in range(len(images) - 1):
         pair = images[step : step + 2], target[step : step + 2]
         for metric, values in metrics.values("pairs", where, *pair, region, motion(step)):
-            found.setdefault(metric, []).append(float(values[0]))
-    for metric, each in found.items():
+            by_metric.setdefault(metric, []).append(float(values[0]))
+    for metric, each in by_metric.items():
         yield metric, float(np.mean(each))
     if len(images) < 2:
         for metric in list(metrics.of("pairs")):
@@ -93,7 +93,7 @@ def _of_sets(
         distance: sets.Distance = built  # type: ignore[assignment]
         try:
             true = _true_features(distance, frames, spans)
-            found = [
+            distances = [
                 distance.distance(
                     _predicted_features(distance, frames, predicted, windows, spans, sample),
                     true,
@@ -106,9 +106,9 @@ def _of_sets(
             continue
         except RetakeError as error:
             raise RetakeError(f"{metric} of {predicted.path}: {error}") from None
-        rows += [("", 0, sample, metric, f.value, 1.0) for sample, f in enumerate(found)]
-        without = np.mean([f.without for f in found], axis=0).tolist()
-        first = found[0]
+        rows += [("", 0, sample, metric, f.value, 1.0) for sample, f in enumerate(distances)]
+        without = np.mean([f.without for f in distances], axis=0).tolist()
+        first = distances[0]
         facts[metric] = {"note": first.note, "units": first.units, "sizes": first.sizes, "without": without}
     return rows, facts
 
@@ -122,21 +122,21 @@ def _true_features(distance: sets.Distance, frames: Store, spans: list[range]) -
             len(spans),
             lambda: (unit(np.stack([true_frame(frames, r) for r in span]), str(frames.path)) for span in spans),
         )
-    wanted = np.concatenate([np.array(span) for span in spans])
-    needed = np.unique(wanted)
+    targets = np.concatenate([np.array(span) for span in spans])
+    needed = np.unique(targets)
     content = cache.digest(frames.identity.encode(), needed.tobytes())
 
     def images() -> Iterator[np.ndarray]:
         """Yield stacks of frames of one size."""
         changes = np.flatnonzero((np.diff(frames.content[needed], axis=0) != 0).any(axis=1)) + 1
         for same in np.split(needed, changes):
-            for at in range(0, len(same), AT_ONCE):
+            for first in range(0, len(same), AT_ONCE):
                 yield unit(
-                    np.stack([true_frame(frames, int(row)) for row in same[at : at + AT_ONCE]]), str(frames.path)
+                    np.stack([true_frame(frames, int(row)) for row in same[first : first + AT_ONCE]]), str(frames.path)
                 )
 
     base = distance.rows(content, len(needed), images)
-    return cache.Taken(base, np.searchsorted(needed, wanted))
+    return cache.Taken(base, np.searchsorted(needed, targets))
 
 
 def _predicted_features(
@@ -146,8 +146,8 @@ def _predicted_features(
 
     def images() -> Iterator[np.ndarray]:
         for window, span in zip(progress(windows, unit="window", desc="features"), spans, strict=True):
-            for _, found in _predictions(predicted, tested.key(window), range(sample, sample + 1), frames, span):
-                yield found
+            for _, predictions in _predictions(predicted, tested.key(window), range(sample, sample + 1), frames, span):
+                yield predictions
 
     content = f"{predicted.identity} sample {sample}"
     return distance.rows(content, len(spans) if distance.unit == "clips" else sum(map(len, spans)), images)
@@ -183,16 +183,16 @@ def check(predicted: Store, frames: Store, windows: list[Window], protocol: Prot
     expected = {tested.key(w) for w in windows}
     missing = [tested.key(w) for w in windows if tested.key(w) not in predicted.clips]
     extra = [clip for clip in predicted.clips if clip not in expected]
-    for what, found in (("lacks", missing), ("has unknown", extra)):
-        if found:
-            some = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
-            raise RetakeError(f"{predicted.path} {what} {len(found)} of {len(windows)} windows ({some}): {again}")
+    for what, names in (("lacks", missing), ("has unknown", extra)):
+        if names:
+            shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+            raise RetakeError(f"{predicted.path} {what} {len(names)} of {len(windows)} windows ({shown}): {again}")
     samples = int(predicted.meta["samples"])
     whole = {(s, k) for s in range(samples) for k in range(1, protocol.horizon + 1)}
     for clip, rows in predicted.clips.items():
-        found_rows = [(int(predicted.sample[r]), int(predicted.frame[r])) for r in rows]
-        if len(found_rows) != len(whole) or set(found_rows) != whole:
-            wrong = sorted(whole ^ set(found_rows)) or sorted(x for x in whole if found_rows.count(x) > 1)
+        stored = [(int(predicted.sample[r]), int(predicted.frame[r])) for r in rows]
+        if len(stored) != len(whole) or set(stored) != whole:
+            wrong = sorted(whole ^ set(stored)) or sorted(x for x in whole if stored.count(x) > 1)
             raise RetakeError(
                 f"{predicted.path}, window {clip}: expected {samples} samples of steps 1 to {protocol.horizon}, "
                 f"each once; wrong (sample, step): {', '.join(map(str, wrong[:5]))}; {again}"
@@ -204,12 +204,12 @@ def _predictions(
     store: Store, key: str, samples: range, frames: Store, span: range
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (sample, images (horizon, H, W, 3) float32 in [0,1]) for the true frames in the rows `span`, without padding."""
-    at = {(int(store.sample[r]), int(store.frame[r])): r for r in store.clips[key]}
+    rows = {(int(store.sample[r]), int(store.frame[r])): r for r in store.clips[key]}
     size, (height, width) = tuple(frames.size[span[0]]), frames.content[span[0]]
     for sample in samples:
         images = []
         for step in range(1, len(span) + 1):
-            image = store.image(at[sample, step])
+            image = store.image(rows[sample, step])
             if image.shape != (*size, 3):
                 raise RetakeError(
                     f"{store.path}, window {key}, step {step}: the image is {image.shape[1]}x{image.shape[0]}, "

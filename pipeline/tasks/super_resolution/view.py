@@ -104,8 +104,8 @@ def picture(fields: plan.Fields, protocol: Any, upscaled: dict[str, Store], path
     profiles: list[Cell] = []
     for label, images in shown.items():
         lines = []
-        for at, image in zip(numbers, images, strict=True):
-            if at == number:
+        for frame_number, image in zip(numbers, images, strict=True):
+            if frame_number == number:
                 parts.append((label, enlarged(image[part])))
             lines.append(image[top + side // 2, part[1]])
         middle = lines[max(len(lines) - DETAIL, 0) // 2 :][:DETAIL]
