@@ -28,6 +28,10 @@ def atomic(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # writes that fail name no file: a full disk must be known by one
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

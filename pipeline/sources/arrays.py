@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -44,7 +44,7 @@ def _packed(path: Path) -> np.ndarray:
     return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order=order)
 
 
-def _layout(file: BinaryIO, length: int, where: str) -> tuple[np.dtype, tuple[int, ...], str]:
+def _layout(file: BinaryIO, length: int, where: str) -> tuple[np.dtype, tuple[int, ...], Literal["C", "F"]]:
     """Return dtype, shape and order of the array whose header begins `file`, which is left where the values begin."""
     try:
         version = np.lib.format.read_magic(file)

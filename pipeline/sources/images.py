@@ -1,7 +1,7 @@
 """Images that people give, as RGB; which files of a folder are its frames; and the sizes of images in archives.
 
 What an image is decides its content, not its name: PNG and JPEG are read, and BMP, PPM, TIFF and WebP of one frame.
-Those that a camera marked as turned (EXIF) come upright. Alpha that is opaque everywhere is dropped.
+PNG and JPEG that a camera marked as turned (EXIF) come upright. Alpha that is opaque everywhere is dropped.
 """
 
 from __future__ import annotations
@@ -89,10 +89,11 @@ def read_pixels(path: str | Path) -> np.ndarray:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or image.shape[:2] != head[:2]:
         raise RetakeError(f"{path} cannot be read as an image: it is cut off or damaged")
-    if image.dtype not in (np.uint8, np.uint16):
+    opaque = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(image.dtype)
+    if opaque is None:
         raise RetakeError(f"{path} has values of {image.dtype}: 8 or 16 bits are read")
     if image.ndim == 3 and image.shape[2] == 4:
-        if image[..., 3].min() < np.iinfo(image.dtype).max:
+        if image[..., 3].min() < opaque:
             raise RetakeError(
                 f"{path} has pixels that can be seen through, and nothing says what is behind them: put it on a "
                 f"background first (magick {path.name} -background black -flatten OUT.png)"
@@ -243,7 +244,9 @@ def _other_header(data: bytes) -> Header:
     _checked(image.height, image.width)
     if frames > 1:
         raise ValueError(f"holds {frames} frames ({image.format}): give them one by one")
-    return Header(image.height, image.width, 8, image.mode, turn if 1 <= turn <= 8 else UPRIGHT)
+    if turn != UPRIGHT:  # OpenCV turns some of these itself
+        raise ValueError(f"is marked as turned (EXIF orientation {turn}): write it upright")
+    return Header(image.height, image.width, 8, image.mode, turn)
 
 
 def _orientation(exif: bytes) -> int:
