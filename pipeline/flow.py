@@ -35,6 +35,7 @@ from pipeline.atomic import claim
 from pipeline.drawing import colours
 from pipeline.drawing.images import write_image
 from pipeline.errors import RetakeError, log, near, progress, run
+from pipeline.outputs import unused
 from pipeline.params import Model, Params
 from pipeline.sources.images import read_image
 from pipeline.store import flow as files
@@ -164,6 +165,8 @@ def make_pair(
         raise RetakeError(f"{model.kind} needs --checkpoint: a file of data/checkpoints, or a published one")
     if checkpoint is not None and not model.has_weights:
         raise RetakeError(f"{model.kind} has no weights: leave --checkpoint out, or name the estimator that it is of")
+    unused(output)
+    unused(picture)
     first, second = (read_image(path) for path in images)
     if first.shape != second.shape:
         sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (first, second)]

@@ -101,7 +101,7 @@ def make(p: Params, dataset: str, split: str) -> Path:
             more = f"\nand {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
             raise RetakeError(
                 f"{dataset} {split}: faults in {count} frames ({len(problems)}), no store is written. Put whole archives "
-                "into place (delete a bad one to have it downloaded again), then run again:\n"
+                "into place (move a bad one away to have it downloaded again), then run again:\n"
                 + "\n".join(problems[:SHOWN])
                 + more
             )
@@ -144,7 +144,7 @@ def _partial(module: Any, d: Dataset, split: str, there: int, missing: int, clip
         if counts[what] > number:
             raise RetakeError(
                 f"{d.kind} {split} has {number} {what}, the archives in data/raw/{d.kind} hold {counts[what]}: they "
-                "are not the publisher's; delete them to have those downloaded"
+                "are not the publisher's; move them away to have those downloaded"
             )
     if not missing and all(counts[what] == number for what, number in whole.items()):
         return None
