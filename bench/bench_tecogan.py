@@ -23,7 +23,7 @@ from pipeline import params, upscale, weights
 from pipeline.losses.slim_vgg import NAMES, SlimVgg
 from pipeline.models.tecogan import network, ops, training
 from pipeline.params import Params
-from pipeline.sources.images import read_png
+from pipeline.sources.images import read_frame
 from pipeline.tasks.super_resolution import grid, warm_up
 
 SIZES = ((180, 144), (320, 134))  # width, height of Vid4's calendar and of Tears of Steel, low resolution
@@ -103,7 +103,7 @@ def _upscaling(p: Params, net: Any, folder: Path, width: int, height: int) -> li
     images = [(255 * x[0]).clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy() for x in fast]
     frames = list(_tensors(source))
     alone, narrow = interleave(ROUNDS, lambda: list(net.upscale(frames)), lambda: _narrow(net, frames))
-    reading = _seconds(lambda: [read_png(file) for file in sorted(source.iterdir())])
+    reading = _seconds(lambda: [read_frame(file) for file in sorted(source.iterdir())])
     writing = _seconds(lambda: [cv2.imencode(".png", image) for image in images])
     loss = _decibel(fast, _narrow(net, frames))
     added = _decibel(fast, [grid.resize_bicubic(x) for x in frames])
@@ -127,7 +127,7 @@ def _upscaling(p: Params, net: Any, folder: Path, width: int, height: int) -> li
 
 def _tensors(source: Path) -> Iterator[torch.Tensor]:
     for file in sorted(source.iterdir()):
-        yield torch.from_numpy(read_png(file)).permute(2, 0, 1)[None].float() / 255
+        yield torch.from_numpy(read_frame(file)).permute(2, 0, 1)[None].float() / 255
 
 
 def _plain(net: Any, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from pipeline.errors import RetakeError
 from pipeline.losses import laplacian, vgg
-from pipeline.models import copy_last, dmvfn, flow_warp, warping
+from pipeline.models import copy_last, dmvfn, flow_warp
 from pipeline.models.dmvfn import network
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -547,7 +547,7 @@ def test_flow_warp_carries_velocities_along() -> None:
     x = torch.arange(96.0).expand(1, 1, 32, 96)
     flow = torch.cat([rate * x, torch.zeros_like(x)], 1)
     exact = rate * x / (1 + (k + 1) * rate)
-    left = (warping.velocity(flow, k)[:, :1] - exact).abs().max()
+    left = (flow_warp.velocity(flow, k)[:, :1] - exact).abs().max()
     assert left < 0.15 * (flow[:, :1] - exact).abs().max()
 
 

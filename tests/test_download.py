@@ -653,7 +653,7 @@ def test_wrong_hand_placed_archives_are_named_and_left(
     assert str(path) in text
     assert reason.format(size=len(drive(1)), longer=len(drive(1)) + 1) in text
     assert "left as they are" in text
-    assert "Put the publisher's files there, or delete these" in text
+    assert "Put the publisher's files there, or move these away" in text
     assert path.read_bytes() == data
     assert path.stat().st_mtime_ns == before.st_mtime_ns
     assert not Path("data/raw/kitti/test.json").exists()

@@ -31,6 +31,7 @@ from pipeline.models import dis, farneback, truth
 from pipeline.models.base import Network
 from pipeline.sources.images import read_image
 from pipeline.store import flow as files
+from pipeline.store import sealed
 from pipeline.store.frames import Store, Writer
 from pipeline.tasks.flow import view as flow_view
 from tests.conftest import furnish, handed_over, resolved
@@ -390,8 +391,8 @@ def test_sky_export_begins_with_a_frame_to_itself_and_leaves_the_last_out(projec
     array = np.load(tmp_path / "npy/a_frames_00000005.npy")
     assert (array.shape, array.dtype) == ((128, 128, 2), np.float32)
     np.testing.assert_array_equal(array, store.image(1))
-    flow_view.show(store, "a/left", tmp_path / "seen")
-    assert read_image(tmp_path / "seen/sheet.png").shape[1] > 4 * 128
+    flow_view.show(store, "a/left", tmp_path / "seen", tmp_path / "beside")
+    assert read_image(tmp_path / "beside/sheet.png").shape[1] > 4 * 128
 
 
 def test_fields_of_images_with_one_name_are_numbered(project: Any, tmp_path: Path) -> None:
@@ -470,7 +471,7 @@ def archive(project: Any) -> None:
     Path("data/raw/toy").mkdir(parents=True)
     Path("data/raw/toy/drive.zip").write_text("[2, 1]")
     manifest = {"dataset": "toy", "split": "test", "archives": [{"file": "drive.zip"}], "missing": []}
-    Path("data/raw/toy/test.json").write_text(json.dumps(manifest))
+    sealed.write("data/raw/toy/test.json", manifest)
 
 
 def test_truth_comes_from_the_archives_with_holes_where_it_is_not_valid(project: Any, archive: None) -> None:
@@ -489,7 +490,7 @@ def test_truth_comes_from_the_archives_with_holes_where_it_is_not_valid(project:
 def test_truth_bad_input(project: Any, archive: None) -> None:
     store_frames(two_clips())
     store_frames(two_clips(), "toys")
-    with pytest.raises(RetakeError, match=r"no manifest data/raw/toys/test\.json: make it with `snakemake"):
+    with pytest.raises(RetakeError, match=r"no file data/raw/toys/test\.json: make it with `snakemake"):
         stage.make(project, "truth", "toys", "test")
     store_frames(two_clips(gap=False))
     with pytest.raises(RetakeError, match=r"exact flow of a/left frame 4, size \(64, 96\), but .* has no such pair"):
@@ -730,10 +731,10 @@ def test_two_images_bad_input(tmp_path: Path, two_images: list[Path]) -> None:
     messages = {
         "grey": "8-bit grey image, 8-bit RGB is needed: ffmpeg",
         "deep": "16-bit RGB image, 8-bit RGB is needed",
-        "alpha": "8-bit RGB with alpha image",
+        "alpha": r"alpha\.png has pixels that can be seen through",
         "small": r"A\.png is 120x80, .*small\.png is 120x76: flow needs two images of one size",
         "cut": r"cut\.png cannot be read as an image",
-        "text": r"text\.png cannot be read as an image",
+        "text": r"text\.png is no PNG or JPEG image",
         "absent": r"no image .*absent\.png",
     }
     for name, message in messages.items():

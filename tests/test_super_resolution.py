@@ -625,10 +625,9 @@ def test_view_shows_a_scene_beside_the_truth(made: params.Params, monkeypatch: p
         sys, "argv", ["view", "data/predictions/toy/bicubic.arrow", "--clip", "b c", "--output", "here"]
     )
     view.main()
-    names = sorted(path.name for path in Path("here").iterdir())
-    assert names == sorted(
-        ["clip.mp4", "sheet.png", *(f"{n:010d}{kind}.png" for n in range(6) for kind in ("", "_error"))]
-    )
+    frames, beside = (sorted(path.name for path in Path(folder).iterdir()) for folder in ("here", "here_sheets"))
+    assert frames == [f"{n:010d}.png" for n in range(6)]
+    assert beside == [*(f"{n:010d}_error.png" for n in range(6)), "clip.mp4", "sheet.png"]
     store = Store("data/predictions/toy/bicubic.arrow")
     np.testing.assert_array_equal(read_image("here/0000000002.png"), store.image(store.clips["b c"][2]))
 

@@ -27,7 +27,7 @@ from pipeline.errors import RetakeError
 from pipeline.models.tecogan import build
 from pipeline.models.tecogan.training import TecoGAN
 from pipeline.sources import tensorflow
-from pipeline.sources.images import read_png
+from pipeline.sources.images import read_frame
 from pipeline.store.frames import Writer
 from tests.conftest import furnish, handed_over, resolved
 from tests.engines import Project
@@ -170,7 +170,7 @@ def test_killed_gan_training_goes_on_to_the_same_bytes(trainings: Project) -> No
     moved = (state["generator.resblock_1.conv_1.weight"] - first["generator.resblock_1.conv_1.weight"]).abs().max()
     assert 0 < moved < 2 * STEPS * SMALL["lr"]  # it started there: Adam moves a weight by about the rate a step
 
-    picture = read_png(output.with_name("tecogan_train.validation.png"))
+    picture = read_frame(output.with_name("tecogan_train.validation.png"))
     assert picture.shape == (48, 3 * 64, 3)
     with av.open(str(output.with_name("tecogan_train.validation.mp4"))) as film:
         assert [(f.height, f.width) for f in film.decode(video=0)] == [(48, 3 * 64)] * 5

@@ -55,7 +55,7 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Stream]:
         if not files:
             raise RetakeError(
                 f"{archive}: no softmotion30_44k/test/traj_0_to_255.tfrecords or any other such file: it is another "
-                "archive; delete it to have the publisher's downloaded"
+                "archive; move it away to have the publisher's downloaded"
             )
         for match, span in sorted(files, key=lambda file: (file[0][1], int(file[0][3]))):
             if _split(match) == split:

@@ -5,8 +5,10 @@ velocity v, stood at x - (k+1)v in frame t-1, so v solves
 
     v = f(x - (k+1) v)
 
-and the prediction is frame t sampled at x - k v: one resampling, whatever k (`models/warping.py` solves it). On driving
-scenes with DIS flow that is 0.8 dB above f(x) itself at t+1 and 1.1 dB at t+5.
+and the prediction is frame t sampled at x - k v (bilinear, borders repeated): one resampling, whatever k. v starts as
+f(x) and takes half-steps to the right-hand side, which do not swing between the two sides of a motion edge as whole
+steps do. On driving scenes with DIS flow that is 0.8 dB above f(x) itself at t+1 and 1.1 dB at t+5; more steps change
+less than 0.1 dB.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ from pydantic import Field
 from pipeline import params
 from pipeline.errors import RetakeError
 from pipeline.models.base import Network
-from pipeline.models.warping import sample, velocity
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,6 +45,8 @@ def build(p: Params) -> nn.Module:
     """Return the baseline."""
     import torch
     from torch import nn
+
+    from pipeline.models.warping import sample, velocity
 
     class FlowWarp(nn.Module, Network):
         """Moves the last frame along the context's flow."""

@@ -1,7 +1,7 @@
 """Baseline of animation: the start frame, moved on along the clip's own first flow, frame after frame.
 
 What is seen at x at time k, and has kept its velocity v, stood at x - k v in the start frame, so that v = f(x - k v) with f
-the flow from the start to the next frame.
+the flow from the start to the next frame; solved as `flow_warp` does.
 """
 
 from __future__ import annotations

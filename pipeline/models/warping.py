@@ -1,4 +1,4 @@
-"""Images moved on along optical flow at constant velocity: what the baselines that warp share."""
+"""Images moved by a field of displacements: what the baselines that warp share."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-STEPS = 3  # of the velocity; more change less than 0.1 dB
+STEPS = 3  # half-steps to the velocity
 
 
 def velocity(flow: Tensor, k: int) -> Tensor:
-    """Return v = f(x - (k + 1) v), (B, 2, H, W) px a frame: of what stands at x, k + 1 frames after the flow's first frame.
-
-    v starts as f(x) and takes half-steps to the right-hand side, which do not swing between the two sides of a motion
-    edge as whole steps do.
-    """
+    """Return v of the equation in flow_warp.py for frame t+k, (B, 2, H, W) px a frame."""
     v = flow
     for _ in range(STEPS):
         v = (v + sample(flow, -(k + 1) * v)) / 2
