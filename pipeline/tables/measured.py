@@ -75,10 +75,14 @@ def _lineage(p: Params, experiment: str, name: str, store: Store) -> dict[str, s
     model = p.models.get(name)
     if model is None:
         return told
-    if model.flow is not None:
+    if model.flow is not None and made.get("flow") != "":  # animation's models may draw their motion instead
         estimator = p.models[model.flow]
-        settings = ", ".join(f"{k} {v}" for k, v in flatten(estimator.predict.model_dump(mode="json")).items())
-        told["flow"] = f"by `{model.flow}` ({estimator.kind}: {settings}), {str(made.get('flow', ''))[:12]}"
+        predict = estimator.predict.model_dump(mode="json") if estimator.predict is not None else {}
+        settings = ": ".join(
+            [estimator.kind, *filter(None, [", ".join(f"{k} {v}" for k, v in flatten(predict).items())])]
+        )
+        of = f" of `{model.flow_of}`" if model.flow_of is not None else ""
+        told["flow"] = f"by `{model.flow}` ({settings}){of}, {str(made.get('flow', ''))[:12]}"
     if model.checkpoint is not None:
         told["training"] = f"imported from {model.checkpoint}"
     elif model.train is not None:
