@@ -14,7 +14,6 @@ sys.path.insert(0, workflow.basedir)
 from pipeline import params, plan
 from pipeline.errors import RetakeError
 
-
 try:
     P = params.load(config)  # --config and --configfile stand over params.yaml
     # The stages read this; nothing of it is in a command, so the same override again reruns nothing.

@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from pipeline.params import Params
 from pipeline.registry import registry
 from pipeline.sources.clips import clips
 from pipeline.sources.images import read_any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DEFAULT = "dtvnet_demo"
 CHECKPOINTS = Path("data/checkpoints")
@@ -172,23 +175,19 @@ class Animator:
 
         side = self.network.size
         width, height = (side, side) if side else (image.shape[1] // 2 * 2, image.shape[0] // 2 * 2)
-        small = resized(image[None], width, height)
-        start = torch.from_numpy(small).permute(0, 3, 1, 2)[None].to(self.device).float() / 255
-        begin = tasks.part("animation", "predict").beginning
-        made = []
-        for seed in seeds:
-            with torch.no_grad():
-                clip = begin(
-                    self.network,
-                    start,
-                    frames,
-                    "drawn",
-                    lambda n, s=seed: self.network.predict(start, n, seeds=[s], **self.inputs),
-                )
-            if not torch.isfinite(clip).all():
-                raise RetakeError(f"{self.name} gives NaN or infinity for seed {seed}: look at its training")
-            made.append((clip[0].clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
-        return made
+        small = torch.from_numpy(resized(image[None], width, height).copy()).permute(0, 3, 1, 2)
+        start = (small.to(self.device).float() / 255).expand(len(seeds), 1, -1, -1, -1)
+
+        inputs = {name: value.expand(len(seeds), *value.shape[1:]) for name, value in self.inputs.items()}
+
+        def generate(n: int) -> Tensor:
+            return self.network.predict(start, n, seeds=list(seeds), **inputs)
+
+        with torch.no_grad():
+            made = tasks.part("animation", "predict").beginning(self.network, start, frames, "drawn", generate)
+        if not torch.isfinite(made).all():
+            raise RetakeError(f"{self.name} gives NaN or infinity: look at its training")
+        return list((made.clamp(0, 1) * 255).round().byte().permute(0, 1, 3, 4, 2).cpu().numpy())
 
 
 def only_checkpoint(name: str) -> Path:

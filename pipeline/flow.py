@@ -6,12 +6,12 @@
 
 The store (`data/flow/<estimator>/<dataset>/<split>.arrow`) has a row for each frame whose successor by number is in the
 clip: the flow frame -> frame + 1, (height, width, 2) px, off by at most 0.0111 px (`store/flow.py`). An estimator whose
-`predict.export` is another than `pairs` writes what `tasks/flow/exports.py` says. The estimator `truth` takes exact flow from the dataset's archives; there pixels without flow are NaN. The second form takes two
-images; `.flo`, `.npy` or `.png` (KITTI's 16 bits), and a picture in the colours of Baker et al. Pairs run in parallel on
-all cores; order and bytes do not depend on their number. A network takes pairs of one size in batches of
-`compute.batch`, on the device and the threads of `compute`, while the cores decode the next frames and encode the last
-fields; its checkpoint is the one that the experiment's `trained_on` makes, and without an experiment the one of the
-dataset itself.
+`predict.export` is another than `pairs` writes what `tasks/flow/exports.py` says. The estimator `truth` takes exact
+flow from the dataset's archives; there pixels without flow are NaN. The second form takes two images; `.flo`, `.npy` or
+`.png` (KITTI's 16 bits), and a picture in the colours of Baker et al. Pairs run in parallel on all cores; order and
+bytes do not depend on their number. A network takes pairs of one size in batches of `compute.batch`, on the device and
+the threads of `compute`, while the cores decode the next frames and encode the last fields; its checkpoint is the one
+that the experiment's `trained_on` makes, and without an experiment the one of the dataset itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import argparse
 import collections
 import inspect
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -32,12 +31,15 @@ import cv2
 import numpy as np
 
 from pipeline import params, plan, tasks
+from pipeline.atomic import claim
 from pipeline.drawing import colours
 from pipeline.drawing.images import write_image
 from pipeline.errors import RetakeError, log, near, progress, run
+from pipeline.outputs import unused
 from pipeline.params import Model, Params
 from pipeline.sources.images import read_image
 from pipeline.store import flow as files
+from pipeline.store import sealed
 from pipeline.store.frames import Store, Writer
 from pipeline.tasks.flow.exports import EXPORTS, Pair
 
@@ -85,12 +87,14 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
     splits = params.registry("datasets")[p.datasets[dataset].kind].SPLITS
     if split not in splits:
         raise RetakeError(f"dataset {dataset} has no split {split!r}{near(split, splits)}")
+    output = plan.path("flow", estimator=name, dataset=dataset, split=split)
+    claim(output)
     frames = Store(plan.path("frames", dataset=dataset, split=split))
     export = EXPORTS[model.export]
-    wanted = export.pairs(frames)
-    if not wanted:
+    chosen = export.pairs(frames)
+    if not chosen:
         raise RetakeError(f"{frames.path}: no two consecutive frames in any of {len(frames.clips)} clips, so no flow")
-    named = {(pair.clip, int(frames.frame[pair.name])): pair for pair in wanted}
+    named = {(pair.clip, int(frames.frame[pair.name])): pair for pair in chosen}
     estimator, digest = None, ""
     if model.kind not in plan.TRUTH:
         checkpoint = None
@@ -115,7 +119,6 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
     # threads would give other flow on another machine.
     cv2.setNumThreads(1)
     workers = len(os.sched_getaffinity(0))
-    output = plan.path("flow", estimator=name, dataset=dataset, split=split)
     started, done = time.monotonic(), 0
     with (
         Writer(output, codec="flow64", dtype="float32", channels=2, meta=meta) as out,
@@ -124,9 +127,9 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
         if estimator is None:
             jobs = _exact(p, model.kind, dataset, split, frames, named)
         else:
-            loaded = _loaded(model, frames, wanted, pool, 2 * max(workers, p.compute.batch))
+            loaded = _loaded(model, frames, chosen, pool, 2 * max(workers, p.compute.batch))
             jobs = _estimated(model, estimator, frames, loaded, p.compute.batch)
-        bar = progress(_encoded(jobs, pool, 2 * workers), total=len(wanted), unit="pair", desc=f"flow {name}")
+        bar = progress(_encoded(jobs, pool, 2 * workers), total=len(chosen), unit="pair", desc=f"flow {name}")
         for clip, frame, (encoded, size) in bar:
             out.add(clip, frame, source=frames.source(named[clip, frame].name), encoded=encoded, size=size)
             done += 1
@@ -162,6 +165,8 @@ def make_pair(
         raise RetakeError(f"{model.kind} needs --checkpoint: a file of data/checkpoints, or a published one")
     if checkpoint is not None and not model.has_weights:
         raise RetakeError(f"{model.kind} has no weights: leave --checkpoint out, or name the estimator that it is of")
+    unused(output)
+    unused(picture)
     first, second = (read_image(path) for path in images)
     if first.shape != second.shape:
         sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (first, second)]
@@ -278,9 +283,7 @@ def _exact(
             )
         more = {"which": "noc"}
     path = plan.path("download", dataset=dataset, split=split)
-    if not path.exists():
-        raise RetakeError(f"no manifest {path}: make it with `snakemake {path}`")
-    archives = [Path("data/raw") / kind / archive["file"] for archive in json.loads(path.read_text())["archives"]]
+    archives = [Path("data/raw") / kind / archive["file"] for archive in sealed.read(path)["archives"]]
     size = {pair: tuple(frames.size[rows.first]) for pair, rows in named.items()}
 
     def job(flow: np.ndarray, valid: np.ndarray) -> Callable[[], np.ndarray]:

@@ -16,7 +16,6 @@ import argparse
 import collections
 import functools
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -30,12 +29,14 @@ import PIL
 from PIL import Image
 
 from pipeline import params, plan
+from pipeline.atomic import claim
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Dataset, Params
 from pipeline.sources import archives
 from pipeline.sources.archives import Clip, CutOff, Member, Stream
 from pipeline.sources.images import JPEG, image_size
 from pipeline.sources.verified import unpacked
+from pipeline.store import sealed
 from pipeline.store.frames import ENCODE, Writer
 
 SHOWN = 50  # problems that a message lists
@@ -68,6 +69,8 @@ def make(p: Params, dataset: str, split: str) -> Path:
     module = params.registry("datasets")[d.kind]
     if split not in module.SPLITS:
         raise RetakeError(f"dataset {dataset} has no split {split!r}{near(split, module.SPLITS)}")
+    output = plan.path("frames", dataset=dataset, split=split)
+    claim(output)
     manifest = plan.path("download", dataset=dataset, split=split)
     there, missing = read_manifest(manifest, d.kind)
     clips: list[Clip | Stream] = list(module.clips(d, split, there))
@@ -87,7 +90,6 @@ def make(p: Params, dataset: str, split: str) -> Path:
     }
     # One thread inside OpenCV: frames are the unit of work.
     cv2.setNumThreads(1)
-    output = plan.path("frames", dataset=dataset, split=split)
     started = time.monotonic()
     known = all(isinstance(clip, Clip) for clip in clips)
     total = sum(len(clip.frames) for clip in clips if isinstance(clip, Clip)) if known else None
@@ -99,7 +101,7 @@ def make(p: Params, dataset: str, split: str) -> Path:
             more = f"\nand {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
             raise RetakeError(
                 f"{dataset} {split}: faults in {count} frames ({len(problems)}), no store is written. Put whole archives "
-                "into place (delete a bad one to have it downloaded again), then run again:\n"
+                "into place (move a bad one away to have it downloaded again), then run again:\n"
                 + "\n".join(problems[:SHOWN])
                 + more
             )
@@ -114,21 +116,19 @@ def read_manifest(path: Path, kind: str) -> tuple[list[Path], list[str]]:
 
     Raises RetakeError for archives that are gone or have another length than when they were verified.
     """
-    if not path.exists():
-        raise RetakeError(f"no manifest {path}: make it with `snakemake {path}`")
-    manifest = json.loads(path.read_text())
-    found, problems = [], []
+    manifest = sealed.read(path)
+    archives, problems = [], []
     for archive in manifest["archives"]:
-        at = Path("data/raw") / kind / archive["file"]
-        size = (unpacked(at).bytes if at.is_dir() else at.stat().st_size) if at.exists() else None
+        file = Path("data/raw") / kind / archive["file"]
+        size = (unpacked(file).bytes if file.is_dir() else file.stat().st_size) if file.exists() else None
         if size != archive["bytes"]:
             what = "is gone" if size is None else f"has {size} bytes"
-            problems.append(f"{at} {what}, {path} has verified {archive['bytes']}")
-        found.append(at)
+            problems.append(f"{file} {what}, {path} has verified {archive['bytes']}")
+        archives.append(file)
     if problems:
         problems.append(f"Put the verified archives back, or delete {path} and run again")
         raise RetakeError("\n".join(problems))
-    return found, manifest["missing"]
+    return archives, manifest["missing"]
 
 
 def _partial(module: Any, d: Dataset, split: str, there: int, missing: int, clips: list[Clip | Stream]) -> str | None:
@@ -144,7 +144,7 @@ def _partial(module: Any, d: Dataset, split: str, there: int, missing: int, clip
         if counts[what] > number:
             raise RetakeError(
                 f"{d.kind} {split} has {number} {what}, the archives in data/raw/{d.kind} hold {counts[what]}: they "
-                "are not the publisher's; delete them to have those downloaded"
+                "are not the publisher's; move them away to have those downloaded"
             )
     if not missing and all(counts[what] == number for what, number in whole.items()):
         return None

@@ -17,7 +17,6 @@ import argparse
 import csv
 import functools
 import hashlib
-import json
 import os
 import string
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from pipeline.atomic import write_text
 from pipeline.errors import RetakeError, log, near
 from pipeline.params import Params
 from pipeline.registry import registry
+from pipeline.store import sealed
 
 FILE = Path("workflow/plan.yaml")
 RESOLVED = Path("workflow/resolved.yaml")
@@ -124,7 +124,8 @@ class Build:
     def frames(self, dataset: str, split: str) -> str:
         """Return the frames of a split."""
         raw = self.add("download", dataset=dataset, split=split)
-        return self.add("frames", dataset=dataset, split=split, raw=raw)
+        own = {f"own_{i}": path for i, path in enumerate(self.p.datasets[dataset].own)}
+        return self.add("frames", dataset=dataset, split=split, raw=raw, **own)
 
     def pretrained(self, names: list[str]) -> Inputs:
         """Return the inputs that stand for pretrained files: manifests of rows of workflow/weights.csv, the user's own files."""
@@ -228,7 +229,13 @@ def _own(name: str) -> list[str]:
 
 
 def inputs(p: Params, stage: str, fields: Fields) -> list[str]:
-    """Return the files that one instance reads."""
+    """Return the files that one instance reads.
+
+    Raises RetakeError when the code of its model lacks a part that the task calls: before anything runs.
+    """
+    name = fields.get("model") or fields.get("estimator")
+    if name in p.models and stage in ("train", "predict", "flow"):
+        _whole(p, name)
     given = [value for key, value in fields.items() if key not in NAMES and value is not None]
     if stage == "score":
         given.insert(0, str(path("predict", **fields)))
@@ -241,13 +248,7 @@ def inputs(p: Params, stage: str, fields: Fields) -> list[str]:
 
 
 def code(p: Params, stage: str, fields: Fields) -> str:
-    """Return the digest of the code that one instance's result depends on.
-
-    Raises RetakeError when the code of its model lacks a part that the task calls: before anything runs.
-    """
-    name = fields.get("model") or fields.get("estimator")
-    if name in p.models and stage in ("train", "predict", "flow"):
-        _whole(p, name)
+    """Return the digest of the code that one instance's result depends on."""
     return identity.digest(roots(p, stage, fields))
 
 
@@ -320,13 +321,14 @@ def stale(weights: str) -> bool:
 
     A manifest that is missing is not stale: its stage is due by that alone.
     """
-    try:
-        manifest = json.loads(path("pretrained", weights=weights).read_text())
-    except FileNotFoundError:
+    manifest_file = path("pretrained", weights=weights)
+    if not manifest_file.exists():
         return False
-    except (OSError, ValueError):
+    try:
+        manifest = sealed.read(manifest_file)
+    except (OSError, RetakeError):
         return True
-    file = path("pretrained", weights=weights).parent / str(manifest.get("file"))
+    file = manifest_file.parent / str(manifest.get("file"))
     return bool((identity.content(file) if file.exists() else None) != manifest.get("sha256"))
 
 
@@ -359,7 +361,7 @@ def dump(p: Params) -> str:
 SLOTS = {
     "download": 0,
     "pretrained": 0,
-    "frames": 1,
+    "frames": 2,
     "flow": 3,
     "train": 8,
     "predict": 6,
@@ -404,7 +406,7 @@ def _token(weights: str) -> str:
 def _resolved_before() -> dict[str, Any]:
     """Return what resolved.yaml holds; {} where there is none. Raises RetakeError when somebody else has changed it."""
     try:
-        text = RESOLVED.read_text()
+        text = RESOLVED.read_bytes().decode(errors="replace")  # what is damaged has another seal
     except FileNotFoundError:
         return {}
     head, _, body = text.partition("\n")
@@ -469,7 +471,7 @@ def main() -> None:
     p = params.load()
     write(p)
     text = dump(p)
-    if FILE.exists() and FILE.read_text() == text:
+    if FILE.exists() and FILE.read_bytes() == text.encode():
         return
     write_text(FILE, text)
     if "DVC_STAGE" in os.environ:

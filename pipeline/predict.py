@@ -3,23 +3,24 @@
     python -m pipeline.predict --experiment kitti --model dmvfn
     python -m pipeline.predict A.png B.png --model dmvfn --checkpoint dmvfn_kitti.pkl --output next.png
 
-The store (`data/predictions/<experiment>/<model>.arrow`) holds what the protocol scores: 16-bit fixed point, error below
-1e-5 of the range; clip = window ("<clip>:<start>"), frame = step from 1, sample = draw. For the task flow it is a flow
-store: (clip, frame) -> flow to the next frame, off by at most 0.0111 px. For super_resolution it has the scenes' frames by
-clip and number, in 8 bits, truncated or rounded as the protocol says. Beside it `<model>.speed.json`. The second form is the paper's single test: two consecutive images in, the next frame out.
+The store (`data/predictions/<experiment>/<model>.arrow`) holds what the protocol scores. Of prediction and animation it is
+16-bit fixed point, error below 1e-5 of the range; clip = window ("<clip>:<start>"), frame = step from 1, sample = draw. Of
+flow it is a flow store: (clip, frame) -> flow to the next frame, off by at most 0.0111 px. Of super_resolution it has the
+scenes' frames by clip and number, in 8 bits, truncated or rounded as the protocol says. Beside it `<model>.speed.json`. The
+second form is the paper's single test: two consecutive images in, the next frame out.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 from pathlib import Path
 
 from pipeline import params, plan, tasks
-from pipeline.atomic import write_text
+from pipeline.atomic import claim
 from pipeline.errors import log, run
 from pipeline.params import Params
+from pipeline.store import sealed
 from pipeline.tasks.common.predict import Run
 
 
@@ -51,6 +52,7 @@ def main() -> None:
 def predict(p: Params, experiment: str, name: str) -> None:
     """Write the prediction store and the speed of one (experiment, model)."""
     job = Run(p, plan.fields_of(p, "predict", experiment=experiment, model=name))
+    claim(job.output)
     made, batch = tasks.part(job.protocol.task, "predict").predict(job)
     write_speed(job, made, batch)
     for note in job.network.notes():
@@ -73,7 +75,7 @@ def write_speed(job: Run, made: int, batch: int) -> None:
         "threads": job.p.compute.threads,
         "batch": batch,
     }
-    write_text(plan.OUTPUTS["predict"][1].format(**job.fields), json.dumps(speed, indent=2) + "\n")
+    sealed.write(plan.OUTPUTS["predict"][1].format(**job.fields), speed)
 
 
 if __name__ == "__main__":

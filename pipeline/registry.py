@@ -34,7 +34,15 @@ OPTIONAL: dict[str, dict[str, Any]] = {
         "seen": None,  # where in a frame a measured point is
     },
     "models": {},
-    "metrics": {"SCALE": 1.0, "DIGITS": 2, "MEAN": None, "needs_weights": lambda p: [], "label": None, "LABEL": None},
+    "metrics": {
+        "SCALE": 1.0,
+        "DIGITS": 2,
+        "MEAN": None,
+        "NO_VALUE": None,  # why a frame may have no value: then the function gives NaN
+        "needs_weights": lambda p: [],
+        "label": None,
+        "LABEL": None,
+    },
     "tasks": {},
 }
 
@@ -46,9 +54,11 @@ class Entry:
         self.module, self._optional = module, OPTIONAL[package]
 
     def __getattr__(self, name: str) -> Any:
-        if name in vars(self.module) or name not in self._optional:
-            return getattr(self.module, name)
-        return self._optional[name]
+        own = vars(self.module).get(name)
+        # `from pipeline.sources import archives` is an import, not the part of that name
+        if name in self._optional and (name not in vars(self.module) or isinstance(own, ModuleType)):
+            return self._optional[name]
+        return getattr(self.module, name)
 
 
 @functools.cache

@@ -5,9 +5,10 @@
 
 Out, in results/: `<experiment>_metrics.csv`, `.md`, `.tex`; `<experiment>_steps.csv`, the values of each single step;
 `<experiment>_speed.csv`; `<experiment>.png`. A column is a mean, times the metric's scale: which columns there are, and
-what each is the mean of, says the task (`pipeline/tasks/<task>/table.py`). `_low` and `_high` are its 95 % percentile
-bootstrap interval over windows, `_spread` the standard deviation between samples (routing draws). Rows whose source is
-`measured` come first, then those of results/published/.
+what each is the mean of, says the task (`pipeline/tasks/<task>/table.py`). `_low` and `_high` are the ends of its 95 %
+interval (`pipeline/tables/intervals.py`), `unit` and `units` say over what and how many, and `note` which cells differ or have
+none, and why; `_spread` is the standard deviation between samples (routing draws). Rows whose source is `measured` come
+first, then those of results/published/.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import math
 from pathlib import Path
 
 from pipeline import params, plan, tasks, tracking
-from pipeline.atomic import write_text
+from pipeline.atomic import claim, write_text
 from pipeline.errors import RetakeError, log, run
 from pipeline.params import Params
 from pipeline.store.frames import Store
@@ -41,13 +42,14 @@ def main() -> None:
 def make(p: Params, experiment: str) -> None:
     """Write all files of one experiment's table."""
     fields = plan.fields_of(p, "table", experiment=experiment)
+    claim(plan.path("table", **fields))
     e, protocol = p.experiments[experiment], p.protocols[fields["protocol"]]
     layout: Layout = tasks.part(protocol.task, "table").LAYOUT
     rows = [measured.row(p, experiment, name) for name in (*e.models, *e.predictions)]
     measured.same_metrics(rows)
     columns = layout.columns(e, rows[0].meta)
     for row in rows:
-        measured.fill(row, columns)
+        measured.fill(row, columns, layout.over)
     rows += published.rows_of(e, columns)
 
     outputs = [Path(o.format(**fields)) for o in plan.OUTPUTS["table"]]
@@ -71,9 +73,9 @@ def show(p: Params, experiment: str) -> str:
     markdown = outputs[1]
     if not markdown.exists():
         raise RetakeError(f"no {markdown}: make it with `snakemake {outputs[0]}`")
-    there = "".join(f"\n  {o}" for o in outputs if o.exists())
+    listed = "".join(f"\n  {o}" for o in outputs if o.exists())
     stores = f"data/predictions/{experiment}/*.arrow (python -m pipeline.view STORE)"
-    return f"{markdown.read_text()}\nWhere to look:{there}\n  {stores}"
+    return f"{markdown.read_text()}\nWhere to look:{listed}\n  {stores}"
 
 
 def _mirror(p: Params, fields: dict[str, str], rows: list[Row], columns: list[Column], files: list[Path]) -> None:

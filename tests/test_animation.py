@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import animate, bring, params, plan, predict, score, table, view, weights
+from pipeline.datasets import demo_sky
 from pipeline.drawing.images import write_image
 from pipeline.errors import RetakeError
 from pipeline.models.base import Network
@@ -18,6 +21,7 @@ from pipeline.params import Params
 from pipeline.sources.images import read_any
 from pipeline.store.frames import Store, Writer
 from pipeline.tasks.animation import Protocol, clips, train
+from tests.conftest import furnish
 
 FRAMES = Path("data/frames/toy/test.arrow")
 CLIPS = {"a/a_1": 8, "a/a_2": 6, "b/b_1": 7}  # frames
@@ -80,7 +84,7 @@ def write_flow(frames: Store, export: str = "pairs", **meta: Any) -> Path:
 
 @pytest.fixture
 def frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(plan, "WEIGHTS", plan.WEIGHTS.absolute())
+    furnish(tmp_path)
     monkeypatch.chdir(tmp_path)
     return write_frames()
 
@@ -426,6 +430,73 @@ def test_flow_that_a_model_does_not_read_is_refused() -> None:
         params.validate(tree)
 
 
+# DTVNet in the room
+
+
+def dtvnet(**protocol: Any) -> Params:
+    """The toy with a tiny DTVNet as a row, whose imported weights have no flow encoder."""
+    network = {"flow": "truth", "size": 32, "channels": 2, "motion": 4, "content_blocks": 1, "motion_blocks": 1}
+    tree = toy(**protocol).tree
+    tree["models"]["tiny"] = {"kind": "dtvnet", "network": network, "checkpoint": "generator.pth"}
+    tree["experiments"]["toy"]["models"] = {"tiny": "Tiny"}
+    p = params.validate(tree)
+    built = params.registry("models")["dtvnet"].build(p.models["tiny"])
+    torch.save(built.generator.state_dict(), "generator.pth")
+    from pipeline import train as stage
+
+    stage.import_published(p, plan.fields_of(p, "train", model="tiny", dataset="toy"))
+    return p
+
+
+def test_without_a_flow_encoder_nothing_is_reconstructed_but_motion_is_drawn(frames: Store) -> None:
+    write_flow(frames)
+    with pytest.raises(RetakeError, match="no trained flow encoder, as published ones have none: take a protocol"):
+        predict.predict(dtvnet(motion="clip", windows="first"), "toy", "tiny")
+    predict.predict(dtvnet(windows="first", samples=2), "toy", "tiny")
+    store = Store("data/predictions/toy/tiny.arrow")
+    assert len(store) == 3 * 2 * 4
+    rows = store.clips["a/a_1:0"]
+    assert store.image(rows[0]).shape == (*SIZE, 3)
+    assert store.meta["parameters"] > 0
+
+
+def test_odd_sizes_are_refused_before_anything_runs(frames: Store) -> None:
+    tree = dtvnet(windows="first").tree
+    tree["datasets"]["toy"]["width"] = 21
+    with pytest.raises(RetakeError, match=r"model tiny on dataset toy: .*even sides .* nearest: 22x16"):
+        params.validate(tree)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_dtvnet_overfits_two_clips_that_only_their_motion_tells_apart() -> None:
+    entry = params.load().models["dtvnet_demo"]
+    torch.manual_seed(0)
+    net = params.registry("models")["dtvnet"].build(entry)
+    net.p.predict.quirks = ["untrained_encoder"]
+    videos = np.stack([demo_sky.render("test", 0, k, 64, 64)[:32] for k in demo_sky.DRIFTS])
+    clip = torch.from_numpy(videos).permute(0, 1, 4, 2, 3).float() / 255
+    flow = torch.zeros(2, 32, 2, 64, 64)
+    for i, drift in enumerate(demo_sky.DRIFTS.values()):
+        flow[i, 1:, 0] = drift
+
+    def psnr(made: Tensor) -> float:
+        return float(-10 * (made - clip)[:, 1:].square().mean((2, 3, 4)).log10().mean())
+
+    def reconstructed(motion: Tensor) -> float:
+        return psnr(net.predict(clip[:, :1], 32, seeds=[0, 1], motion=motion))
+
+    fabric = SimpleNamespace(autocast=contextlib.nullcontext, world_size=1)
+    state = SimpleNamespace(fabric=fabric, optimisers=net.configure(), step=0, steps=250)
+    untrained = reconstructed(flow)
+    for state.step in range(250):
+        net.training_step({"clip": clip, "flow": flow}, state)
+    trained = reconstructed(flow)
+    assert trained > untrained + 6, f"{untrained:.1f} to {trained:.1f} dB"
+    assert trained > psnr(clip[:, :1].expand_as(clip)), "repeating the start"
+    assert reconstructed(flow.flip(0)) < trained - 1
+
+
 # Animating images
 
 
@@ -542,11 +613,12 @@ def test_animations_that_cannot_be_are_refused(
         ([tmp_path / "empty", "--output", "x"], "has no images"),
         ([tmp_path / "cut.png", "--output", "x.gif"], "cannot be read as an image"),
         ([tmp_path / "none.png", "--output", "x.gif"], "no image .*none.png"),
-        ([grey, "--output", "x.gif", "--model", "start"], "start has no weights|draws no motion of its own"),
         ([grey, "--output", "x.gif", "--model", "dmvfn"], "dmvfn is a prediction model"),
     ]:
         with pytest.raises(RetakeError, match=words):
             animated(monkeypatch, *arguments, "--checkpoint", checkpoint)
+    with pytest.raises(RetakeError, match="start draws no motion of its own"):
+        animated(monkeypatch, grey, "--output", "x.gif", "--model", "start")
     monkeypatch.setattr(animate, "CHECKPOINTS", tmp_path)
     with pytest.raises(RetakeError, match=r"none\. Give --checkpoint, or train the model"):
         animated(monkeypatch, grey, "--output", "x.gif")

@@ -1,4 +1,4 @@
-"""Fréchet distance: closed forms, its properties on every route, scipy's square root, few samples, the bootstrap."""
+"""Fréchet distance: closed forms, its properties on every route, scipy's square root, few samples, without each unit."""
 
 from __future__ import annotations
 
@@ -125,26 +125,25 @@ def test_memory_does_not_grow_with_the_samples(tmp_path: Path) -> None:
         frechet.distance(mapped, mapped)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] - peaks[0] < 2 * 8 * 80_000 + 100_000  # the counts of rows alone
+    assert peaks[1] - peaks[0] < 100_000
 
 
-def test_counted_moments_are_those_of_repeated_rows() -> None:
-    a = features(30, 5, 0)
-    counts = np.random.default_rng(0).integers(0, 4, 30)
-    counted, repeated = frechet.moments(a, counts), frechet.moments(np.repeat(a, counts, axis=0))
-    np.testing.assert_allclose(counted.mean, repeated.mean, rtol=1e-12)
-    np.testing.assert_allclose(counted.covariance, repeated.covariance, rtol=1e-10, atol=1e-12)
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("dims", [3, 40])  # less and more than the 30 rows
+def test_without_each_unit_is_the_distance_of_the_rest(route: Route, dims: int) -> None:
+    a, b = features(30, dims, 0), features(30, dims, 1)
+    units = np.repeat([0, 1, 2, 3], [4, 9, 7, 10])
+    expected = [frechet.distance(a[units != u], b[units != u], route) for u in range(4)]
+    assert frechet.without_each(a, b, units, route) == pytest.approx(expected, rel=1e-6)
 
 
-def test_interval_draws_whole_clips() -> None:
-    """Frames of a clip that are all alike say no more than one of them: the interval is that of the clips."""
-    a, b = features(60, 4, 0), features(60, 4, 1)
-    alone = frechet.interval(a, b, draws=60)
-    together = frechet.interval(np.repeat(a, 5, axis=0), np.repeat(b, 5, axis=0), each=(5, 5), draws=60)
-    apart = frechet.interval(np.repeat(a, 5, axis=0), np.repeat(b, 5, axis=0), draws=60)
-    assert alone is not None and together is not None and apart is not None
-    assert together == pytest.approx(alone, rel=0.1)
-    assert apart[1] - apart[0] < 0.7 * (together[1] - together[0])
+def test_nothing_is_left_of_one_unit_nor_in_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    a = features(6, 3, 0)
+    assert frechet.without_each(a, a + 1, np.zeros(6, int)) == []
+    assert frechet.without_each(a, a + 1, np.array([0, 0, 0, 0, 0, 1])) == []
+    assert len(frechet.without_each(a, a + 1, np.array([0, 0, 0, 1, 1, 1]))) == 2
+    monkeypatch.setattr(frechet, "MOST", 100)
+    assert frechet.without_each(a, a + 1, np.array([0, 0, 0, 1, 1, 1])) == []
 
 
 def test_bad_features() -> None:
@@ -157,25 +156,6 @@ def test_bad_features() -> None:
     bad[5, 1] = np.nan
     with pytest.raises(RetakeError, match="NaN or infinity in sample 5 of the first set"):
         frechet.distance(bad, good)
-
-
-def test_interval_holds_the_distance_of_many_samples() -> None:
-    """Of 40 pairs of sets about 38 intervals hold the true distance; 30 leave room for a skewed estimator."""
-    rng = np.random.default_rng(0)
-    true, hits = 1.0, 0
-    for seed in range(40):
-        a, b = rng.normal(size=(150, 2)), rng.normal([1, 0], size=(150, 2))
-        found = frechet.interval(a, b, draws=60, seed=seed)
-        assert found is not None and found[0] <= found[1]
-        hits += found[0] <= true <= found[1]
-    assert hits >= 30
-
-
-def test_interval_is_none_with_few_samples_and_repeats() -> None:
-    a, b = features(20, 10, 0), features(50, 10, 1)
-    assert frechet.interval(a, b) is None
-    a = features(50, 10, 0)
-    assert frechet.interval(a, b, draws=20) == frechet.interval(a, b, draws=20)
 
 
 @pytest.mark.parametrize(

@@ -73,12 +73,12 @@ def test_fid_is_pytorch_fids(
     few = [rows[:, ::512].astype(np.float64) for rows in theirs]
     moments = [(f.mean(0), np.cov(f, rowvar=False)) for f in few]
     expected = calculate_frechet_distance(*moments[0], *moments[1])
-    found = ours_fid.distance(ours[0][:, ::512], ours[1][:, ::512])
+    found = ours_fid.distance(ours[0][:, ::512], ours[1][:, ::512], np.zeros(5, int))
     assert found.value == pytest.approx(expected, rel=1e-3, abs=1e-9)
     assert (found.samples, found.features, found.note) == (5, 4, "5 samples")
-    few = ours_fid.distance(ours[0][:3], ours[1])
+    few = ours_fid.distance(ours[0][:3], ours[1][:3], np.zeros(3, int))
     assert few.note == "3 samples for 2048 features: too few, compare only with distances of as many"
-    assert few.interval is None
+    assert few.without == []  # one clip: nothing would be left
 
 
 def test_fid_of_one_sample_is_refused(random_inception: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -279,14 +279,15 @@ def test_frames_at_once_do_not_matter(tmp_path: Path, monkeypatch: pytest.Monkey
         table = evaluate(tmp_path / "a.npy", tmp_path / "b.npy", ["fid"])
         found.append(re.split(r"\s{2,}", next(line for line in table.splitlines() if line.startswith("all")))[1])
     assert len(set(found)) == 1
-    assert '"unit": "frames"' in table and "24 samples; 95 % bootstrap interval" not in table
+    assert '"unit": "frames"' in table
+    assert re.search(r"24 samples; 95 % interval [0-9.]+ to [0-9.]+ over 4 clips$", table)
 
 
 def test_remainders_are_dropped_as_the_profile_says(monkeypatch: pytest.MonkeyPatch) -> None:
     counting(monkeypatch)
     a, b = (natural(1, 47, seed)[0].astype(np.float32) / 255 for seed in (0, 1))
     published, clean = (built(fid, drop=drop) for drop in (20, None))
-    rows = [clean.features(x) for x in (a, b)]
+    rows = [*(clean.features(x) for x in (a, b)), np.arange(47) // 8]
     assert published.distance(*rows).value == clean.distance(*(r[:40] for r in rows)).value
     assert published.distance(*rows).samples == 40
     assert clean.distance(*rows).samples == 47

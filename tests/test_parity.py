@@ -195,11 +195,24 @@ def dmvfn_losses(case: Path, arrays: Arrays, seed: int) -> None:
     close(losses["loss"], arrays["nine_total"], 1e-5, "nine_total")
 
 
+def sample_pair(arrays: Arrays) -> list[np.ndarray]:
+    """Return the two images of a case, (H, W, 3) RGB float32 in [0,1]: its own, or the published sample pair."""
+    if "image_0_bgr" in arrays:
+        images = [arrays[f"image_{i}_bgr"] for i in (0, 1)]
+    else:
+        samples = SHARED / "data" / "dmvfn_samples"
+        if not samples.is_dir():
+            pytest.skip("no folder `shared` with the published sample pair beside the repository")
+        images = [cv2.imread(str(samples / f"sample_img_{i}.png")) for i in (0, 1)]
+    scaled = [image.astype(np.float32) / (255 if image.dtype == np.uint8 else 1) for image in images]
+    rows = [
+        np.moveaxis(image.squeeze(), 0, -1) if image.squeeze().shape[0] == 3 else image.squeeze() for image in scaled
+    ]
+    return [np.ascontiguousarray(image[..., ::-1]) for image in rows]
+
+
 def dmvfn_metrics(case: Path, arrays: Arrays, seed: int) -> None:
-    samples = SHARED / "data" / "dmvfn_samples"
-    if not samples.is_dir():
-        pytest.skip("no folder `shared` with the published sample pair beside the repository")
-    a, b = (cv2.imread(str(samples / f"sample_img_{i}.png"))[..., ::-1].astype(np.float32) / 255 for i in (0, 1))
+    a, b = sample_pair(arrays)
     noisy = np.ascontiguousarray(arrays["noise_pred_2"][0].transpose(1, 2, 0)[..., ::-1])  # stored BGR
     half, most = np.float32(0.5), np.float32(0.7)
     floats = np.stack([a, half * a + half * b, noisy, np.roll(b, (1, 2), (0, 1)), most * b])

@@ -22,6 +22,7 @@ from pipeline.metrics.networks import inception
 from pipeline.params import Params
 from pipeline.store.frames import Store, Writer
 from pipeline.tasks.prediction import clips as prediction
+from tests.conftest import furnish
 
 METRICS: dict[str, Any] = {
     "fid": {"kind": "fid", "drop": None},
@@ -46,6 +47,7 @@ def cheap_networks(patch: pytest.MonkeyPatch, passes: list[int]) -> None:
             passes.append(len(x))
             return [means(x)[..., None, None]]
 
+    patch.setattr(weights, "here", lambda name: True)
     patch.setattr(weights, "path", lambda name, **_: Path(name))
     patch.setattr(weights, "load", lambda name, **_: {"w": torch.zeros(1)})
     patch.setattr(inception, "build", lambda state: Cheap())
@@ -70,6 +72,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory, passes: list[int]) -> Path:
 
     folder = tmp_path_factory.mktemp("sets")
     with pytest.MonkeyPatch.context() as patch:
+        furnish(folder)
         patch.chdir(folder)
         cheap_networks(patch, passes)
         p = toy(experiments__toy__metrics=METRICS, experiments__toy__predictions={})
@@ -85,6 +88,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory, passes: list[int]) -> Path:
 @pytest.fixture
 def project(scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     shutil.copytree(scored, tmp_path / "project")
+    furnish(tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
     return toy(experiments__toy__metrics=METRICS, experiments__toy__predictions={})
 
@@ -107,15 +111,17 @@ def features(images: np.ndarray) -> np.ndarray:
 
 def test_a_set_has_one_value_a_sample(project: Params) -> None:
     rows, meta = read(Path("data/scores/toy/copy_last.parquet"))
+    without = []
     for sample in (0, 1):
         ours, true = (features(images) for images in frames_of(project, "copy_last", sample))
         assert len(ours) == 12  # a true frame counts as often as it is a target
         assert rows["", "fid", 0, sample] == pytest.approx(frechet.distance(ours, true), rel=1e-4, abs=1e-9)
         assert rows["", "fid_published", 0, sample] == pytest.approx(frechet.distance(ours[:10], true[:10]), rel=1e-4)
+        without.append([frechet.distance(ours[rest], true[rest]) for rest in (slice(9, 12), slice(9))])
     assert sum(key[1] == "fid" for key in rows) == 2
-    assert meta["sets"]["fid"]["note"] == "12 samples"
-    low, high = meta["sets"]["fid"]["interval"]
-    assert 0 <= low < high
+    told = meta["sets"]["fid"]
+    assert (told["note"], told["units"], told["sizes"]) == ("12 samples", "clips", [9, 3])  # three windows, and one
+    assert told["without"] == pytest.approx(np.mean(without, axis=0), rel=1e-4)
     assert meta["metrics"]["fid"]["identity"] != meta["metrics"]["fid_published"]["identity"]
     assert meta["skipped"]["fvd"] == "clips of at least 9 frames are needed, these have 3"
 
@@ -189,20 +195,18 @@ def lines() -> list[dict[str, str]]:
 def test_the_table_prints_them_beside_the_others(project: Params) -> None:
     table.make(project, "toy")
     copy_last, flow_warp = lines()
-    rows, meta = read(Path("data/scores/toy/copy_last.parquet"))
+    rows, _ = read(Path("data/scores/toy/copy_last.parquet"))
     pair = [rows["", "fid", 0, sample] for sample in (0, 1)]
     assert copy_last["fid"] == f"{np.mean(pair):.6g}"
     assert copy_last["fid_spread"] == f"{np.std(pair, ddof=1):.6g}"
-    assert [float(copy_last[f"fid_{end}"]) for end in ("low", "high")] == pytest.approx(
-        meta["sets"]["fid"]["interval"], rel=1e-5
-    )
+    assert (copy_last["fid_low"], copy_last["fid_high"]) == ("", "")
+    assert "fid, fid_published: no interval: fewer than 4 clips; " in copy_last["note"]
     assert flow_warp["fid_spread"] == ""
     assert "fid: 12 samples" in copy_last["note"] and "fvd: clips of at least 9 frames" in copy_last["note"]
     assert copy_last["fvd"] == ""
     errors = [((a - b) ** 2).mean() for a, b in [frames_of(project, "copy_last", s) for s in (0, 1)]]
     assert float(copy_last["psnr_of_mean_t3"]) == pytest.approx(-10 * np.log10(np.mean(errors)), abs=1e-4)
-    low, mean, high = (float(copy_last[f"psnr_of_mean_t3{end}"]) for end in ("_low", "", "_high"))
-    assert low < mean < high and mean <= float(copy_last["psnr_t3"])
+    assert float(copy_last["psnr_of_mean_t3"]) <= float(copy_last["psnr_t3"])
     assert float(copy_last["tof"]) > float(flow_warp["tof"])
     told = dict(entry.split(":") for entry in copy_last["metrics"].split())
     assert told.keys() == METRICS.keys() and len(set(told.values())) == len(told)
@@ -210,6 +214,24 @@ def test_the_table_prints_them_beside_the_others(project: Params) -> None:
     assert "| FID ↓ " in text and "| FID, whole batches of 5 ↓ " in text
     (line,) = (line for line in text.splitlines() if line.startswith("* FID (`fid`): lower is better"))
     assert "network Inception of pytorch-fid, pool3, 2048" in line and "version 1" in line
+
+
+def test_sets_of_four_clips_have_an_interval_by_the_jackknife(project: Params) -> None:
+    """0, .1, .2 and .3 more without each clip: pseudo-values with three times that deviation, 3 · .129099."""
+    import pyarrow.parquet as pq
+
+    path = Path("data/scores/toy/copy_last.parquet")
+    scores = pq.read_table(path)
+    meta = json.loads(scores.schema.metadata[b"retake"])
+    rows, _ = read(path)
+    value = np.mean([rows["", "fid", 0, sample] for sample in (0, 1)])
+    meta["sets"]["fid"] |= {"sizes": [3, 3, 3, 3], "without": [value + x for x in (0, 0.1, 0.2, 0.3)]}
+    pq.write_table(scores.replace_schema_metadata({"retake": json.dumps(meta)}), path)
+    table.make(project, "toy")
+    half = 3.182446 * 3 * 0.129099 / 2
+    copy_last = lines()[0]
+    assert float(copy_last["fid_low"]) == pytest.approx(max(value - half, 0), rel=1e-4)
+    assert float(copy_last["fid_high"]) == pytest.approx(value + half, rel=1e-4)
 
 
 def test_rows_of_different_metrics_never_share_a_column(project: Params) -> None:
@@ -227,7 +249,17 @@ def test_rows_of_different_metrics_never_share_a_column(project: Params) -> None
 def test_too_few_samples_are_told_with_their_number() -> None:
     rows = np.random.default_rng(0).normal(size=(12, 20))
     distance = sets.Distance(lambda x: x, {}, "cpu", "frames")
-    assert distance.distance(rows, rows + 1).note.startswith("12 samples for 20 features: too few")
+    found = distance.distance(rows, rows + 1, np.arange(12) // 3)
+    assert found.note.startswith("12 samples for 20 features: too few")
+
+
+def test_of_many_clips_those_that_follow_one_another_are_one_unit() -> None:
+    rows = np.random.default_rng(0).normal(size=(240, 2))
+    distance = sets.Distance(lambda x: x, {}, "cpu", "frames", drop=100)
+    found = distance.distance(rows, rows + 1, np.arange(240) // 2)  # 120 clips, of which 100 are whole batches
+    assert (found.units, len(found.sizes), sum(found.sizes), found.samples) == ("blocks of clips", 50, 200, 200)
+    assert set(found.sizes) == {4}
+    assert found.without[0] == pytest.approx(frechet.distance(rows[4:200], rows[4:200] + 1))
 
 
 def test_a_wrong_number_of_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

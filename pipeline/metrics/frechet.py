@@ -17,20 +17,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pipeline.errors import RetakeError, log
+from pipeline.errors import RetakeError, log, progress
+from pipeline.metrics import cache
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Route = Literal["auto", "svd", "eigen", "tensorflow"]
 TINY = 1e-10  # singular values below it are not rooted by tensorflow-gan
-DRAWS = 200
 CHUNK = 4096  # rows
-MOST = 1e14  # operations of a bootstrap: about an hour of one core
+MOST = 1e14  # operations of `without_each`: about an hour of one core
 
 
 @dataclass
@@ -41,26 +41,22 @@ class Moments:
     covariance: np.ndarray
 
 
-def moments(features: np.ndarray, counts: np.ndarray | None = None) -> Moments:
-    """Return the moments of (N, D) features; divisor N - 1. `counts`: how often each row counts, (N,) integers."""
-    counts = np.ones(len(features)) if counts is None else counts.astype(np.float64)
-    total = counts.sum()
-    dims = features.shape[1]
+def moments(features: np.ndarray) -> Moments:
+    """Return the moments of (N, D) features; divisor N - 1."""
+    total, dims = features.shape
     mean, squares = np.zeros(dims), np.zeros((dims, dims))
-    for rows, weights in _chunks(features, counts):
-        mean += weights @ rows / total
-    for rows, weights in _chunks(features, counts):
+    for rows in _chunks(features):
+        mean += rows.sum(axis=0) / total
+    for rows in _chunks(features):
         rows -= mean
-        squares += (rows * weights[:, None]).T @ rows
+        squares += rows.T @ rows
     return Moments(mean, squares / (total - 1))
 
 
-def _chunks(features: np.ndarray, counts: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield rows that count, in float64, and their counts."""
-    for at in range(0, len(features), CHUNK):
-        weights = counts[at : at + CHUNK]
-        rows = features[at : at + CHUNK].astype(np.float64)
-        yield (rows, weights) if weights.all() else (rows[weights > 0], weights[weights > 0])
+def _chunks(features: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the rows in float64."""
+    for start in range(0, len(features), CHUNK):
+        yield features[start : start + CHUNK].astype(np.float64)
 
 
 def distance(a: np.ndarray, b: np.ndarray, route: Route = "auto") -> float:
@@ -87,10 +83,10 @@ def check(a: np.ndarray, b: np.ndarray) -> None:
                 f"Fréchet distance: the {which} set has {len(rows)} sample(s) in an array of shape {rows.shape}; at "
                 "least 2 rows of features are needed: give more frames or clips"
             )
-        for at in range(0, len(rows), CHUNK):
-            wrong = ~np.isfinite(rows[at : at + CHUNK]).all(axis=1)
+        for start in range(0, len(rows), CHUNK):
+            wrong = ~np.isfinite(rows[start : start + CHUNK]).all(axis=1)
             if wrong.any():
-                bad = at + int(np.flatnonzero(wrong)[0])
+                bad = start + int(np.flatnonzero(wrong)[0])
                 raise RetakeError(f"Fréchet distance: NaN or infinity in sample {bad} of the {which} set")
     if a.shape[1] != b.shape[1]:
         raise RetakeError(
@@ -111,11 +107,11 @@ def _of_rows(a: np.ndarray, b: np.ndarray) -> float:
     means, squares, factors = [], 0.0, []
     for features in (a, b):
         n, dims = features.shape
-        mean = sum(rows.sum(axis=0) for rows, _ in _chunks(features, np.ones(n))) / n
+        mean = sum(rows.sum(axis=0) for rows in _chunks(features)) / n
         means.append(mean)
         factor = torch.empty((0, dims), dtype=torch.float64)
-        for at in range(0, n, CHUNK):
-            rows = torch.from_numpy(features[at : at + CHUNK].astype(np.float64) - mean) / np.sqrt(n - 1)
+        for start in range(0, n, CHUNK):
+            rows = torch.from_numpy(features[start : start + CHUNK].astype(np.float64) - mean) / np.sqrt(n - 1)
             squares += float(rows.square().sum())
             if n > dims:  # a triangle has the same covariance
                 rows = torch.linalg.qr(torch.cat([factor, rows]), mode="r").R
@@ -168,34 +164,22 @@ def _tensorflow_root(a: np.ndarray, b: np.ndarray) -> float:
     return float(root(half @ (torch.from_numpy(b) @ half)).trace())
 
 
-def interval(
-    a: np.ndarray, b: np.ndarray, *, route: Route = "auto", each: tuple[int, int] = (1, 1), draws: int = DRAWS,
-    level: float = 0.95, seed: int = 0,
-) -> tuple[float, float] | None:  # fmt: skip
-    """Return the basic bootstrap interval of the distance over samples of both sets; None where it makes no sense.
+def without_each(a: np.ndarray, b: np.ndarray, units: np.ndarray, route: Route = "auto") -> list[float]:
+    """Return the distances of two sets, (N, D) both, without each unit in turn: what an interval is made of.
 
-    Sets drawn with replacement hold fewer different samples, so that the distance of drawn sets is too large; the basic
-    interval (twice the distance less the quantiles) takes that out to first order. With no more than twice as many
-    samples as features it does not, and there is no interval; nor where drawing would take hours (`MOST`). `each`:
-    rows that are drawn together, of either set (the frames of one clip are no independent samples).
+    `units`: the number of the unit that a row of either set belongs to, (N,) integers from 0. Units are independent of
+    each other, as clips are and frames of a clip are not. Empty where fewer than two rows are left, or where it would take
+    hours (`MOST`).
     """
-    check(a, b)
-    dims = a.shape[1]
-    operations = draws * (2 * (len(a) + len(b)) * dims**2 + 20 * dims**3)
-    if min(len(a), len(b)) <= 2 * dims or operations > MOST:
-        return None
-    rng = np.random.default_rng(seed)
-    moment_route: Literal["eigen", "tensorflow"] = "tensorflow" if route == "tensorflow" else "eigen"
-    whole = _distance(a, b, route)
-
-    def again(rows: np.ndarray, together: int) -> Moments:
-        units = -(-len(rows) // together)
-        counts = np.bincount(rng.integers(units, size=units), minlength=units)
-        return moments(rows, np.repeat(counts, together)[: len(rows)])
-
-    drawn = [of_moments(again(a, each[0]), again(b, each[1]), moment_route) for _ in range(draws)]
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return max(2 * whole - float(high), 0.0), max(2 * whole - float(low), 0.0)
+    sizes, dims = np.bincount(units), a.shape[1]
+    operations = len(sizes) * (4 * len(units) * dims**2 + 20 * dims**3)
+    if len(units) - sizes.max() < 2 or operations > MOST:
+        return []
+    distances = []
+    for unit in progress(range(len(sizes)), unit="distance", desc="interval"):
+        rest: list[Any] = [cache.Taken(rows, np.flatnonzero(units != unit)) for rows in (a, b)]
+        distances.append(_distance(rest[0], rest[1], route))
+    return distances
 
 
 def kept(rows: int, batch: int, *, short: bool = True) -> int:

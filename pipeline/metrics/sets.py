@@ -24,17 +24,24 @@ I3D: dict[str, tuple[str, str, str, list[int], frechet.Route]] = {
 }
 SHORTEST = 9  # frames of a clip for it: of fewer nothing is left for the average pool
 TEXTURES = "224, bilinear, corner-aligned"  # resize of DTFVD
+UNITS = 50  # of an interval; of more clips those that follow one another are one unit
 VERSION = 1  # of resizing, networks and distance; another one makes kept features again
 
 
 @dataclass(frozen=True)
 class Found:
-    """A distance of two sets: its value, 95 % bootstrap interval or None, samples and features."""
+    """A distance of two sets: its value, samples and features, and what its interval is made of.
+
+    `units`: what the interval's units are; `sizes`: samples in each; `without`: the values without each of them, empty
+    where that leaves nothing or would take hours.
+    """
 
     value: float
-    interval: tuple[float, float] | None
     samples: int
     features: int
+    units: str
+    sizes: list[int]
+    without: list[float]
 
     @property
     def note(self) -> str:
@@ -86,19 +93,21 @@ class Distance:
         key = {**self.identity, "version": VERSION, "content": content}
         return cache.rows(key, count, lambda: map(self.features, images()))
 
-    def distance(self, predicted: Any, true: Any, each: tuple[int, int] = (1, 1)) -> Found:
-        """Return the distance of two sets of features (N, D); `each`: rows of one clip, for the interval."""
+    def distance(self, predicted: Any, true: Any, clips: np.ndarray) -> Found:
+        """Return the distance of two sets of features (N, D); `clips`: the number of each row's clip, (N,) integers from 0."""
         if self.drop is not None:
-            sets = (predicted, true)
-            kept = [frechet.kept(len(rows), self.drop, short=self.keep_short) for rows in sets]
-            if min(kept) == 0:
+            rows = frechet.kept(len(clips), self.drop, short=self.keep_short)
+            if rows == 0:
                 raise RetakeError(
-                    f"batches of {self.drop} whose remainder is dropped, and only {min(map(len, sets))} samples: nothing is left"
+                    f"batches of {self.drop} whose remainder is dropped, and only {len(clips)} samples: nothing is left"
                 )
-            predicted, true = predicted[: kept[0]], true[: kept[1]]
+            predicted, true, clips = predicted[:rows], true[:rows], clips[:rows]
         value = frechet.distance(predicted, true, self.route)
-        interval = frechet.interval(predicted, true, route=self.route, each=each)
-        return Found(value, interval, len(predicted), predicted.shape[1])
+        count = int(clips.max()) + 1
+        units = clips * min(count, UNITS) // count
+        without = frechet.without_each(predicted, true, units, self.route)
+        name = "clips" if count <= UNITS else "blocks of clips"
+        return Found(value, len(clips), predicted.shape[1], name, np.bincount(units).tolist(), without)
 
 
 def label(name: str, drop: int | None) -> str:

@@ -13,7 +13,7 @@ from pydantic import Field
 from pipeline import params
 from pipeline.errors import RetakeError
 from pipeline.models.base import Network
-from pipeline.models.flow_warp import sample, velocity
+from pipeline.models.warping import sample, velocity
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.metrics import mean
 from pipeline.params import Experiment
 
 PARTS = ("low", "high", "spread")  # of a cell, beside its mean
@@ -16,13 +17,19 @@ PARTS = ("low", "high", "spread")  # of a cell, beside its mean
 
 @dataclass
 class Cell:
-    """One mean; for published values only `text`, as printed."""
+    """One mean and its interval; for published values only `text`, as printed.
+
+    `unit`, `units`: what the interval's units are, and how many; `note`: what must be said of it, or why there is none.
+    """
 
     mean: float = math.nan
     low: float = math.nan
     high: float = math.nan
     spread: float = math.nan
     text: str = ""
+    unit: str = ""
+    units: int = 0
+    note: str = ""
 
 
 @dataclass
@@ -65,17 +72,24 @@ class Column:
     steps: bool = False
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The names that the column takes in the CSV: of its mean and of the other parts of its cells."""
+        return (self.name, *(f"{self.name}_{part}" for part in PARTS))
+
+    @property
     def title(self) -> str:
         """The column's name for people."""
         return f"{self.about['label']} t+{self.k}" if self.k else str(self.about["label"])
 
-    def units(self, values: Windows, weights: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
-        """Return what is averaged, (n, samples), and what each counts, (n,): windows, or the values of one window."""
+    def averaged(self, values: Windows, weights: dict[str, float]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Return what is averaged, (n, samples), what each counts, (n,), and its window: windows, or the values of one."""
         if self.window:
             one = values[self.window].T
-            return one, np.ones(len(one))
-        means = np.stack([v[:, : self.k or None].mean(axis=1) for v in values.values()])
-        return means, np.array([v.shape[1] if self.pooled else weights[w] for w, v in values.items()], np.float64)
+            return one, np.ones(len(one)), [self.window] * len(one)
+        means = np.stack([mean(v[:, : self.k or None]) for v in values.values()])
+        finite = {w: np.isfinite(v).all(axis=0).sum() for w, v in values.items()}
+        counts = np.array([finite[w] if self.pooled else weights[w] for w in values], np.float64)
+        return means, counts, list(values)
 
     def short(self, value: float) -> str:
         """Return a value of the column for people."""
@@ -89,4 +103,4 @@ class Layout:
     columns: Callable[[Experiment, dict[str, Any]], list[Column]]  # of the experiment and the metadata of its scores
     tested: Callable[[Experiment, dict[str, Any]], str]  # the sentence on the test set and what cells are
     single: Callable[[list[Row]], str]  # <experiment>_steps.csv
-    over: str  # what intervals are over
+    over: str  # what windows are called

@@ -1,22 +1,22 @@
-"""Rows of our own: scores in, means and bootstrap intervals out."""
+"""Rows of our own: scores in, means and their intervals out."""
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from pipeline import plan
 from pipeline.errors import RetakeError
+from pipeline.metrics import left_out
 from pipeline.params import Params
+from pipeline.store import scores
 from pipeline.store.frames import Store
+from pipeline.tables import intervals
 from pipeline.tables.cells import Cell, Column, Row, Windows
-
-RESAMPLES, SEED, INTERVAL = 1000, 0, (2.5, 97.5)
+from pipeline.tracking import flatten
 
 
 def row(p: Params, experiment: str, name: str) -> Row:
@@ -29,20 +29,18 @@ def row(p: Params, experiment: str, name: str) -> Row:
     e = p.experiments[experiment]
     path = plan.path("score", experiment=experiment, model=name)
     again = f"make it again with `snakemake {path}`"
-    if not path.exists():
-        raise RetakeError(f"no scores {path}: make them with `snakemake {path}`")
-    table = pq.read_table(path)
-    meta = json.loads((table.schema.metadata or {}).get(b"retake", b"null"))
-    if meta is None:
-        raise RetakeError(f"{path} holds no scores of this project: delete it and {again}")
+    columns, meta = scores.read(path)
     if set(meta["metrics"]) != set(e.metrics):
         raise RetakeError(f"{path} has scores of {', '.join(meta['metrics'])}, not of {', '.join(e.metrics)}: {again}")
     store = Store(plan.path("predict", experiment=experiment, model=name))
     if store.identity != meta["identity"]:
         raise RetakeError(f"{path} was made from other predictions than today's {store.path}: {again}")
     made = meta["predictions"]
-    meta["values"], meta["weights"], meta["horizons"] = _pivot(table.to_pydict(), meta, path)
+    meta["values"], meta["weights"], meta["horizons"] = _pivot(columns, meta, path)
     notes = [f"{metric}: {reason}" for metric, reason in sorted(meta["skipped"].items())]
+    for metric, windows in meta["values"].items():
+        told = left_out(np.concatenate([v.ravel() for v in windows.values()]), meta["lacking"].get(metric))
+        notes += [f"{metric}: {told}"] if told else []
     notes += [f"{metric}: {told['note']}" for metric, told in sorted(meta.get("sets", {}).items())]
     if made.get("brought"):
         notes.insert(0, f"brought as {made['brought']}")
@@ -51,12 +49,48 @@ def row(p: Params, experiment: str, name: str) -> Row:
         "samples": str(meta["samples"]),
         "parameters": "" if made["parameters"] is None else str(made["parameters"]),
         "gmacs": "" if made["gmacs"] is None else f"{made['gmacs']:.6g}",
+        **_lineage(p, experiment, name, store),
         **{key: made[key][:12] for key in ("checkpoint", "data", "params")},
         "partial": made.get("partial") or "",
         "note": "; ".join(notes),
         "metrics": " ".join(f"{metric}:{about['identity']}" for metric, about in meta["metrics"].items()),
     }
     return Row(name, e.models.get(name, name), "measured", facts=facts, meta=meta)
+
+
+def _lineage(p: Params, experiment: str, name: str, store: Store) -> dict[str, str]:
+    """Return in words what a row rests on beside its digests: the frames' size, the flow that it read, its training.
+
+    Training is told by all its settings: what shortened it or left a loss out is among them.
+    """
+    e, made = p.experiments[experiment], store.meta
+    frames = Store(made["frames"])
+    sizes = [f"{width}x{height}" for height, width in np.unique(frames.size, axis=0)]
+    most = f"{len(sizes)} sizes from {sizes[0]} to {sizes[-1]}" if len(sizes) > 2 else " and ".join(sizes)
+    told = {
+        "frames": f"`{e.dataset}` at {most}, where resized by {frames.meta.get('resize')}",
+        "flow": "",
+        "training": "",
+    }
+    model = p.models.get(name)
+    if model is None:
+        return told
+    if model.flow is not None and made.get("flow") != "":  # animation's models may draw their motion instead
+        estimator = p.models[model.flow]
+        predict = estimator.predict.model_dump(mode="json") if estimator.predict is not None else {}
+        settings = ": ".join(
+            [estimator.kind, *filter(None, [", ".join(f"{k} {v}" for k, v in flatten(predict).items())])]
+        )
+        of = f" of `{model.flow_of}`" if model.flow_of is not None else ""
+        told["flow"] = f"by `{model.flow}` ({settings}){of}, {str(made.get('flow', ''))[:12]}"
+    if model.checkpoint is not None:
+        told["training"] = f"imported from {model.checkpoint}"
+    elif model.train is not None:
+        recipe = flatten(model.train.model_dump(mode="json"))
+        told["training"] = f"on `{e.trained_on}`, " + ", ".join(
+            f"{k} {'none' if v is None else v}" for k, v in recipe.items()
+        )
+    return told
 
 
 def same_metrics(rows: list[Row]) -> None:
@@ -98,7 +132,9 @@ def _pivot(
     missing = []
     for metric, about in meta["metrics"].items():
         found = values.get(metric, {}).values()
-        if sum(v.size for v in found) != about["values"] or any(np.isnan(v).any() for v in found):
+        if sum(v.size for v in found) != about["values"] or (
+            metric not in meta["lacking"] and any(np.isnan(v).any() for v in found)
+        ):
             missing.append(metric)
     if missing:
         raise RetakeError(f"{path} lacks values of {', '.join(missing)}: make it again with `snakemake {path}`")
@@ -108,59 +144,78 @@ def _pivot(
     return values, weights, horizons
 
 
-def fill(row: Row, columns: list[Column]) -> None:
-    """Compute the cells of a measured row, and of a row with steps its values at each single step."""
-    values, weights, abouts = row.meta["values"], row.meta["weights"], row.meta["metrics"]
-    wanted: dict[Any, tuple[str, np.ndarray, np.ndarray]] = {}  # where to put it -> metric, units, what they count
+def fill(row: Row, columns: list[Column], over: str) -> None:
+    """Compute the cells of a measured row, and of a row with steps its values at each single step.
+
+    `over`: what the row's windows are called. The row's facts then say what the units of its intervals are.
+    """
+    values, weights = row.meta["values"], row.meta["weights"]
+    clips = "scenes" if over == "scenes" else "clips"
     for column in columns:
         metric = column.metric
         if metric in values and (not column.window or column.window in values[metric]):
-            wanted[column.name] = (metric, *column.units(values[metric], weights[metric]))
+            names = ("frames" if column.window else over, clips)
+            row.cells[column.name] = _cell(row, metric, *column.averaged(values[metric], weights[metric]), names)
     for metric in dict.fromkeys(c.metric for c in columns if (c.k or c.steps) and c.metric in values):
-        steps = np.stack(list(values[metric].values()))
+        steps, counts = np.stack(list(values[metric].values())), np.array(list(weights[metric].values()))
         for step in range(steps.shape[2]):
-            wanted[metric, step + 1] = (metric, steps[:, :, step], np.array(list(weights[metric].values())))
-    for n in dict.fromkeys(len(units) for _, units, _ in wanted.values()):  # those of as many units share draws
-        some = {where: cell for where, cell in wanted.items() if len(cell[1]) == n}
-        scales = [abouts[metric]["scale"] for metric, _, _ in some.values()]
-        stacked = np.stack(
-            [s * units.mean(axis=1) for s, (_, units, _) in zip(scales, some.values(), strict=True)], axis=1
+            cell = _cell(row, metric, steps[:, :, step], counts, list(values[metric]), (over, clips))
+            row.steps[metric, step + 1] = cell
+    _tell_units(row)
+
+
+def _cell(
+    row: Row, metric: str, averaged: np.ndarray, counts: np.ndarray, windows: list[str], names: tuple[str, str]
+) -> Cell:
+    """Return the mean of what is averaged, (n, samples), with its interval; samples are averaged before the interval.
+
+    `counts`: what each counts, (n,); `windows`: of which window each is; `names`: what is averaged, what clips are called.
+    """
+    whole = np.isfinite(averaged).all(axis=1) & (counts > 0)
+    if not whole.any():
+        infinite = np.isinf(averaged).any()
+        return Cell(
+            math.inf if infinite else math.nan, note="the mean is infinite" if infinite else "there are no values"
         )
-        lows, highs = bootstrap(stacked, np.stack([weight for *_, weight in some.values()], axis=1))
-        for (where, (metric, units, weight)), scale, *ends in zip(some.items(), scales, lows, highs, strict=True):
-            samples = scale * (units * weight[:, None]).mean(axis=0) / weight.mean()
-            mean = samples.mean()
-            if abouts[metric]["mean"] == "decibel":  # of squared errors, whose mean is taken first
-                samples, mean, *ends = (_decibel(x) for x in (samples, mean, *ends[::-1]))
-            elif metric in row.meta.get(
-                "sets", {}
-            ):  # drawn over the set's samples: there is one value to draw from here
-                ends = [scale * x for x in row.meta["sets"][metric]["interval"] or (math.nan, math.nan)]
-            spread = samples.std(ddof=1) if len(samples) > 1 and np.isfinite(samples).all() else math.nan
-            cell = Cell(float(mean), float(ends[0]), float(ends[1]), float(spread))
-            if isinstance(where, tuple):
-                row.steps[where] = cell
-            else:
-                row.cells[where] = cell
+    averaged, counts = averaged[whole], counts[whole]
+    windows = [window for window, counted in zip(windows, whole, strict=True) if counted]
+    about, scale = row.meta["metrics"][metric], row.meta["metrics"][metric]["scale"]
+    samples = scale * (averaged * counts[:, None]).mean(axis=0) / counts.mean()
+    mean = float(samples.mean())
+    if metric in row.meta.get("sets", {}):
+        told = row.meta["sets"][metric]
+        interval = intervals.of_set(mean, [scale * value for value in told["without"]], told["sizes"], told["units"])
+    else:
+        clips = windows if names[1] == "scenes" else [window.rpartition(":")[0] for window in windows]
+        overlap = row.meta["predictions"]["protocol"].get("window", 2)  # neighbouring pairs share a frame
+        interval = intervals.of_mean(scale * averaged.mean(axis=1), counts, clips, overlap=overlap, names=names)
+    low, high = interval.low, interval.high
+    if about["mean"] == "decibel":  # of squared errors, whose mean is taken first
+        half = 10 / math.log(10) * (high - low) / 2 / mean if mean else math.nan  # to first order
+        samples, mean = _decibel(samples), float(_decibel(mean))
+        low, high = mean - half, mean + half
+    elif about["better"] == "lower" and low < 0:  # no error or distance is negative
+        low = 0.0
+    spread = float(samples.std(ddof=1)) if len(samples) > 1 and np.isfinite(samples).all() else math.nan
+    note = interval.note or ("the mean is infinite" if math.isnan(low) else "")
+    return Cell(mean, low, high, spread, unit=interval.unit, units=interval.units, note=note)
+
+
+def _tell_units(row: Row) -> None:
+    """Put the units of a row's intervals among its facts, those of the first cell; into its note what is otherwise."""
+    first = next(iter(row.cells.values()), Cell())
+    row.facts |= {"unit": first.unit, "units": str(first.units) if first.unit else ""}
+    notes: dict[str, list[str]] = {}
+    for name, cell in row.cells.items():
+        if math.isnan(cell.low):
+            notes.setdefault(f"no interval: {cell.note}", []).append(name)
+        elif (cell.unit, cell.units) != (first.unit, first.units) or cell.note:
+            notes.setdefault(f"interval over {cell.units} {cell.unit}: {cell.note}", []).append(name)
+    told = [note if len(names) == len(row.cells) else f"{', '.join(names)}: {note}" for note, names in notes.items()]
+    row.facts["note"] = "; ".join([note for note in (row.facts["note"], *told) if note])
 
 
 def _decibel(errors: Any) -> Any:
     """Return the PSNR of mean squared errors of images in [0,1]."""
     with np.errstate(divide="ignore"):
         return -10 * np.log10(errors)
-
-
-def bootstrap(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 95 % percentile bootstrap intervals of the weighted means of columns (n, columns), over the rows.
-
-    The same draws for the same n: rows of a table are compared on the same windows. Limits are means that were drawn,
-    not interpolated, so infinite values do no harm; draws in which nothing counts are left out.
-    """
-    rng = np.random.default_rng(SEED)
-    n = len(values)
-    total, counted = values * weights, weights
-    draws = [rng.integers(0, n, n) for _ in range(RESAMPLES)]
-    with np.errstate(invalid="ignore"):
-        means = np.stack([total[draw].mean(axis=0) / counted[draw].mean(axis=0) for draw in draws])
-    low, high = np.nanpercentile(means, INTERVAL, axis=0, method="inverted_cdf")
-    return low, high

@@ -2,25 +2,40 @@
 # Code is a param, not an input: contents count, not times, and a graph of 10,000 jobs stays small.
 
 
+def asked(function):
+    """Return the function with errors that a user can mend as one line: Snakemake would print a traceback around them."""
+
+    def answer(*arguments):
+        try:
+            return function(*arguments)
+        except RetakeError as error:
+            raise SystemExit(f"error: {error}") from None
+
+    return answer
+
+
+@asked
+def fields(stage, wildcards):
+    return plan.fields_of(P, stage, **wildcards)
+
+
 def data(stage):
     def files(wildcards):
         # What a killed job left is made again unasked (--rerun-incomplete): stages write atomically, nothing is lost by it.
         # Set here because Snakemake's settings come after parsing.
         workflow.dag_settings.force_incomplete = True
-        return plan.inputs(P, stage, plan.fields_of(P, stage, **wildcards))
+        return asked(plan.inputs)(P, stage, fields(stage, wildcards))
 
     return files
 
 
 def code(stage):
-    return lambda wildcards: plan.code(P, stage, plan.fields_of(P, stage, **wildcards))
+    return lambda wildcards: plan.code(P, stage, fields(stage, wildcards))
 
 
 def own(stage):
-    return lambda wildcards: plan.own_files(
-        stage, plan.fields_of(P, stage, **wildcards)
-    )
+    return lambda wildcards: plan.own_files(stage, fields(stage, wildcards))
 
 
 def uses(stage):
-    return lambda wildcards: plan.uses(P, stage, plan.fields_of(P, stage, **wildcards))
+    return lambda wildcards: plan.uses(P, stage, fields(stage, wildcards))

@@ -10,7 +10,6 @@ rule download:
         "logs/download-{dataset}-{split}.log",
     benchmark:
         "logs/benchmarks/download-{dataset}-{split}.tsv"
-    retries: 2
     resources:
         mem_mb=500,
     params:
@@ -35,6 +34,7 @@ rule frames:
     params:
         uses=uses("frames"),
         code=code("frames"),
+        own=own("frames"),
     shell:
         "python -m pipeline.frames --dataset {wildcards.dataset} --split {wildcards.split}"
 
@@ -56,7 +56,6 @@ rule pretrained:
         "logs/pretrained-{weights}.log",
     benchmark:
         "logs/benchmarks/pretrained-{weights}.tsv"
-    retries: 2
     resources:
         mem_mb=500,
     params:

@@ -40,6 +40,11 @@ class Params(params.Dataset):
         None, description="folder with own videos in train/ and val/, read in place; null: the published Vimeo videos"
     )
 
+    @property
+    def own(self) -> list[str]:
+        """The folder of own videos."""
+        return [self.videos] if self.videos else []
+
 
 def archives(p: Params, split: str) -> list[str]:
     """Return the files of the Vimeo videos that the split has scenes of; none for own videos."""

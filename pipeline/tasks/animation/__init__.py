@@ -1,4 +1,4 @@
-"""Animation: one start frame in, a clip out; a model may be given the motion of a clip as well, or where motion shall end."""
+"""Animation: one start frame in, a clip out; a model may also be given the motion of a clip, or where motion shall end."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Train(params.Train):
 
 
 class Protocol(params.Task):
-    """Animation: which frames are given, how long the clip is, whose motion it has, and which true frames it is compared with.
+    """Animation: which frame is given, how long the clip is, whose motion it has, and what it is compared with.
 
     A window is a run of frames of a clip, the start frame first. A generated frame's time is its distance from the start.
     """
@@ -72,17 +72,17 @@ class Protocol(params.Task):
     )
     start: Literal["given", "drawn", "left_out"] = Field(
         "left_out",
-        description="what a scored clip begins with. given: the start frame as it is; drawn: as the model draws it, where it "
-        "does; left_out: the frame after it",
+        description="what a scored clip begins with. given: the start frame as it is; drawn: as the model draws it, where "
+        "it does; left_out: the frame after it",
     )
     lag: int = Field(
         0,
         ge=0,
-        description="generated frames are compared with true ones so many frames earlier (published for cINN's landscapes: 1)",
+        description="generated frames are compared with true ones so many frames earlier (cINN's landscapes, published: 1)",
     )
     motion: Literal["clip", "other", "random", "zero"] = Field(
         "random",
-        description="what the model is given beside the start. clip: the motion of the window itself, which it reconstructs; "
+        description="what the model is given beside the start. clip: the motion of the window itself, reconstructed; "
         "other: that of the next clip; zero: none at all; random: nothing, it draws its own",
     )
 

@@ -99,11 +99,11 @@ def sources(found: list[Window], motion: str) -> list[Window]:
 
 
 def flow(store: Store, frames: Store, clip: str, positions: range) -> np.ndarray:
-    """Return the flow of a run of frames of a clip, (n, h, w, 2) float32 px: entry t leads from the frame before it to frame t.
+    """Return the flow of a run of frames of a clip, (n, h, w, 2) float32 px: entry t leads from frame t - 1 to t.
 
     Of the first frame there is the flow to itself: what the store has for a clip's first frame, zero elsewhere. Stores of
-    both exports are read (`tasks/flow/exports.py`): they have the clip's name and the frames' numbers. Raises RetakeError where a frame has
-    no flow, or flow is unknown in places.
+    both exports are read (`tasks/flow/exports.py`), by the clip's name and the frames' numbers. Raises RetakeError where a
+    frame has no flow, where frames are missing, or flow is unknown in places.
     """
     numbers = [int(frames.frame[frames.clips[clip][position]]) for position in positions]
     sky = store.meta.get("export") == "sky"

@@ -29,7 +29,7 @@ class TrainingClips(train.TrainingClips):
             )
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
-        """Return `clip` (n, 3, h, w) uint8 or as the network changes it, `flow` (n, 2, h, w) float32 px and `endpoint` (values,) float32, as far as read."""
+        """Return `clip` (n, 3, h, w) uint8, or as the network changes it, and if read `flow` (n, 2, h, w) px and `endpoint` (values,), float32."""
         import torch
 
         clip, positions, rng = self.drawn(item)

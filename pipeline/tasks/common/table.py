@@ -19,8 +19,8 @@ def steps_csv(rows: list[Row]) -> str:
     lines = [
         {"model": row.label, "metric": metric, "step": str(step)}
         | {part: digits(getattr(cell, part)) for part in ("mean", *PARTS)}
-        | {"n": row.facts["n"], "samples": row.facts["samples"]}
+        | {"n": row.facts["n"], "unit": cell.unit, "units": str(cell.units), "samples": row.facts["samples"]}
         for row in rows
         for (metric, step), cell in row.steps.items()
     ]
-    return as_csv(["model", "metric", "step", "mean", *PARTS, "n", "samples"], lines)
+    return as_csv(["model", "metric", "step", "mean", *PARTS, "n", "unit", "units", "samples"], lines)

@@ -53,10 +53,10 @@ class TrainingClips:
     def indices(self, step: int, rank: int, processes: int) -> list[tuple[int, int]]:
         """Return (step, window index) of one process's share of the batch of `step`."""
         share = self.train.batch // processes
-        epoch, at = divmod(step, self.steps_per_epoch(processes))
+        epoch, batch = divmod(step, self.steps_per_epoch(processes))
         order = self.order(epoch)
         order = np.resize(order, -(-len(order) // processes) * processes)[rank::processes]
-        return [(step, int(i)) for i in order[at * share : (at + 1) * share]]
+        return [(step, int(i)) for i in order[batch * share : (batch + 1) * share]]
 
     def __len__(self) -> int:
         return len(self.windows)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import RetakeError, progress
-from pipeline.metrics import Undefined, cache, frechet, sets, temporal
+from pipeline.metrics import Undefined, cache, frechet, mean, sets, temporal
 from pipeline.params import Params
 from pipeline.store.frames import Store
-from pipeline.tasks.common.score import Metrics, Row, true_frame, true_motion, unit
+from pipeline.store.scores import Row
+from pipeline.tasks.common.score import Metrics, true_frame, true_motion, unit
 from pipeline.tasks.common.windows import Tested
 
 AT_ONCE = 16  # frames that are read together for features
@@ -58,13 +59,13 @@ def _neighbours(
 ) -> Iterator[tuple[str, float]]:
     """Yield (metric, mean over neighbouring frames) of the metrics of pairs in a predicted clip."""
     region = (slice(None), slice(None))
-    found: dict[str, list[float]] = {}
+    by_metric: dict[str, list[float]] = {}
     for step in range(len(images) - 1):
         pair = images[step : step + 2], target[step : step + 2]
         for metric, values in metrics.values("pairs", where, *pair, region, motion(step)):
-            found.setdefault(metric, []).append(float(values[0]))
-    for metric, each in found.items():
-        yield metric, float(np.mean(each))
+            by_metric.setdefault(metric, []).append(float(values[0]))
+    for metric, each in by_metric.items():
+        yield metric, float(mean(np.array(each)))
     if len(images) < 2:
         for metric in list(metrics.of("pairs")):
             metrics.skip(metric, "two predicted frames are needed, the protocol has one")
@@ -73,7 +74,7 @@ def _neighbours(
 def _of_sets(
     frames: Store, predicted: Store, windows: list[Tested], samples: int, metrics: Metrics
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Return one value a sample of the metrics of sets (window "", step 0), and their intervals and notes by metric.
+    """Return one value a sample of the metrics of sets (window "", step 0), and by metric what its interval is made of.
 
     The true set is the targets of all windows, each frame as often as it is one. Features are kept; those of a true frame that
     several windows share are made once.
@@ -81,15 +82,17 @@ def _of_sets(
     rows: list[Row] = []
     facts: dict[str, Any] = {}
     spans, steps = [window.rows for window in windows], len(windows[0].rows)
+    numbers = {clip: number for number, clip in enumerate(frames.clips)}
+    clips = np.array([numbers[window.clip] for window in windows])
     for metric, built in list(metrics.of("features").items()):
         distance: sets.Distance = built  # type: ignore[assignment]
         try:
             true = _true_features(distance, frames, spans)
-            found = [
+            distances = [
                 distance.distance(
                     _predicted_features(distance, frames, predicted, windows, sample),
                     true,
-                    (steps, steps) if distance.unit == "frames" else (1, 1),
+                    np.repeat(clips, steps) if distance.unit == "frames" else clips,
                 )
                 for sample in range(samples)
             ]
@@ -98,9 +101,10 @@ def _of_sets(
             continue
         except RetakeError as error:
             raise RetakeError(f"{metric} of {predicted.path}: {error}") from None
-        rows += [("", 0, sample, metric, f.value, 1.0) for sample, f in enumerate(found)]
-        intervals = [f.interval for f in found if f.interval]
-        facts[metric] = {"interval": np.mean(intervals, axis=0).tolist() if intervals else None, "note": found[0].note}
+        rows += [("", 0, sample, metric, f.value, 1.0) for sample, f in enumerate(distances)]
+        without = np.mean([f.without for f in distances], axis=0).tolist()
+        first = distances[0]
+        facts[metric] = {"note": first.note, "units": first.units, "sizes": first.sizes, "without": without}
     return rows, facts
 
 
@@ -113,21 +117,21 @@ def _true_features(distance: sets.Distance, frames: Store, spans: list[range]) -
             len(spans),
             lambda: (unit(np.stack([true_frame(frames, r) for r in span]), str(frames.path)) for span in spans),
         )
-    wanted = np.concatenate([np.array(span) for span in spans])
-    needed = np.unique(wanted)
+    targets = np.concatenate([np.array(span) for span in spans])
+    needed = np.unique(targets)
     content = cache.digest(frames.identity.encode(), needed.tobytes())
 
     def images() -> Iterator[np.ndarray]:
         """Yield stacks of frames of one size."""
         changes = np.flatnonzero((np.diff(frames.content[needed], axis=0) != 0).any(axis=1)) + 1
         for same in np.split(needed, changes):
-            for at in range(0, len(same), AT_ONCE):
+            for first in range(0, len(same), AT_ONCE):
                 yield unit(
-                    np.stack([true_frame(frames, int(row)) for row in same[at : at + AT_ONCE]]), str(frames.path)
+                    np.stack([true_frame(frames, int(row)) for row in same[first : first + AT_ONCE]]), str(frames.path)
                 )
 
     base = distance.rows(content, len(needed), images)
-    return cache.Taken(base, np.searchsorted(needed, wanted))
+    return cache.Taken(base, np.searchsorted(needed, targets))
 
 
 def _predicted_features(

@@ -42,8 +42,8 @@ def settings(protocol: Protocol) -> dict[str, Any]:
 
 def inputs(store: Store, window: Window, protocol: Protocol) -> np.ndarray:
     """Return the context frames of a window, (context, height, width, 3) uint8."""
-    at = window[1] + protocol.first
-    return store.read(window[0], range(at, at + protocol.context))
+    begin = window[1] + protocol.first
+    return store.read(window[0], range(begin, begin + protocol.context))
 
 
 def targets(store: Store, window: Window, protocol: Protocol) -> np.ndarray:
@@ -53,8 +53,8 @@ def targets(store: Store, window: Window, protocol: Protocol) -> np.ndarray:
 
 def target_rows(store: Store, window: Window, protocol: Protocol) -> range:
     """Return the rows of a store that hold the frames to predict."""
-    at = window[1] + protocol.first + protocol.context
-    return store.clips[window[0]][at : at + protocol.horizon]
+    begin = window[1] + protocol.first + protocol.context
+    return store.clips[window[0]][begin : begin + protocol.horizon]
 
 
 def context_flow(flow: Store, frames: Store, window: Window, protocol: Protocol) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline import compute, tasks, weights
 from pipeline.drawing.images import write_image
 from pipeline.errors import RetakeError, log
+from pipeline.outputs import unused
 from pipeline.params import Params
 from pipeline.sources.images import read_image
 from pipeline.store.frames import Store
@@ -73,6 +74,7 @@ def next_frame(p: Params, name: str, images: list[Path], checkpoint: Path | None
         raise RetakeError(f"{name} needs --checkpoint: a file of data/checkpoints/{name}/, or a published one")
     if model.flow is not None:
         raise RetakeError(f"{name} needs precomputed flow: use it in an experiment")
+    unused(output)
     read = [read_image(path) for path in images]
     sizes = {path.name: image.shape[:2] for path, image in zip(images, read, strict=True)}
     if len(set(sizes.values())) > 1:

@@ -1,0 +1,86 @@
+"""docs/adding.md word for word: its files go into a fresh project, which makes the table of one's own model and videos."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.drawing.encode import write_video
+from tests.engines import ROOT, Project
+
+
+def blocks() -> list[tuple[str, str]]:
+    """Return (file, text) of the document's blocks that name a file."""
+    text = (ROOT / "docs/adding.md").read_text()
+    return re.findall(r"^```\w+ file=(\S+)\n(.*?)^```$", text, re.M | re.S)
+
+
+def videos(folder: Path) -> None:
+    """Write two training videos and a test video of a bright square that moves."""
+    for split, number in (("train", 0), ("train", 1), ("test", 2)):
+        rng = np.random.default_rng(number)
+        background = rng.integers(0, 120, (96, 128, 3), np.uint8)
+        images = [background.copy() for _ in range(12)]
+        for i, image in enumerate(images):
+            image[20:50, 4 * i + 10 : 4 * i + 40] = 230
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        write_video(folder / split / f"video{number}.mp4", iter(images), 10)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    project = Project(tmp_path)
+    for file, text in blocks():
+        path = project.folder / file
+        path.write_text((path.read_text() if path.exists() else "") + "\n" + text)
+    project.edit({"compute.threads": 1, "compute.workers": 0, "tracking.mlflow": False})
+    return project
+
+
+def test_the_document_s_model_and_dataset_make_a_table(project: Project) -> None:
+    videos(project.folder / "videos")
+    done = project.snakemake("results/mine_metrics.csv")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = project.rows("results/mine_metrics.csv")
+    assert {model for model, _ in rows} == {"Copy last frame", "Residual"}
+    assert all(np.isfinite(float(row["psnr_t5"])) for row in rows.values())
+    assert "Nothing to be done" in project.snakemake("results/mine_metrics.csv").stderr
+    videos_before = (project.folder / "videos/test/video2.mp4").read_bytes()
+    (project.folder / "videos/test/video3.mp4").write_bytes(videos_before)
+    assert "frames" in project.rules("results/mine_metrics.csv"), "a video of one's own more is noticed"
+
+
+def test_a_trained_model_is_short() -> None:
+    model = [text for file, text in blocks() if file.startswith("pipeline/models")]
+    settings = yaml.safe_load(next(text for file, text in blocks() if file == "params.yaml"))["models"]
+    lines = sum(len(text.splitlines()) for text in model) + len(yaml.safe_dump(settings).splitlines())
+    assert lines <= 90
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "message"),
+    [
+        ("pipeline/models/residual.py", "def configure(self)", "defines no configure: a model of the task prediction that is trained"),
+        ("pipeline/models/residual.py", "def predict(self", "defines no predict"),
+        ("pipeline/models/residual.py", "def build(", "lacks build"),
+        ("pipeline/datasets/my_videos.py", "SPLITS =", "lacks SPLITS"),
+        ("pipeline/datasets/my_videos.py", '"train", "test"', "has no split 'train'"),
+    ],
+)  # fmt: skip
+def test_a_missing_part_is_named_before_anything_runs(project: Project, file: str, old: str, message: str) -> None:
+    path = project.folder / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(
+        text.replace(
+            old, '"test",' if old.startswith('"') else old.replace("def ", "def not_").replace("SPLITS", "NOT")
+        )
+    )
+    done = project.snakemake("results/mine_metrics.csv", "-n")
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
