@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline import params, plan, weights
 from pipeline.errors import RetakeError, log
+from pipeline.metrics import frechet
 from pipeline.registry import registry
 from pipeline.store.frames import Store
 from pipeline.tasks.animation import clips
@@ -91,10 +92,15 @@ class Validation(train.Validation):
         features: list[list[np.ndarray]] = [[], []]
         for batch in self._batches(device):
             pair = self._made(batch, len(features[0])), batch["clip"][:, 1:]
-            for kept, clips_of in zip(features, pair, strict=True):
-                kept += [distance.features(c) for c in clips_of.permute(0, 1, 3, 4, 2).clamp(0, 1).cpu().numpy()]
-        made, true = (np.concatenate(kept) for kept in features)
-        return f"val_{self.items.train.best}", distance.distance(made, true).value  # type: ignore[attr-defined]
+            for rows, side in zip(features, pair, strict=True):
+                rows += [distance.features(clip) for clip in side.permute(0, 1, 3, 4, 2).clamp(0, 1).cpu().numpy()]
+        made, true = (np.concatenate(rows) for rows in features)
+        kept = frechet.kept(len(made), distance.drop, short=distance.keep_short) if distance.drop else len(made)
+        if not kept:
+            raise RetakeError(
+                f"{len(made)} validation clips are fewer than a batch of {distance.drop}: raise validate_windows"
+            )
+        return f"val_{self.items.train.best}", frechet.distance(made[:kept], true[:kept], distance.route)  # type: ignore[attr-defined]
 
     def _batches(self, device: Any) -> Iterator[dict[str, Any]]:
         """Yield clips in [0,1] on the device, with what the network reads beside them; what is drawn is always the same."""
