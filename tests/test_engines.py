@@ -69,7 +69,7 @@ def test_failed_training_is_made_again(copy: Project) -> None:
 def test_fresh_clone_with_results_is_computed(copy: Project) -> None:
     shutil.rmtree(copy.folder / "data")
     shutil.rmtree(copy.folder / ".snakemake")
-    assert set(copy.rules(TABLE)) == {"download", "frames", "flow", "train", "predict", "score", "table"}
+    assert set(copy.rules(TABLE)) == {"download", "pretrained", "frames", "flow", "train", "predict", "score", "table"}
 
 
 def test_overrides_reach_the_stages(copy: Project) -> None:

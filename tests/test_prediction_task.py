@@ -117,7 +117,7 @@ def test_a_next_frame_that_is_not_finite_is_refused(project: params.Params, monk
         next_frame(project, "dis", [Path("a.png")], None, Path("next.png"))
 
 
-@pytest.mark.parametrize("task", ["prediction", "flow", "super_resolution"])
+@pytest.mark.parametrize("task", ["prediction", "animation", "flow", "super_resolution"])
 def test_a_task_has_a_part_for_each_stage(task: str) -> None:
     parts = {"train": ("TrainingClips", "Validation"), "predict": ("predict",), "score": ("score",),
              "table": ("LAYOUT",), "view": ("show", "picture")}  # fmt: skip

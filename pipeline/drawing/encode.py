@@ -205,3 +205,12 @@ def write_video(path: str | Path, images: Iterable[np.ndarray], rate: int) -> No
         for image in images:
             height, width = image.shape[:2]
             film.add(np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"))
+
+
+def write_gif(path: str | Path, images: Iterable[np.ndarray], rate: int) -> None:
+    """Write images of one size, (height, width, 3) uint8, as a GIF that runs for ever, in 256 colours a frame."""
+    from PIL import Image
+
+    first, *others = (Image.fromarray(image) for image in images)
+    with atomic(path) as temporary:
+        first.save(temporary, format="GIF", save_all=True, append_images=others, duration=round(1000 / rate), loop=0)

@@ -128,6 +128,36 @@ def read_frame(path: str | Path) -> np.ndarray:
     return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
 
 
+def read_any(path: str | Path) -> np.ndarray:
+    """Return an image of any kind as people see it, (height, width, 3) uint8 RGB.
+
+    Turned as its EXIF says; grey and palettes become RGB, 16 bits become 8, what can be seen through lies on white. Raises
+    RetakeError for a file that is missing, cut, no image, of several frames or beyond the limits.
+    """
+    from PIL import Image, ImageOps
+
+    path = Path(path)
+    if not path.is_file():
+        raise RetakeError(f"no image {path}: check the name")
+    try:
+        with Image.open(path) as image:
+            if reason := limits.beyond(image.height, image.width):
+                raise RetakeError(f"{path} {reason}")
+            if (count := getattr(image, "n_frames", 1)) > 1:
+                raise RetakeError(f"{path} holds {count} frames ({image.format}): give them one by one")
+            turned = ImageOps.exif_transpose(image)
+            if turned.mode.startswith("I"):  # 16 bits; Pillow would cut them off at 255
+                turned = Image.fromarray((np.asarray(turned, np.uint32) // 257).clip(0, 255).astype(np.uint8))
+            if turned.has_transparency_data:
+                seen = turned.convert("RGBA")
+                turned = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
+            return np.array(turned.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise RetakeError(
+            f"{path} cannot be read as an image ({error}): it is cut off, or of an unknown format"
+        ) from None
+
+
 def image_size(data: bytes) -> tuple[int, int]:
     """Return (height, width) of an encoded image from its header, before anything is decoded.
 

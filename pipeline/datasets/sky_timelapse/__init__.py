@@ -15,7 +15,7 @@ from pydantic import Field
 
 from pipeline import params
 from pipeline.errors import RetakeError, log
-from pipeline.sources import layout
+from pipeline.sources import layout, skies
 from pipeline.sources.archives import Clip, Member
 
 SPLITS = ("train", "val", "test")
@@ -33,6 +33,11 @@ class Params(params.Dataset):
     paper: Literal["dtvnet", "cinn", "arflow"] = Field(
         description="whose splits. dtvnet: the first 32 frames of every folder with 33 or more, resized with "
         "antialiasing (no val); cinn: its lists, whole clips; arflow: every folder, whole clips (no val)"
+    )
+
+    whole: bool = Field(
+        default=False,
+        description="dtvnet: whole short videos without their last frame, which has no flow, not the first 32 frames",
     )
 
     @property
@@ -71,14 +76,9 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
         raise RetakeError(
             f"{NAMES[p.paper]} has no split val of Sky Time-lapse: validate on test, as published, or take cinn's"
         )
-    root = "sky_test" if split == "test" else "sky_train"
-    frames_by_clip = layout.frames(
-        archives,
-        f"{root}/(?P<clip>[^/]+/[^/]+)",
-        f"(?:[^/]*[^/0-9])?(?P<frame>[0-9]+){layout.JPG}",
-        f"{root}/07U1fSrk9oI/07U1fSrk9oI_1/07U1fSrk9oI_frames_00000001.jpg",
-    )
-    whole = SHORT_VIDEOS["test" if split == "test" else "train"]
+    part = "test" if split == "test" else "train"
+    root, frames_by_clip = f"sky_{part}", skies.short_videos(archives, part)
+    whole = SHORT_VIDEOS[part]
     if len(frames_by_clip) > whole:
         raise RetakeError(
             f"{archives[0]}: {len(frames_by_clip)} short videos in {root}, {whole} are published: it is another archive"
@@ -88,7 +88,8 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
     elif p.paper == "arflow":
         chosen = {clip: frames for clip, frames in frames_by_clip.items() if frames}
     else:
-        chosen = {clip: frames[:FIRST] for clip, frames in frames_by_clip.items() if len(frames) >= LEAST}
+        kept = slice(-1) if p.whole else slice(FIRST)
+        chosen = {clip: frames[kept] for clip, frames in frames_by_clip.items() if len(frames) >= LEAST}
         log.info(
             "%s: %d of %d short videos have %d frames or more (%d were published, counting all lengths)",
             root, len(chosen), len(frames_by_clip), LEAST, whole,

@@ -63,8 +63,10 @@ class TrainingClips:
 
     def __getitem__(self, item: tuple[int, int]) -> Any:
         """Return one clip, (n, 3, h, w) uint8 tensor."""
-        import torch
+        return self.images(*self.drawn(item))
 
+    def drawn(self, item: tuple[int, int]) -> tuple[str, range, np.random.Generator]:
+        """Return the clip of an item, the positions of its frames, and the generator of what is drawn next."""
         step, index = item
         rng = np.random.default_rng([self.train.seed, step, index])
         clip, start = self.windows[index]
@@ -73,14 +75,18 @@ class TrainingClips:
             frames = len(self.store.clips[clip])
             stride = int(rng.integers(1, max(min(self.train.max_stride, frames // n), 1) + 1))
             start = int(rng.integers(0, frames - (n - 1) * stride))
-        rows = self.store.clips[clip]
-        height, width = (int(x) for x in self.store.size[rows[0]])
+        return clip, range(start, start + n * stride, stride), rng
+
+    def images(self, clip: str, positions: range, rng: np.random.Generator) -> Any:
+        """Return frames of a clip, cropped and augmented, (n, 3, h, w) uint8 tensor."""
+        import torch
+
+        height, width = (int(x) for x in self.store.size[self.store.clips[clip][0]])
         side = self.train.crop
         crop = None
         if side is not None:
             crop = (int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side, side)
-        images = self.store.read(clip, range(start, start + n * stride, stride), crop)
-        images = self.augment(images, rng)
+        images = self.augment(self.store.read(clip, positions, crop), rng)
         return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.store.frames import Store
 from pipeline.tasks.common import windows as common
+from pipeline.tasks.common.windows import Tested
 from pipeline.tasks.common.windows import Window as Window
 from pipeline.tasks.prediction import Protocol
 
@@ -27,6 +28,11 @@ def windows(store: Store, protocol: Protocol) -> list[Window]:
 def key(window: Window) -> str:
     """Return the name of a window in prediction stores and scores: "<clip>:<start>"."""
     return f"{window[0]}:{window[1]}"
+
+
+def tested(store: Store, protocol: Protocol) -> list[Tested]:
+    """Return the test windows with the frames to predict."""
+    return [Tested(key(w), w[0], target_rows(store, w, protocol)) for w in windows(store, protocol)]
 
 
 def settings(protocol: Protocol) -> dict[str, Any]:
