@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import params, plan, tasks
+from pipeline.atomic import claim
 from pipeline.errors import RetakeError, log, progress, run
 from pipeline.params import Params
 from pipeline.sources.clips import VIDEOS, clips
@@ -51,6 +52,8 @@ def bring(p: Params, experiment: str, name: str) -> Path:
     Raises RetakeError that lists every folder, file and clip that is missing, unknown, unreadable or of another size.
     """
     fields = plan.fields_of(p, "bring", experiment=experiment, model=name)
+    output = plan.path("bring", **fields)
+    claim(output)
     protocol = p.protocols[fields["protocol"]]
     frames, source = Store(fields["frames"]), Path(fields["source"])
     expected: Expected = tasks.part(protocol.task, "bring").expected(fields, protocol, frames, source)
@@ -75,7 +78,6 @@ def bring(p: Params, experiment: str, name: str) -> Path:
         "brought": what,
         **expected.meta,
     }
-    output = plan.path("bring", **fields)
     with Writer(output, codec=expected.codec, dtype=expected.dtype, meta=meta) as out:
         count = 0
         for clip, frame, file, image in images:

@@ -12,7 +12,6 @@ without suffix. The manifest names them with bytes and SHA-256, and those that a
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import threading
 from collections.abc import Callable
@@ -21,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import fetch, params, plan
-from pipeline.atomic import write_text
+from pipeline.atomic import claim
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Params
 from pipeline.sources import archives, tars
 from pipeline.sources.verified import Check, Fact, known, unpacked
+from pipeline.store import sealed
 
 SOURCES = Path("workflow/sources.csv")
 RAW = Path("data/raw")
@@ -58,6 +58,8 @@ def download(p: Params, dataset: str, split: str) -> None:
     entry, module = _entry(p, dataset)
     if split not in module.SPLITS:
         raise RetakeError(f"dataset {dataset} has no split {split!r}{near(split, module.SPLITS)}")
+    path = plan.path("download", dataset=dataset, split=split)
+    claim(path)
     folder = RAW / entry.kind
     names = module.archives(entry, split)
     if made := module.generate is not None:
@@ -75,8 +77,7 @@ def download(p: Params, dataset: str, split: str) -> None:
     missing = [source.file for source, _ in absent]
     there = [vars(fact) for fact in facts]
     manifest = {"dataset": dataset, "split": split, "archives": there, "missing": missing}
-    path = plan.path("download", dataset=dataset, split=split)
-    write_text(path, json.dumps(manifest, indent=2) + "\n")
+    sealed.write(path, manifest)
     size = fetch.human(sum(fact.bytes for fact in facts))
     log.info("%s %s: %d of %d archives, %s", dataset, split, len(facts), len(names), size)
     if absent:

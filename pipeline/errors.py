@@ -7,10 +7,13 @@ errors into one message without a traceback, and gives exit code 1.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
+import itertools
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -21,6 +24,15 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 log = logging.getLogger("retake")
 
+MINUTE = 60.0  # seconds between the lines of `progress`
+INSTANCE = (
+    "--dataset",
+    "--split",
+    "--estimator",
+    "--weights",
+    "--model",
+    "--experiment",
+)  # what names a stage's instance
 REQUEUE = 75  # EX_TEMPFAIL: SIGTERM came, state is saved, the scheduler may start the job again
 
 
@@ -29,7 +41,11 @@ class RetakeError(Exception):
 
 
 class Interrupted(Exception):
-    """SIGTERM came and the state was saved: the same command goes on from there (exit code 75)."""
+    """A signal came and the state was saved: the same command goes on from there (exit code 75; 130 after Ctrl-C)."""
+
+    def __init__(self, text: str, number: int = signal.SIGTERM) -> None:
+        super().__init__(text)
+        self.code = 128 + number if number == signal.SIGINT else REQUEUE
 
 
 def near(word: str, words: Iterable[str]) -> str:
@@ -42,24 +58,54 @@ def near(word: str, words: Iterable[str]) -> str:
 
 
 def progress(items: Iterable[T] | None = None, **options: Any) -> Any:
-    """Return a tqdm bar on stderr; silent when stderr is not a terminal."""
+    """Return a tqdm bar on stderr; where that is no terminal, a line a minute in the log instead."""
     from tqdm import tqdm
 
-    return tqdm(items, disable=not sys.stderr.isatty(), dynamic_ncols=True, **options)
+    if sys.stderr.isatty():
+        return tqdm(items, dynamic_ncols=True, **options)
+    often: dict[str, Any] = {"mininterval": MINUTE, "maxinterval": MINUTE, "delay": MINUTE, "leave": False}
+    return tqdm(items, file=_Lines(), ascii=True, ncols=100, **often, **options)
+
+
+class _Lines:
+    """Takes what tqdm draws and logs it as lines."""
+
+    def write(self, text: str) -> None:
+        """Log the text without what moves a terminal's cursor."""
+        line = text.strip("\r\n ")
+        if line:
+            log.info("%s", line)
+
+    def flush(self) -> None:
+        """Do nothing: logs are not held back."""
+
+
+def log_file(name: str, arguments: list[str]) -> Path:
+    """Return the log of a command: `logs/<name>.log`, for one instance of a stage `logs/<name>-<its names>.log`.
+
+    Snakemake's rules name the same files.
+    """
+    names = [value for option, value in itertools.pairwise(arguments) if option in INSTANCE]
+    safe = [re.sub(r"[^A-Za-z0-9_.]", "_", value) for value in names]
+    return Path("logs") / f"{'-'.join([name, *safe])}.log"
 
 
 def run(main: Callable[[], None], name: str) -> None:
-    """Run a stage's `main` with logs in `logs/<name>.log`; expected errors become one message and exit code 1."""
+    """Run a stage's `main` with logs in its own file (`log_file`); expected errors become one message and exit code 1.
+
+    SIGTERM ends it like Ctrl-C does, with what it was writing removed (exit code 143); training saves its state first.
+    """
+    logging.raiseExceptions = False  # a full disk must not turn each line into a traceback
     handlers: list[logging.Handler] = [logging.StreamHandler()]
-    path = Path("logs") / f"{name}.log"
-    try:
+    path = log_file(name, sys.argv[1:])
+    with contextlib.suppress(OSError):  # a read-only tree, a full disk: the terminal is enough
         path.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8", errors="backslashreplace"))
-    except OSError:  # a read-only tree: the terminal is enough
-        path = None  # type: ignore[assignment]
+        if not path.exists() or path.is_file():
+            handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8", errors="backslashreplace"))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be what no encoding knows
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers)
+    signal.signal(signal.SIGTERM, _end)
     try:
         main()
     except RetakeError as error:
@@ -67,12 +113,16 @@ def run(main: Callable[[], None], name: str) -> None:
         sys.exit(1)
     except Interrupted as error:
         log.error("interrupted: %s", error)
-        sys.exit(REQUEUE)
+        sys.exit(error.code)
     except OSError as error:
         log.error("error: %s", explain(error))
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def _end(number: int, _: Any) -> None:
+    sys.exit(128 + number)
 
 
 def explain(error: OSError) -> str:

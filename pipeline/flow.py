@@ -20,7 +20,6 @@ import argparse
 import collections
 import inspect
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +31,7 @@ import cv2
 import numpy as np
 
 from pipeline import params, plan, tasks
+from pipeline.atomic import claim
 from pipeline.drawing import colours
 from pipeline.drawing.images import write_image
 from pipeline.errors import RetakeError, log, near, progress, run
@@ -39,6 +39,7 @@ from pipeline.outputs import unused
 from pipeline.params import Model, Params
 from pipeline.sources.images import read_image
 from pipeline.store import flow as files
+from pipeline.store import sealed
 from pipeline.store.frames import Store, Writer
 from pipeline.tasks.flow.exports import EXPORTS, Pair
 
@@ -86,6 +87,8 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
     splits = params.registry("datasets")[p.datasets[dataset].kind].SPLITS
     if split not in splits:
         raise RetakeError(f"dataset {dataset} has no split {split!r}{near(split, splits)}")
+    output = plan.path("flow", estimator=name, dataset=dataset, split=split)
+    claim(output)
     frames = Store(plan.path("frames", dataset=dataset, split=split))
     export = EXPORTS[model.export]
     chosen = export.pairs(frames)
@@ -116,7 +119,6 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
     # threads would give other flow on another machine.
     cv2.setNumThreads(1)
     workers = len(os.sched_getaffinity(0))
-    output = plan.path("flow", estimator=name, dataset=dataset, split=split)
     started, done = time.monotonic(), 0
     with (
         Writer(output, codec="flow64", dtype="float32", channels=2, meta=meta) as out,
@@ -281,9 +283,7 @@ def _exact(
             )
         more = {"which": "noc"}
     path = plan.path("download", dataset=dataset, split=split)
-    if not path.exists():
-        raise RetakeError(f"no manifest {path}: make it with `snakemake {path}`")
-    archives = [Path("data/raw") / kind / archive["file"] for archive in json.loads(path.read_text())["archives"]]
+    archives = [Path("data/raw") / kind / archive["file"] for archive in sealed.read(path)["archives"]]
     size = {pair: tuple(frames.size[rows.first]) for pair, rows in named.items()}
 
     def job(flow: np.ndarray, valid: np.ndarray) -> Callable[[], np.ndarray]:

@@ -16,7 +16,6 @@ import argparse
 import collections
 import functools
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -30,12 +29,14 @@ import PIL
 from PIL import Image
 
 from pipeline import params, plan
+from pipeline.atomic import claim
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Dataset, Params
 from pipeline.sources import archives
 from pipeline.sources.archives import Clip, CutOff, Member, Stream
 from pipeline.sources.images import JPEG, image_size
 from pipeline.sources.verified import unpacked
+from pipeline.store import sealed
 from pipeline.store.frames import ENCODE, Writer
 
 SHOWN = 50  # problems that a message lists
@@ -68,6 +69,8 @@ def make(p: Params, dataset: str, split: str) -> Path:
     module = params.registry("datasets")[d.kind]
     if split not in module.SPLITS:
         raise RetakeError(f"dataset {dataset} has no split {split!r}{near(split, module.SPLITS)}")
+    output = plan.path("frames", dataset=dataset, split=split)
+    claim(output)
     manifest = plan.path("download", dataset=dataset, split=split)
     there, missing = read_manifest(manifest, d.kind)
     clips: list[Clip | Stream] = list(module.clips(d, split, there))
@@ -87,7 +90,6 @@ def make(p: Params, dataset: str, split: str) -> Path:
     }
     # One thread inside OpenCV: frames are the unit of work.
     cv2.setNumThreads(1)
-    output = plan.path("frames", dataset=dataset, split=split)
     started = time.monotonic()
     known = all(isinstance(clip, Clip) for clip in clips)
     total = sum(len(clip.frames) for clip in clips if isinstance(clip, Clip)) if known else None
@@ -114,9 +116,7 @@ def read_manifest(path: Path, kind: str) -> tuple[list[Path], list[str]]:
 
     Raises RetakeError for archives that are gone or have another length than when they were verified.
     """
-    if not path.exists():
-        raise RetakeError(f"no manifest {path}: make it with `snakemake {path}`")
-    manifest = json.loads(path.read_text())
+    manifest = sealed.read(path)
     archives, problems = [], []
     for archive in manifest["archives"]:
         file = Path("data/raw") / kind / archive["file"]

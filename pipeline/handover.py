@@ -25,7 +25,7 @@ def main() -> None:
     os.environ.pop(params.VARIABLE, None)
     os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
     p = params.load()
-    if not plan.FILE.exists() or plan.FILE.read_text() != plan.dump(p):
+    if not plan.FILE.exists() or plan.FILE.read_bytes() != plan.dump(p).encode():
         raise RetakeError(f"{plan.FILE} is behind params.yaml: run `python -m pipeline.plan` first")
     plan.write(p)
     whose = "DVC"

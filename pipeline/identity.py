@@ -130,10 +130,9 @@ def content(path: Path) -> str:
     if path.is_dir():
         parts = [(f.relative_to(path).as_posix(), content(f)) for f in sorted(path.rglob("*")) if f.is_file()]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
-    try:
-        status = path.stat()
-    except FileNotFoundError:
+    if not path.is_file():  # nothing, or a named pipe, which would be waited for
         return ""
+    status = path.stat()
     stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
     known = _remembered()
     name = str(path.absolute())
@@ -149,6 +148,6 @@ def content(path: Path) -> str:
 def _remembered() -> dict[str, list[Any]]:
     try:
         known = json.loads(MEMORY.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return known if isinstance(known, dict) else {}
+    return {k: v for k, v in known.items() if isinstance(v, list) and len(v) == 2} if isinstance(known, dict) else {}

@@ -18,12 +18,22 @@ import json
 import operator
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from pipeline import recipes
 from pipeline.errors import RetakeError, near
@@ -42,12 +52,25 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Side = Annotated[int, Field(ge=16)]
 Count = Annotated[int, Field(ge=1)]
 Frames = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch and NumPy both take
+
+
+def _label(text: str) -> str:
+    if not text.isprintable() or text != text.strip() or not text:
+        raise ValueError(
+            f"{text!r} is no label: one line of visible characters, without space at its ends (no line breaks, no marks that turn "
+            "the direction of reading)"
+        )
+    return text
+
+
+Label = Annotated[str, AfterValidator(_label)]  # of a row
 
 
 class Strict(BaseModel):
     """Keys that no class declares are refused."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -119,7 +142,7 @@ class Train(Strict):
     max_steps: Count | None = Field(
         None, description="stop (and end the schedule) after so many batches; null: epochs decide"
     )
-    seed: int = Field(0, description="of weights, sampling and augmentation")
+    seed: Seed = Field(0, description="of weights, sampling and augmentation")
     window: Frames = Field(2, description="frames of a training clip")
     windows: Literal["all", "random"] = Field(
         "all",
@@ -231,7 +254,7 @@ class Experiment(Strict):
         description="dataset that the models are trained on (its split `train`); left out: `dataset`"
     )
     protocol: Name = Field(description="entry of protocols")
-    models: dict[Name, str] = Field(
+    models: dict[Name, Label] = Field(
         min_length=1, description="rows, in this order: entry of models -> the label that tables print"
     )
     metrics: dict[Name, Metric] = Field(
@@ -293,6 +316,7 @@ class Params(Strict):
             self._fits(where, experiment)
             for model in experiment.models:
                 self._enters(where, experiment, model)
+            self._told_apart(where, experiment)
             clash = set(experiment.predictions) & set(experiment.models)
             if clash:
                 raise ValueError(f"{where}.predictions: {sorted(clash)} are names of models too")
@@ -312,6 +336,17 @@ class Params(Strict):
                 if entry.flow_of is not None:
                     _known(f"models.{name}: flow_of", entry.flow_of, self.datasets, "dataset")
         return self
+
+    def _told_apart(self, where: str, experiment: Experiment) -> None:
+        """Raise ValueError for two rows of one label, as people read it."""
+        rows: dict[str, str] = {}
+        for name, label in (experiment.models | {name: name for name in experiment.predictions}).items():
+            read = unicodedata.normalize("NFKC", label)
+            if read in rows and name not in experiment.models:
+                raise ValueError(f"{where}.predictions.{name}: the row {rows[read]} has this label: rename one of them")
+            if read in rows:
+                raise ValueError(f"{where}.models.{name}: the row {rows[read]} has the label {label!r} too: rename one")
+            rows[read] = name
 
     def _made(self, where: str, name: str) -> None:
         """Raise ValueError unless `name` is an experiment, or a flow store or checkpoint that can be made."""

@@ -17,7 +17,6 @@ import argparse
 import csv
 import functools
 import hashlib
-import json
 import os
 import string
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from pipeline.atomic import write_text
 from pipeline.errors import RetakeError, log, near
 from pipeline.params import Params
 from pipeline.registry import registry
+from pipeline.store import sealed
 
 FILE = Path("workflow/plan.yaml")
 RESOLVED = Path("workflow/resolved.yaml")
@@ -321,13 +321,14 @@ def stale(weights: str) -> bool:
 
     A manifest that is missing is not stale: its stage is due by that alone.
     """
-    try:
-        manifest = json.loads(path("pretrained", weights=weights).read_text())
-    except FileNotFoundError:
+    manifest_file = path("pretrained", weights=weights)
+    if not manifest_file.exists():
         return False
-    except (OSError, ValueError):
+    try:
+        manifest = sealed.read(manifest_file)
+    except (OSError, RetakeError):
         return True
-    file = path("pretrained", weights=weights).parent / str(manifest.get("file"))
+    file = manifest_file.parent / str(manifest.get("file"))
     return bool((identity.content(file) if file.exists() else None) != manifest.get("sha256"))
 
 
@@ -405,7 +406,7 @@ def _token(weights: str) -> str:
 def _resolved_before() -> dict[str, Any]:
     """Return what resolved.yaml holds; {} where there is none. Raises RetakeError when somebody else has changed it."""
     try:
-        text = RESOLVED.read_text()
+        text = RESOLVED.read_bytes().decode(errors="replace")  # what is damaged has another seal
     except FileNotFoundError:
         return {}
     head, _, body = text.partition("\n")
@@ -470,7 +471,7 @@ def main() -> None:
     p = params.load()
     write(p)
     text = dump(p)
-    if FILE.exists() and FILE.read_text() == text:
+    if FILE.exists() and FILE.read_bytes() == text.encode():
         return
     write_text(FILE, text)
     if "DVC_STAGE" in os.environ:

@@ -13,14 +13,14 @@ second form is the paper's single test: two consecutive images in, the next fram
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 from pathlib import Path
 
 from pipeline import params, plan, tasks
-from pipeline.atomic import write_text
+from pipeline.atomic import claim
 from pipeline.errors import log, run
 from pipeline.params import Params
+from pipeline.store import sealed
 from pipeline.tasks.common.predict import Run
 
 
@@ -52,6 +52,7 @@ def main() -> None:
 def predict(p: Params, experiment: str, name: str) -> None:
     """Write the prediction store and the speed of one (experiment, model)."""
     job = Run(p, plan.fields_of(p, "predict", experiment=experiment, model=name))
+    claim(job.output)
     made, batch = tasks.part(job.protocol.task, "predict").predict(job)
     write_speed(job, made, batch)
     for note in job.network.notes():
@@ -74,7 +75,7 @@ def write_speed(job: Run, made: int, batch: int) -> None:
         "threads": job.p.compute.threads,
         "batch": batch,
     }
-    write_text(plan.OUTPUTS["predict"][1].format(**job.fields), json.dumps(speed, indent=2) + "\n")
+    sealed.write(plan.OUTPUTS["predict"][1].format(**job.fields), speed)
 
 
 if __name__ == "__main__":

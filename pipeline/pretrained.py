@@ -10,12 +10,12 @@ again when the file appears, changes or goes, and then the stages that read it.
 from __future__ import annotations
 
 import argparse
-import json
 
 from pipeline import params, plan, weights
-from pipeline.atomic import write_text
+from pipeline.atomic import claim
 from pipeline.errors import log, run
 from pipeline.identity import content
+from pipeline.store import sealed
 
 
 def main() -> None:
@@ -25,12 +25,13 @@ def main() -> None:
     args = parser.parse_args()
     p = params.load()
     output = plan.path("pretrained", **plan.fields_of(p, "pretrained", weights=args.weights))
+    claim(output)
     manifest: dict[str, str | None] = {"file": weights.source_of(args.weights).file, "sha256": None}
     try:
         manifest["sha256"] = content(weights.path(args.weights, patient=False))
     except weights.Missing as error:
         log.warning("%s", error)
-    write_text(output, json.dumps(manifest, indent=2) + "\n")
+    sealed.write(output, manifest)
     log.info("%s: %s", args.weights, manifest["sha256"] or "not here")
 
 

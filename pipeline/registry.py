@@ -33,7 +33,15 @@ OPTIONAL: dict[str, dict[str, Any]] = {
         "truth": None,  # exact flow
     },
     "models": {},
-    "metrics": {"SCALE": 1.0, "DIGITS": 2, "MEAN": None, "needs_weights": lambda p: [], "label": None, "LABEL": None},
+    "metrics": {
+        "SCALE": 1.0,
+        "DIGITS": 2,
+        "MEAN": None,
+        "NO_VALUE": None,  # why a frame may have no value: then the function gives NaN
+        "needs_weights": lambda p: [],
+        "label": None,
+        "LABEL": None,
+    },
     "tasks": {},
 }
 

@@ -12,7 +12,8 @@
 
 Its schema's metadata, key `retake`, is JSON: each metric's label, direction, scale, digits and settings, what it `needs`,
 its identity (a digest of kind and settings) and the number of its values; of metrics of sets the number of samples and the
-values without each clip in turn, of which the table makes the interval; the metrics without values and why; the
+values without each clip in turn, of which the table makes the interval; the metrics without values and why; why single values
+are NaN (a frame that has none); the
 prediction store's identity and metadata.
 Averages are made in the table. Windows, and the frames of scenes, are read one by one, so memory stays flat.
 """
@@ -23,19 +24,19 @@ import argparse
 import collections
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import cv2
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline import compute, params, plan, tasks
-from pipeline.atomic import atomic
+from pipeline.atomic import claim
 from pipeline.errors import RetakeError, log, run
 from pipeline.params import Params
+from pipeline.store import scores
 from pipeline.store.frames import Store
-from pipeline.tasks.common.score import Metrics, Row, reads_flow
+from pipeline.tasks.common.score import Metrics, reads_flow
 
 
 def main() -> None:
@@ -50,11 +51,15 @@ def main() -> None:
 def score(p: Params, experiment: str, name: str) -> Path:
     """Write the scores of one row and return their path."""
     fields = plan.fields_of(p, "score", experiment=experiment, model=name)
+    output = plan.path("score", **fields)
+    claim(output)
     frames, predicted = Store(fields["frames"]), Store(plan.path("predict", **fields))
     cv2.setNumThreads(p.compute.threads)
     metrics = _build(p, experiment, name)
     protocol = p.protocols[p.experiments[experiment].protocol]
     found, facts = tasks.part(protocol.task, "score").score(p, fields, protocol, frames, predicted, metrics)
+    for key in {row[3] for row in found} - {row[3] for row in found if not math.isnan(row[4])}:
+        metrics.skip(key, "; ".join(metrics.lacking[key]))
     rows = [row for row in found if row[3] not in metrics.skipped]
     counts = collections.Counter(row[3] for row in rows)
     meta = {
@@ -62,12 +67,12 @@ def score(p: Params, experiment: str, name: str) -> Path:
         "model": name,
         "metrics": {key: about | {"values": counts[key]} for key, about in _describe(p, experiment).items()},
         "skipped": metrics.skipped,
+        "lacking": {key: "; ".join(reasons) for key, reasons in metrics.lacking.items() if key not in metrics.skipped},
         "identity": predicted.identity,
         "predictions": predicted.meta,
         **facts,
     }
-    output = plan.path("score", **fields)
-    _write(output, rows, meta)
+    scores.write(output, rows, meta)
     log.info("scored %d windows x %d samples, %d values: %s", facts["windows"], facts["samples"], len(rows), output)
     return output
 
@@ -97,6 +102,8 @@ def _build(p: Params, experiment: str, name: str) -> Metrics:
         if missing:
             metrics.skip(key, f"no weights {missing[0]}")
             continue
+        if module.NO_VALUE is not None:
+            metrics.no_value[key] = module.NO_VALUE
         metrics.functions.setdefault(module.NEEDS, {})[key] = module.build(metric, device)
     return metrics
 
@@ -122,24 +129,6 @@ def _describe(p: Params, experiment: str) -> dict[str, Any]:
 def _label(module: Any, metric: Any) -> str:
     """Return the name of a metric's column: its own for these settings where it has one."""
     return str(module.label(metric) if module.label is not None else module.LABEL)
-
-
-def _write(output: Path, rows: list[Row], meta: dict[str, Any]) -> None:
-    schema = pa.schema(
-        [
-            ("window", pa.string()),
-            ("horizon", pa.int32()),
-            ("sample", pa.int32()),
-            ("metric", pa.string()),
-            ("value", pa.float64()),
-            ("weight", pa.float64()),
-        ],
-        metadata={"retake": json.dumps(meta, sort_keys=True)},
-    )
-    columns = [list(column) for column in zip(*rows, strict=True)] or [[]] * len(schema)
-    table = pa.table([pa.array(v, f.type) for v, f in zip(columns, schema, strict=True)], schema=schema)
-    with atomic(output) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
 
 
 if __name__ == "__main__":

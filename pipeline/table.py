@@ -18,7 +18,7 @@ import math
 from pathlib import Path
 
 from pipeline import params, plan, tasks, tracking
-from pipeline.atomic import write_text
+from pipeline.atomic import claim, write_text
 from pipeline.errors import RetakeError, log, run
 from pipeline.params import Params
 from pipeline.store.frames import Store
@@ -42,6 +42,7 @@ def main() -> None:
 def make(p: Params, experiment: str) -> None:
     """Write all files of one experiment's table."""
     fields = plan.fields_of(p, "table", experiment=experiment)
+    claim(plan.path("table", **fields))
     e, protocol = p.experiments[experiment], p.protocols[fields["protocol"]]
     layout: Layout = tasks.part(protocol.task, "table").LAYOUT
     rows = [measured.row(p, experiment, name) for name in (*e.models, *e.predictions)]

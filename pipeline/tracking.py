@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -92,6 +93,7 @@ def run(enabled: bool, *, experiment: str, name: str, params: dict[str, Any], ta
 
         with _locked():
             if "MLFLOW_TRACKING_URI" not in os.environ:
+                _own_database(Path(URI.removeprefix("sqlite:///")))
                 mlflow.set_tracking_uri(URI)
             mlflow.set_experiment(experiment)
             mlflow.start_run(run_name=name, tags={**tags, "git_commit": commit()})
@@ -119,6 +121,28 @@ def run(enabled: bool, *, experiment: str, name: str, params: dict[str, Any], ta
         mirror._try(end)
 
 
+def _own_database(file: Path) -> None:
+    """Make the database in the project's folder usable: raise PermissionError for another user's, on which MLflow waits for minutes.
+
+    MLflow keeps absolute paths of what it stores, so those of a project that was copied or moved lead to its old place: they are
+    put right.
+    """
+    if not file.exists():
+        return
+    if not (os.access(file, os.W_OK) and os.access(file.absolute().parent, os.W_OK)):
+        raise PermissionError(f"{file.absolute()} cannot be written by this user")
+    folder = file.absolute().parent / "mlruns"
+    with contextlib.closing(sqlite3.connect(file, timeout=10)) as database, database:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            if not database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone():
+                continue
+            for (place,) in database.execute(f"SELECT DISTINCT {column} FROM {table}").fetchall():
+                scheme, kept, rest = str(place).rpartition("/mlruns/")
+                own = f"{'file://' if scheme.startswith('file:') else ''}{folder}/{rest}"
+                if kept and place != own:
+                    database.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (own, place))
+
+
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Return {dotted key: leaf} of nested dicts; lists are leaves."""
     if not isinstance(tree, dict):
@@ -130,11 +154,19 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Return the git commit of the project, with "+" when tracked files differ from it; "none" outside git."""
+    """Return the git commit of the project, with "+" when tracked files differ from it; "none" outside git.
+
+    In a container the project mostly belongs to another user than the one who runs it: git is told that it may be read.
+    """
+    git = ["git", "-c", f"safe.directory={Path.cwd()}", "-c", "core.fsmonitor=false"]
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(["git", "diff", "--quiet", "HEAD"], capture_output=True).returncode
-    except (OSError, subprocess.CalledProcessError):
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "diff", "--quiet", "--no-ext-diff", "HEAD"], capture_output=True).returncode
+    except OSError:
+        log.warning("the git commit is not recorded: git is not installed")
+        return "none"
+    except subprocess.CalledProcessError as error:
+        log.warning("the git commit is not recorded: %s", error.stderr.strip().partition("\n")[0])
         return "none"
     return head + ("+" if changed else "")
 

@@ -10,16 +10,18 @@ Beside it: `<dataset>.metrics.jsonl`, one line a step, for some tasks what valid
 training goes on to the same weights. The key is a hash of params and data, so a changed training never goes on with the old
 state. When code changed since the state was saved, this says which files: `--resume` goes on all the same, and the checkpoint
 keeps that; `--restart` begins anew. Under an engine a training begins anew. The old state is kept aside until it has ended.
-SIGTERM saves and exits with code 75, which schedulers requeue.
+SIGTERM saves after the step that runs and exits with code 75, which schedulers requeue; Ctrl-C saves too (130), a second one does not wait.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import time
@@ -29,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import compute, identity, params, plan, tasks, tracking
-from pipeline.atomic import write_text
+from pipeline.atomic import claim, write_text
 from pipeline.errors import Interrupted, RetakeError, log, progress, run
 from pipeline.params import Params
 from pipeline.sources import tensorflow
@@ -72,6 +74,7 @@ def import_published(p: Params, fields: plan.Fields) -> None:
     model = p.models[fields["model"]]
     network = params.registry("models")[model.kind].build(model)
     assert model.checkpoint is not None
+    claim(plan.path("train", **fields))
     own = Path(model.checkpoint).exists() or tensorflow.is_checkpoint(model.checkpoint)
     network.load_published((weights.load_file if own else weights.load)(model.checkpoint, check=True))
     save(plan.path("train", **fields), p, fields, network.state_dict(), None, "", 0, [])
@@ -153,6 +156,8 @@ def train(p: Params, fields: plan.Fields, *, resume: bool = False, restart: bool
     steps = recipe.max_steps or recipe.epochs * clips.steps_per_epoch(fabric.world_size)
     state = State(fabric, module, dict(zip(named, optimisers, strict=True)), 0, steps)
     output = plan.path("train", **fields)
+    if fabric.global_rank == 0:
+        claim(output)
     saved = Saved(p, fields, output, network, state)
     saved.restore(resume, restart)
     validation = task.validation(fields, recipe, network, p.compute.batch)
@@ -165,8 +170,9 @@ def train(p: Params, fields: plan.Fields, *, resume: bool = False, restart: bool
         tags={"stage": "train", "model": name, "dataset": str(fields["dataset"]), "data": data[:12]},
     )
     started = time.monotonic()
-    with mirror as mlflow:
-        _loop(network, clips, validation, saved, recipe, p.compute.workers, mlflow)
+    with mirror as mlflow, _Stop() as stop:
+        with _deaths_named(saved):
+            _loop(network, clips, validation, saved, recipe, p.compute.workers, mlflow, stop)
         if fabric.global_rank == 0:
             save(output, p, fields, network.state_dict(), saved.best, data, state.step, saved.changes)
             shutil.rmtree(saved.path.parent, ignore_errors=True)
@@ -175,14 +181,20 @@ def train(p: Params, fields: plan.Fields, *, resume: bool = False, restart: bool
 
 
 def _loop(
-    network: Any, clips: Any, validation: Any, saved: Saved, recipe: params.Train, workers: int, mlflow: tracking.Run
+    network: Any,
+    clips: Any,
+    validation: Any,
+    saved: Saved,
+    recipe: params.Train,
+    workers: int,
+    mlflow: tracking.Run,
+    stop: _Stop,
 ) -> None:
     """Take the steps that are left, with validation, saved states and the record of every step."""
     import torch
 
     state, fabric = saved.state, saved.state.fabric
     lines = Lines(saved.output.with_suffix(".metrics.jsonl"), state.step) if fabric.global_rank == 0 else None
-    stop = _Stop()
     bar = progress(total=state.steps, initial=state.step, unit="step", desc=f"train {saved.fields['model']}")
     for batch in _batches(clips, state, fabric, workers):
         torch.manual_seed(_seed(recipe.seed, state.step, fabric.global_rank))
@@ -199,13 +211,14 @@ def _loop(
             mlflow.metrics(state.step, values)
         bar.update()
         bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()}, refresh=False)
-        if state.step % recipe.checkpoint_every == 0 or stop.asked:
+        stopped = stop.agreed(fabric)
+        if state.step % recipe.checkpoint_every == 0 or stopped:
             if fabric.global_rank == 0:
                 saved.keep()
             fabric.barrier()
-            if stop.asked:
+            if stopped:
                 raise Interrupted(
-                    f"state saved at step {state.step} of {state.steps}; the same command goes on from there"
+                    f"state saved at step {state.step} of {state.steps}; the same command goes on from there", stopped
                 )
     bar.close()
 
@@ -250,8 +263,39 @@ def _batches(clips: Any, state: State, fabric: Any, workers: int) -> Iterator[An
         multiprocessing_context="fork" if workers else None,
         pin_memory=fabric.device.type == "cuda",
     )
-    for batch in loader:
+    with _held():
+        batches = iter(loader)
+    for batch in batches:
         yield _on(fabric.device, batch)
+
+
+@contextlib.contextmanager
+def _held() -> Iterator[None]:
+    """Hold back what asks a process to end; processes that are started inside hold it back for good.
+
+    A terminal, `timeout` and schedulers send it to the loader's processes too, which this process still needs for the step
+    that it finishes. They end when it has ended.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _deaths_named(saved: Saved) -> Iterator[None]:
+    """Raise RetakeError when a process of the loader is killed; torch says it in the midst of whatever runs then."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not re.search(r"DataLoader worker .*(killed|exited unexpectedly)", str(error)):
+            raise
+        kept = f"the same command goes on from {saved.path}" if saved.path.exists() else "no state had been saved yet"
+        raise RetakeError(
+            f"a process that loads training data was killed at step {saved.state.step + 1}, mostly for memory: {kept}. Lower "
+            "compute.workers if it happens again"
+        ) from None
 
 
 def _on(device: Any, batch: Any) -> Any:
@@ -270,11 +314,7 @@ class Lines:
     def __init__(self, path: Path, step: int) -> None:
         kept = []
         if step and path.exists():
-            kept = [
-                line
-                for line in path.read_text().splitlines()
-                if line.endswith("}") and json.loads(line)["step"] <= step
-            ]
+            kept = [line for line in path.read_text(errors="replace").splitlines() if 0 < _step_of(line) <= step]
         write_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", buffering=1)
 
@@ -283,15 +323,44 @@ class Lines:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
 
 
+def _step_of(line: str) -> int:
+    """Return the step that a line of the record is of; 0 for a line that a kill or a disk damaged."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return 0
+    return step if isinstance(step, int) else 0
+
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
 class _Stop:
-    """Whether SIGTERM has come."""
+    """Which signal has asked this training to end, 0 while none has. A second Ctrl-C ends it at once."""
 
     def __init__(self) -> None:
-        self.asked = False
-        signal.signal(signal.SIGTERM, self._ask)
+        self.asked = 0
 
-    def _ask(self, *_: Any) -> None:
-        self.asked = True
+    def __enter__(self) -> _Stop:
+        self._before = {number: signal.signal(number, self._ask) for number in STOPPING}
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _: Any) -> None:
+        self.asked = number
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+
+    def agreed(self, fabric: Any) -> int:
+        """Return the signal that one of all processes has got, 0 where none has: they stop at the same step."""
+        import torch
+
+        if fabric.world_size == 1:
+            return self.asked
+        return int(fabric.all_gather(torch.tensor(self.asked, device=fabric.device)).max())
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
@@ -325,7 +394,13 @@ class Saved:
             return
         from pipeline import weights
 
-        tree: Any = weights.load_tree(self.path)
+        try:
+            tree: Any = weights.load_tree(self.path)
+            _ = [tree[key] for key in ("code", "step", "network", "optimisers", "rank", "best", "changes")]
+        except (RetakeError, LookupError, TypeError) as error:
+            raise RetakeError(
+                f"the saved state of this training is damaged ({error}): delete {self.path}, and training begins anew"
+            ) from None
         changed = sorted(f for f in {*self.code, *tree["code"]} if self.code.get(f) != tree["code"].get(f))
         main = self.state.fabric.global_rank == 0
         if changed and not resume:

@@ -16,6 +16,7 @@ import json
 import pickle
 import pickletools
 import re
+import struct
 import sys
 import warnings
 import zipfile
@@ -35,6 +36,14 @@ if TYPE_CHECKING:
 
 SOURCES = Path("workflow/weights.csv")
 ROOT = Path("data/weights")
+WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "params",
+    "network",
+)  # keys under which training code keeps a network's tensors
+PREFIXES = ("module.", "_orig_mod.")  # of names, by DistributedDataParallel and torch.compile
 
 
 class Missing(RetakeError):
@@ -90,28 +99,59 @@ def load(name: str, *, patient: bool = True, check: bool = False) -> dict[str, T
 
 
 def load_file(file: str | Path, *, check: bool = False) -> dict[str, Tensor]:
-    """Return the tensors by name of a checkpoint, on the CPU; what stands under `state_dict` where there is one.
+    """Return the tensors by name of a checkpoint, on the CPU, without what training code wraps them in (`WRAPPERS`, `PREFIXES`).
 
-    Of a TensorFlow checkpoint: its numeric variables, in TensorFlow's layout; `check` compares their checksums. Raises
+    Read are files of `torch.save` and safetensors. Of a TensorFlow checkpoint: its numeric variables, in TensorFlow's layout; `check` compares their checksums. Raises
     RetakeError for a file that is missing, truncated, no checkpoint, or would run code.
     """
     import torch
 
     if tensorflow.holds(file):
         return {name: torch.from_numpy(value) for name, value in tensorflow.read(file, check=check).items()}
-    tree: Any = load_tree(file)
-    if isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict):
-        tree = tree["state_dict"]
+    tree: Any = _safetensors(Path(file)) if Path(file).suffix == ".safetensors" else load_tree(file)
+    while isinstance(tree, dict):
+        inner = [tree[key] for key in WRAPPERS if isinstance(tree.get(key), dict)]
+        if not inner:
+            break
+        tree = inner[0]
     if not isinstance(tree, dict) or not tree:
         raise RetakeError(
             f"{file} holds a {type(tree).__name__}, not tensors by name: it is no checkpoint of a network"
         )
-    others = [str(key) for key, value in tree.items() if not isinstance(value, torch.Tensor)]
+    others = [str(key) for key, value in tree.items() if not (isinstance(value, torch.Tensor) and isinstance(key, str))]
     if others:
         raise RetakeError(
-            f"{file} holds other things than tensors: {', '.join(others[:9])}. It is no checkpoint of a network"
+            f"{file} holds other things than tensors by name: {', '.join(others[:9])}. It is no checkpoint of a network"
         )
+    while prefix := next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in tree)), None):
+        tree = {key.removeprefix(prefix): value for key, value in tree.items()}
     return dict(tree)
+
+
+def _safetensors(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file: a length, JSON with each one's type, shape and place, then their bytes."""
+    import torch
+
+    if not file.is_file():
+        raise RetakeError(f"no checkpoint {file}: check the name")
+    kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+             "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}  # fmt: skip
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    body = bytearray(data[8 + length :])
+    tensors = {}
+    try:
+        head = json.loads(data[8 : 8 + length])
+        for name, about in head.items():
+            if name != "__metadata__":
+                start, end = about["data_offsets"]
+                if not 0 <= start <= end <= len(body):
+                    raise ValueError(f"{name} lies outside of the file")
+                flat = torch.frombuffer(body[start:end], dtype=kinds[about["dtype"]]) if end > start else torch.empty(0)
+                tensors[name] = flat.reshape(about["shape"])
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
+        raise RetakeError(f"{file} is no safetensors file, or damaged: {_first(str(error))}") from None
+    return tensors
 
 
 def load_tree(file: str | Path) -> dict[str, Any]:
@@ -121,6 +161,7 @@ def load_tree(file: str | Path) -> dict[str, Any]:
     file = Path(file)
     if not file.is_file():
         raise RetakeError(f"no checkpoint {file}: check the name, or make it with `snakemake {file}`")
+    _whole(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats, which are read all the same
@@ -136,14 +177,24 @@ def load_tree(file: str | Path) -> dict[str, Any]:
             ) from None
         raise RetakeError(f"{file} is no checkpoint, or damaged: {_first(text.split('error:')[-1])}") from None
     # What torch raises for truncated and foreign files differs with the place of the damage.
-    except (RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, AssertionError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        LookupError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        AssertionError,
+        struct.error,
+        OverflowError,
+    ) as error:
         why = _first(str(error)) if isinstance(error, RuntimeError) else f"{type(error).__name__} {error}".strip()
         raise RetakeError(f"{file} is no checkpoint, or truncated: {why}") from None
 
 
 def params_of(file: str | Path) -> dict[str, Any]:
     """Return {params key: value} that made a checkpoint of ours; {} for a published one. Raises as `load_tree`."""
-    tree: Any = {} if tensorflow.holds(file) else load_tree(file)
+    tree: Any = {} if tensorflow.holds(file) or Path(file).suffix == ".safetensors" else load_tree(file)
     return json.loads(tree["params"]) if isinstance(tree, dict) and isinstance(tree.get("params"), str) else {}
 
 
@@ -168,7 +219,16 @@ def load_script(file: str | Path) -> dict[str, Tensor]:
             return dict(_tensors(tree, ""))
     except pickle.UnpicklingError as error:
         raise RetakeError(f"{file} is refused: {error}") from None
-    except (RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        LookupError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        struct.error,
+        zipfile.BadZipFile,
+    ) as error:
         raise RetakeError(f"{file} is no TorchScript archive, or truncated: {type(error).__name__} {error}") from None
 
 
@@ -255,17 +315,15 @@ def load_model(model: Model, checkpoint: Path | None, device: str) -> tuple[Any,
     network = params.registry("models")[model.kind].build(model)
     found = ""
     if checkpoint is not None:
-        tree: Any = {} if tensorflow.holds(checkpoint) else load_tree(checkpoint)
-        if "kind" not in tree or "weights" not in tree:
+        foreign = tensorflow.holds(checkpoint) or checkpoint.suffix == ".safetensors"
+        tree: Any = {} if foreign else load_tree(checkpoint)
+        if not (isinstance(tree, dict) and isinstance(tree.get("kind"), str) and isinstance(tree.get("weights"), dict)):
             network.load_published(load_file(checkpoint))
         else:
             if tree["kind"] != model.kind:
                 raise RetakeError(f"{checkpoint} is a checkpoint of {tree['kind']}, not of {model.kind}")
-            chosen = (
-                tree["best"]
-                if getattr(model.predict, "weights", "last") == "best" and tree["best"]
-                else tree["weights"]
-            )
+            best = tree.get("best") if getattr(model.predict, "weights", "last") == "best" else None
+            chosen = best or tree["weights"]
             network.load_published(chosen)
         found = digest(network.state_dict())
     if checkpoint is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from pipeline import params
 from pipeline.datasets import demo, kitti
+from pipeline.store import sealed
 
 
 def picture(seed: int, height: int = 24, width: int = 40) -> np.ndarray:
@@ -81,5 +81,5 @@ def manifest(dataset: str, split: str, archives: Sequence[Path], missing: Sequen
         facts.append({"file": archive.name, "bytes": archive.stat().st_size, "sha256": digest})
     path = Path(f"data/raw/{dataset}/{split}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"dataset": dataset, "split": split, "archives": facts, "missing": list(missing)}))
+    sealed.write(path, {"dataset": dataset, "split": split, "archives": facts, "missing": list(missing)})
     return path

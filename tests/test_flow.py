@@ -31,6 +31,7 @@ from pipeline.models import dis, farneback, truth
 from pipeline.models.base import Network
 from pipeline.sources.images import read_image
 from pipeline.store import flow as files
+from pipeline.store import sealed
 from pipeline.store.frames import Store, Writer
 from pipeline.tasks.flow import view as flow_view
 from tests.conftest import furnish, handed_over, resolved
@@ -470,7 +471,7 @@ def archive(project: Any) -> None:
     Path("data/raw/toy").mkdir(parents=True)
     Path("data/raw/toy/drive.zip").write_text("[2, 1]")
     manifest = {"dataset": "toy", "split": "test", "archives": [{"file": "drive.zip"}], "missing": []}
-    Path("data/raw/toy/test.json").write_text(json.dumps(manifest))
+    sealed.write("data/raw/toy/test.json", manifest)
 
 
 def test_truth_comes_from_the_archives_with_holes_where_it_is_not_valid(project: Any, archive: None) -> None:
@@ -489,7 +490,7 @@ def test_truth_comes_from_the_archives_with_holes_where_it_is_not_valid(project:
 def test_truth_bad_input(project: Any, archive: None) -> None:
     store_frames(two_clips())
     store_frames(two_clips(), "toys")
-    with pytest.raises(RetakeError, match=r"no manifest data/raw/toys/test\.json: make it with `snakemake"):
+    with pytest.raises(RetakeError, match=r"no file data/raw/toys/test\.json: make it with `snakemake"):
         stage.make(project, "truth", "toys", "test")
     store_frames(two_clips(gap=False))
     with pytest.raises(RetakeError, match=r"exact flow of a/left frame 4, size \(64, 96\), but .* has no such pair"):

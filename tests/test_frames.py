@@ -280,7 +280,7 @@ def test_nothing_to_read() -> None:
     [
         ("kiti", "test", r"unknown dataset 'kiti' \(did you mean 'kitti'"),
         ("kitti", "tset", r"dataset kitti has no split 'tset' \(did you mean 'test'"),
-        ("kitti", "train", r"no manifest data/raw/kitti/train.json: make it with `snakemake"),
+        ("kitti", "train", r"no file data/raw/kitti/train.json: make it with `snakemake"),
     ],
 )
 def test_wrong_names(dataset: str, split: str, words: str) -> None:

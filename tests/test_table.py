@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from test_score import blend, copy, pan, save, toy, write_flows, write_frames, w
 from pipeline import bring, score, table
 from pipeline.errors import RetakeError
 from pipeline.params import Params
+from pipeline.store import sealed
 from pipeline.store.frames import Store
 from pipeline.tables import published, text
 from pipeline.tables.cells import Cell, Column, Row
@@ -137,7 +137,7 @@ def test_the_same_scores_give_the_same_bytes_and_no_speed(project: Params) -> No
     for name in names:
         Path(name).unlink()
     for speed in Path("data/predictions/toy").glob("*.speed.json"):
-        speed.write_text(json.dumps(json.loads(speed.read_text()) | {"ms_per_frame": 77.0}))
+        sealed.write(speed, sealed.read(speed) | {"ms_per_frame": 77.0})
     table.make(project, "toy")
     assert [Path(n).read_bytes() for n in names] == first
     assert not any(b"77" in text and b"ms_per" in text for text in first)

@@ -2,7 +2,8 @@
 
 A key is everything that the rows depend on: the content (a store's identity and which of its frames, or the frames' own
 SHA-256), the network, its weights' digest, the input, the version of the code. So the ground truth's features serve every
-model and every experiment, and those of predictions every later table. `<key>.json` beside it says what it is. Files
+model and every experiment, and those of predictions every later table. `<key>.json` beside it says what it is, with a
+checksum, which is compared before the rows are used. Files
 appear whole; two processes that want the same one wait for one another. All of it may be deleted at any time.
 """
 
@@ -10,17 +11,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.atomic import atomic, write_text
+from pipeline.atomic import atomic
 from pipeline.errors import RetakeError, log
 from pipeline.sources.verified import lock
+from pipeline.store import sealed
 
 ROOT = Path("data/features")
+CHECK = "crc32"  # key of the JSON file: what the rows' bytes must give
+AT_ONCE = 1 << 24  # bytes
 
 
 def rows(key: dict[str, Any], count: int, make: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
@@ -34,8 +39,8 @@ def rows(key: dict[str, Any], count: int, make: Callable[[], Iterable[np.ndarray
         kept = _open(path, count)
         if kept is None:
             _write(path, count, make())
-            write_text(path.with_suffix(".json"), json.dumps(key, indent=1, sort_keys=True) + "\n")
             kept = np.load(path, mmap_mode="r")
+            sealed.write(path.with_suffix(".json"), {**key, CHECK: _checksum(kept)})
     return kept
 
 
@@ -68,17 +73,27 @@ class Taken:
 
 def _open(path: Path, count: int) -> np.ndarray | None:
     """Return the rows that are there; None where there are none, or not whole."""
-    if not path.exists():
+    if not path.is_file():
         return None
     try:
+        told = sealed.read(path.with_suffix(".json"))
         kept = np.load(path, mmap_mode="r", allow_pickle=False)
-        if len(kept) == count:
+        if len(kept) == count and told.get(CHECK) == _checksum(kept):
             return kept
-        why = f"{len(kept)} rows, not {count}"
-    except (ValueError, EOFError, OSError) as error:
+        why = f"{len(kept)} rows, {count} are needed, or other values than were written"
+    except Exception as error:  # what NumPy raises for a damaged header differs with the place of the damage
         why = str(error)
     log.warning("%s is damaged (%s): made again", path, why)
     return None
+
+
+def _checksum(rows: np.ndarray) -> str:
+    """Return the CRC-32 of rows, their shape and type; 8 hexadecimal digits."""
+    total = zlib.crc32(f"{rows.shape} {rows.dtype}".encode())
+    flat = rows.reshape(-1).view(np.uint8)
+    for start in range(0, len(flat), AT_ONCE):
+        total = zlib.crc32(flat[start : start + AT_ONCE].data, total)
+    return f"{total:08x}"
 
 
 def _write(path: Path, count: int, blocks: Iterable[np.ndarray]) -> None:

@@ -1,7 +1,7 @@
 """PSNR: -10 log10 of the mean squared error over all pixels and channels of a frame, dB.
 
 Frames are averaged in dB, as DMVFN did (the mean of MSEs would give another number). Equal frames have an infinite
-PSNR, and so has any mean that holds one: it is printed as inf, not capped.
+PSNR: means leave them out, and say how many they are. Where all frames are equal the mean is infinite.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Params(params.Metric):
 
 def settings(p: Params) -> dict[str, Any]:
     """Return what a reader must know to compare values."""
-    return {"name": "PSNR", "range": 1.0, "unit": "dB", "reduction": "mean of frames in dB"}
+    return {"name": "PSNR", "range": 1.0, "unit": "dB", "reduction": "mean of finite frames in dB"}
 
 
 def build(p: Params, device: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

@@ -23,7 +23,7 @@ class Params(params.Metric):
 def settings(p: Params) -> dict[str, Any]:
     """Return what a reader must know to compare values."""
     return {"name": "PSNR-Y", "range": 255, "unit": "dB", "channel": "Y of BT.601, 16 to 235, not rounded",
-            "images": "8 bits", "reduction": "mean of frames in dB"}  # fmt: skip
+            "images": "8 bits", "reduction": "mean of finite frames in dB"}  # fmt: skip
 
 
 def build(p: Params, device: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

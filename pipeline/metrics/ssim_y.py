@@ -1,7 +1,7 @@
 """SSIM-Y: SSIM of luma as TecoGAN's script computes it, of 8-bit images: scikit-image's defaults, the output's own range.
 
 Uniform 7x7 window, sample covariances; the range is that of the output's luma instead of 255, so it does not compare with
-other SSIMs.
+other SSIMs. A flat output has no range: such a frame has no value, and is counted.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ LABEL = "SSIM-Y"
 BETTER = "higher"
 SCALE = 100.0
 NEEDS = "frames"
+NO_VALUE = "the output is flat, so the range is 0"
 
 
 class Params(params.Metric):
@@ -32,7 +33,7 @@ def settings(p: Params) -> dict[str, Any]:
 
 
 def build(p: Params, device: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Return the function (prediction, target), both (T, H, W, 3) float32 in [0,1] -> (T,) float64 in [-1,1].
+    """Return the function (prediction, target), both (T, H, W, 3) float32 in [0,1] -> (T,) float64 in [-1,1], NaN of flat outputs.
 
     It raises Undefined when a side is shorter than the window.
     """

@@ -16,6 +16,7 @@ from pipeline.metrics import cache
 
 WINDOW = 7  # of SSIM
 K1, K2 = 0.01, 0.03
+FLAT = 1e-6  # of luma: two 8-bit images that differ do so by more, rounding by less
 LUMA = (0.256788235294118, 0.504129411764706, 0.097905882352941)
 Region = tuple[slice, slice]  # rows and columns of a frame
 Motion = Callable[[], np.ndarray]  # gives the flow of the truth's pair, (h, w, 2) px
@@ -51,12 +52,15 @@ def psnr_y(target: np.ndarray, output: np.ndarray) -> float:
 
 
 def ssim_y(target: np.ndarray, output: np.ndarray) -> float:
-    """Return scikit-image's default SSIM of two cropped images' luma.
+    """Return scikit-image's default SSIM of two cropped images' luma; NaN where the output is flat.
 
-    Uniform 7x7 window, sample variances (divisor 48), mean where the window fits; the range is that of the output's luma, not 255, as published.
+    Uniform 7x7 window, sample variances (divisor 48), mean where the window fits; the range is that of the output's luma, not 255, as
+    published. Of a flat output that is 0: nothing keeps rounding errors from being divided by rounding errors.
     """
     x, y = luma(target), luma(output)
     span = float(y.max() - y.min())
+    if span < FLAT:
+        return float("nan")
     edge = WINDOW // 2
 
     def mean(image: np.ndarray) -> np.ndarray:
@@ -64,8 +68,10 @@ def ssim_y(target: np.ndarray, output: np.ndarray) -> float:
 
     sample = WINDOW**2 / (WINDOW**2 - 1)
     mx, my = mean(x), mean(y)
-    vx, vy = sample * (mean(x * x) - mx * mx), sample * (mean(y * y) - my * my)
-    vxy = sample * (mean(x * y) - mx * my)
+    x, y = x - x.mean(), y - y.mean()  # variances of images that are nearly flat keep their digits
+    dx, dy = mean(x), mean(y)
+    vx, vy = sample * (mean(x * x) - dx * dx), sample * (mean(y * y) - dy * dy)
+    vxy = sample * (mean(x * y) - dx * dy)
     c1, c2 = (K1 * span) ** 2, (K2 * span) ** 2
     return float(np.mean((2 * mx * my + c1) * (2 * vxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))))
 

@@ -8,6 +8,10 @@ know (codec, dtype) and what the table reports (dataset, resize filter, versions
 SHA-256 of all rows, which is the data's identity in every lineage. Where a data set measured something with each frame
 (a robot's position), the column `values` has it, and the metadata's `values` says what it is.
 
+A disk or a copy may change a bit. The last batch also has a CRC-32 of each batch and a seal: the SHA-256 of identity, those
+CRCs, metadata and the columns that number the frames. The seal is compared when a store is opened, a batch when something in it
+is read for the first time, once a process.
+
     with Writer("data/frames/kitti/test.arrow", codec="png", meta={"dataset": "kitti"}) as out:
         out.add("drive", 0, image)
     store = Store("data/frames/kitti/test.arrow")
@@ -20,6 +24,7 @@ import functools
 import hashlib
 import itertools
 import json
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -44,6 +49,7 @@ SCHEMA = pa.schema(
         ("image", pa.large_binary()),
     ]
 )
+NUMBERS = ("frame", "sample", "height", "width")
 VALUES = pa.field("values", pa.list_(pa.float32()))  # of those stores alone whose metadata says what they are
 
 
@@ -131,12 +137,13 @@ class Writer:
     ) -> None:
         self.codec, self.dtype, self.channels = codec, dtype, channels
         meta = {**meta, "codec": codec, "dtype": dtype, "channels": channels}
-        columns = [*SCHEMA, VALUES] if "values" in meta else list(SCHEMA)
-        self._schema = pa.schema(columns, {"retake": json.dumps(meta, sort_keys=True)})
+        self._schema = _schema(json.dumps(meta, sort_keys=True), "values" in meta)
         self._atomic = atomic(path)
         self._rows: list[tuple[Any, ...]] = []
         self._bytes = 0
         self._hash = hashlib.sha256()
+        self._index = hashlib.sha256()
+        self._checks: list[str] = []
         self._seen: set[str] = set()
         self._clip: str | None = None
 
@@ -150,9 +157,9 @@ class Writer:
         try:
             if error[0] is None:
                 self._flush()
-                self._file.write_batch(
-                    pa.RecordBatch.from_pylist([], self._schema), custom_metadata={"sha256": self._hash.hexdigest()}
-                )
+                told = {"sha256": self._hash.hexdigest(), "batches": " ".join(self._checks)}
+                told["seal"] = _seal(self._schema, told["sha256"], told["batches"], self._index)
+                self._file.write_batch(pa.RecordBatch.from_pylist([], self._schema), custom_metadata=told)
                 self._file.close()
             self._sink.close()
         except BaseException as failure:
@@ -208,8 +215,48 @@ class Writer:
                 pa.array(values, field.type)
                 for values, field in zip(zip(*self._rows, strict=True), self._schema, strict=True)
             ]
-            self._file.write_batch(pa.record_batch(columns, schema=self._schema))
+            batch = pa.record_batch(columns, schema=self._schema)
+            self._file.write_batch(batch)
+            self._index.update(_numbering(batch))
+            self._checks.append(_checksum(batch))
         self._rows, self._bytes = [], 0
+
+
+def _schema(meta: str, values: bool) -> pa.Schema:
+    return pa.schema([*SCHEMA, VALUES] if values else list(SCHEMA), {"retake": meta})
+
+
+def _numbering(batch: pa.RecordBatch) -> bytes:
+    """Return the columns of a batch that say which frame is which, as bytes."""
+    clips = "\0".join(batch.column("clip").to_pylist())
+    return clips.encode() + b"\0" + b"".join(batch.column(name).to_numpy().tobytes() for name in NUMBERS)
+
+
+def _seal(schema: pa.Schema, identity: str, checks: str, index: Any) -> str:
+    total = index.copy()
+    total.update(f"{identity}\0{checks}\0{schema.metadata[b'retake'].decode()}".encode())
+    return str(total.hexdigest())
+
+
+def _checksum(batch: pa.RecordBatch) -> str:
+    """Return the CRC-32 of all that a batch holds, 8 hexadecimal digits."""
+    total = zlib.crc32(_numbering(batch))
+    total = zlib.crc32("\0".join(batch.column("source").to_pylist()).encode(), total)
+    offsets, data = _images(batch)
+    total = zlib.crc32(np.diff(offsets).tobytes(), total)
+    total = zlib.crc32(data[int(offsets[0]) : int(offsets[-1])], total)
+    if VALUES.name in batch.schema.names:
+        for row in batch.column(VALUES.name):
+            total = zlib.crc32(np.array(row.as_py(), np.float32).tobytes(), total)
+    return f"{total:08x}"
+
+
+def _images(batch: pa.RecordBatch) -> tuple[np.ndarray, memoryview]:
+    """Return where each stored image of a batch begins, (rows + 1,) int64, and the bytes of all, without copying."""
+    column = batch.column("image")
+    _, offsets, data = column.buffers()
+    starts = np.frombuffer(offsets, np.int64, len(column) + 1, column.offset * 8)
+    return starts, memoryview(data if data is not None else b"")
 
 
 class Store:
@@ -224,28 +271,47 @@ class Store:
         self._open()
 
     def _open(self) -> None:
-        if not self.path.exists():
-            raise RetakeError(f"no store at {self.path}: make it with `snakemake {self.path}`")
+        if not self.path.is_file():  # a named pipe would be waited for
+            what = "no store at" if not self.path.exists() else "no file, but something else, is"
+            raise RetakeError(f"{what} {self.path}: make it with `snakemake {self.path}`")
         try:
-            self._file = pa.ipc.open_file(pa.memory_map(str(self.path), "r"))
-            self.meta: dict[str, Any] = json.loads((self._file.schema.metadata or {})[b"retake"])
-            last = self._file.get_batch_with_custom_metadata(self._file.num_record_batches - 1)
-            self.identity: str = last.custom_metadata[b"sha256"].decode()
-        except (pa.ArrowInvalid, KeyError, OSError, TypeError, ValueError) as error:
-            raise RetakeError(
-                f"{self.path} is not a complete frame store ({error}): delete it and make it again"
-            ) from error
+            self._read()
+        except (pa.ArrowException, LookupError, OSError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise RetakeError(f"{self.path} is not a complete frame store ({why}): {self._again}") from error
+        self._whole = [False] * len(self._batches)
+
+    @property
+    def _again(self) -> str:
+        return f"delete it and make it again with `snakemake {self.path}`"
+
+    def _read(self) -> None:
+        """Read all but the images; raises ValueError or what Arrow raises for a file that is damaged."""
+        self._file = pa.ipc.open_file(pa.memory_map(str(self.path), "r"))
+        text = (self._file.schema.metadata or {})[b"retake"].decode()
+        self.meta: dict[str, Any] = json.loads(text)
+        if not self._file.schema.equals(_schema(text, "values" in self.meta)):
+            raise ValueError("it has other columns")
+        last = self._file.get_batch_with_custom_metadata(self._file.num_record_batches - 1)
+        self.identity: str = last.custom_metadata[b"sha256"].decode()
+        checks = last.custom_metadata[b"batches"].decode()
+        self._checks = checks.split()
         self._batches = [self._file.get_batch(i) for i in range(self._file.num_record_batches - 1)]
+        index = hashlib.sha256()
+        for batch in self._batches:
+            batch.validate(full=True)
+            index.update(_numbering(batch))
+        seal = _seal(self._file.schema, self.identity, checks, index)
+        if last.custom_metadata[b"seal"].decode() != seal or len(self._checks) != len(self._batches):
+            raise ValueError("it is damaged: its checksum is another")
         columns = {
-            name: np.concatenate(
-                [b.column(name).to_numpy(zero_copy_only=False) for b in self._batches] or [np.empty(0, object)]
-            )
-            for name in ("clip", "frame", "sample", "height", "width")
+            name: np.concatenate([batch.column(name).to_numpy() for batch in self._batches] or [np.empty(0, np.int32)])
+            for name in NUMBERS
         }
         self.frame: np.ndarray = columns["frame"].astype(np.int64)
         self.sample: np.ndarray = columns["sample"].astype(np.int64)
         self.size: np.ndarray = np.stack([columns["height"], columns["width"]], axis=-1).astype(np.int64)
-        clip = columns["clip"]
+        clip = np.array([name for batch in self._batches for name in batch.column("clip").to_pylist()], object)
         starts = np.flatnonzero(np.r_[True, clip[1:] != clip[:-1]]) if len(clip) else np.empty(0, int)
         ends = np.r_[starts[1:], len(clip)] if len(clip) else starts
         self.clips: dict[str, range] = {str(clip[a]): range(int(a), int(b)) for a, b in zip(starts, ends, strict=True)}
@@ -293,18 +359,25 @@ class Store:
         """Return the archive member (or file) that row came from."""
         return str(self._column("source", row))
 
-    def _column(self, name: str, row: int) -> pa.Scalar:
+    def _place(self, row: int) -> tuple[pa.RecordBatch, int]:
+        """Return the batch that a row is in, and its place there; raises RetakeError for a batch that is damaged."""
         batch = int(np.searchsorted(self._first, row, side="right")) - 1
-        return self._batches[batch].column(name)[row - int(self._first[batch])]
+        if not self._whole[batch]:
+            if _checksum(self._batches[batch]) != self._checks[batch]:
+                frames = f"rows {self._first[batch]} to {self._first[batch + 1] - 1}"
+                raise RetakeError(f"{self.path} is damaged, {frames} are not what was written: {self._again}")
+            self._whole[batch] = True
+        return self._batches[batch], row - int(self._first[batch])
+
+    def _column(self, name: str, row: int) -> pa.Scalar:
+        batch, at = self._place(row)
+        return batch.column(name)[at]
 
     def encoded(self, row: int) -> memoryview:
         """Return the stored bytes of one image, without copying."""
-        batch = int(np.searchsorted(self._first, row, side="right")) - 1
-        column = self._batches[batch].column("image")
-        _, offsets, data = column.buffers()
-        at = row - int(self._first[batch]) + column.offset
-        start, end = np.frombuffer(offsets, np.int64, 2, at * 8)
-        return memoryview(data)[int(start) : int(end)]
+        batch, at = self._place(row)
+        starts, data = _images(batch)
+        return data[int(starts[at]) : int(starts[at + 1])]
 
     def image(self, row: int) -> np.ndarray:
         """Return one image, (height, width, channels); with codec raw a read-only view of the mapped file."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.metrics import mean
 from pipeline.params import Experiment
 
 PARTS = ("low", "high", "spread")  # of a cell, beside its mean
@@ -71,6 +72,11 @@ class Column:
     steps: bool = False
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The names that the column takes in the CSV: of its mean and of the other parts of its cells."""
+        return (self.name, *(f"{self.name}_{part}" for part in PARTS))
+
+    @property
     def title(self) -> str:
         """The column's name for people."""
         return f"{self.about['label']} t+{self.k}" if self.k else str(self.about["label"])
@@ -80,8 +86,9 @@ class Column:
         if self.window:
             one = values[self.window].T
             return one, np.ones(len(one)), [self.window] * len(one)
-        means = np.stack([v[:, : self.k or None].mean(axis=1) for v in values.values()])
-        counts = np.array([v.shape[1] if self.pooled else weights[w] for w, v in values.items()], np.float64)
+        means = np.stack([mean(v[:, : self.k or None]) for v in values.values()])
+        finite = {w: np.isfinite(v).all(axis=0).sum() for w, v in values.items()}
+        counts = np.array([finite[w] if self.pooled else weights[w] for w in values], np.float64)
         return means, counts, list(values)
 
     def short(self, value: float) -> str:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from pipeline import plan
 from pipeline.errors import RetakeError
+from pipeline.metrics import left_out
 from pipeline.params import Params
+from pipeline.store import scores
 from pipeline.store.frames import Store
 from pipeline.tables import intervals
 from pipeline.tables.cells import Cell, Column, Row, Windows
+from pipeline.tracking import flatten
 
 
 def row(p: Params, experiment: str, name: str) -> Row:
@@ -28,20 +29,18 @@ def row(p: Params, experiment: str, name: str) -> Row:
     e = p.experiments[experiment]
     path = plan.path("score", experiment=experiment, model=name)
     again = f"make it again with `snakemake {path}`"
-    if not path.exists():
-        raise RetakeError(f"no scores {path}: make them with `snakemake {path}`")
-    table = pq.read_table(path)
-    meta = json.loads((table.schema.metadata or {}).get(b"retake", b"null"))
-    if meta is None:
-        raise RetakeError(f"{path} holds no scores of this project: delete it and {again}")
+    columns, meta = scores.read(path)
     if set(meta["metrics"]) != set(e.metrics):
         raise RetakeError(f"{path} has scores of {', '.join(meta['metrics'])}, not of {', '.join(e.metrics)}: {again}")
     store = Store(plan.path("predict", experiment=experiment, model=name))
     if store.identity != meta["identity"]:
         raise RetakeError(f"{path} was made from other predictions than today's {store.path}: {again}")
     made = meta["predictions"]
-    meta["values"], meta["weights"], meta["horizons"] = _pivot(table.to_pydict(), meta, path)
+    meta["values"], meta["weights"], meta["horizons"] = _pivot(columns, meta, path)
     notes = [f"{metric}: {reason}" for metric, reason in sorted(meta["skipped"].items())]
+    for metric, windows in meta["values"].items():
+        told = left_out(np.concatenate([v.ravel() for v in windows.values()]), meta["lacking"].get(metric))
+        notes += [f"{metric}: {told}"] if told else []
     notes += [f"{metric}: {told['note']}" for metric, told in sorted(meta.get("sets", {}).items())]
     if made.get("brought"):
         notes.insert(0, f"brought as {made['brought']}")
@@ -50,12 +49,44 @@ def row(p: Params, experiment: str, name: str) -> Row:
         "samples": str(meta["samples"]),
         "parameters": "" if made["parameters"] is None else str(made["parameters"]),
         "gmacs": "" if made["gmacs"] is None else f"{made['gmacs']:.6g}",
+        **_lineage(p, experiment, name, store),
         **{key: made[key][:12] for key in ("checkpoint", "data", "params")},
         "partial": made.get("partial") or "",
         "note": "; ".join(notes),
         "metrics": " ".join(f"{metric}:{about['identity']}" for metric, about in meta["metrics"].items()),
     }
     return Row(name, e.models.get(name, name), "measured", facts=facts, meta=meta)
+
+
+def _lineage(p: Params, experiment: str, name: str, store: Store) -> dict[str, str]:
+    """Return in words what a row rests on beside its digests: the frames' size, the flow that it read, its training.
+
+    Training is told by all its settings: what shortened it or left a loss out is among them.
+    """
+    e, made = p.experiments[experiment], store.meta
+    frames = Store(made["frames"])
+    sizes = [f"{width}x{height}" for height, width in np.unique(frames.size, axis=0)]
+    most = f"{len(sizes)} sizes from {sizes[0]} to {sizes[-1]}" if len(sizes) > 2 else " and ".join(sizes)
+    told = {
+        "frames": f"`{e.dataset}` at {most}, where resized by {frames.meta.get('resize')}",
+        "flow": "",
+        "training": "",
+    }
+    model = p.models.get(name)
+    if model is None:
+        return told
+    if model.flow is not None:
+        estimator = p.models[model.flow]
+        settings = ", ".join(f"{k} {v}" for k, v in flatten(estimator.predict.model_dump(mode="json")).items())
+        told["flow"] = f"by `{model.flow}` ({estimator.kind}: {settings}), {str(made.get('flow', ''))[:12]}"
+    if model.checkpoint is not None:
+        told["training"] = f"imported from {model.checkpoint}"
+    elif model.train is not None:
+        recipe = flatten(model.train.model_dump(mode="json"))
+        told["training"] = f"on `{e.trained_on}`, " + ", ".join(
+            f"{k} {'none' if v is None else v}" for k, v in recipe.items()
+        )
+    return told
 
 
 def same_metrics(rows: list[Row]) -> None:
@@ -97,7 +128,9 @@ def _pivot(
     missing = []
     for metric, about in meta["metrics"].items():
         found = values.get(metric, {}).values()
-        if sum(v.size for v in found) != about["values"] or any(np.isnan(v).any() for v in found):
+        if sum(v.size for v in found) != about["values"] or (
+            metric not in meta["lacking"] and any(np.isnan(v).any() for v in found)
+        ):
             missing.append(metric)
     if missing:
         raise RetakeError(f"{path} lacks values of {', '.join(missing)}: make it again with `snakemake {path}`")
@@ -134,6 +167,14 @@ def _cell(
 
     `counts`: what each counts, (n,); `windows`: of which window each is; `names`: what is averaged, what clips are called.
     """
+    whole = np.isfinite(averaged).all(axis=1) & (counts > 0)
+    if not whole.any():
+        infinite = np.isinf(averaged).any()
+        return Cell(
+            math.inf if infinite else math.nan, note="the mean is infinite" if infinite else "there are no values"
+        )
+    averaged, counts = averaged[whole], counts[whole]
+    windows = [window for window, counted in zip(windows, whole, strict=True) if counted]
     about, scale = row.meta["metrics"][metric], row.meta["metrics"][metric]["scale"]
     samples = scale * (averaged * counts[:, None]).mean(axis=0) / counts.mean()
     mean = float(samples.mean())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import io
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ from typing import Any
 from pipeline import plan
 from pipeline.errors import RetakeError
 from pipeline.params import Experiment
+from pipeline.store import sealed
 from pipeline.tables.cells import PARTS, Cell, Column, Layout, Row
 
 SPEED = ("ms_per_frame", "frames_per_s", "peak_memory_mib", "device", "threads", "batch")
 FACTS = (
-    "n", "unit", "units", "samples", "parameters", "gmacs", "checkpoint", "data", "params", "partial", "note", "metrics",
+    "n", "unit", "units", "samples", "parameters", "gmacs", "frames", "flow", "training", "checkpoint", "data", "params", "partial",
+    "note", "metrics",
 )  # fmt: skip
 FITS = {  # how frames came to the size that a dataset's entry says
     "resize": "resized without regard to their aspect ratio (OpenCV, linear)",
@@ -27,7 +29,11 @@ FITS = {  # how frames came to the size that a dataset's entry says
 
 def metrics_csv(rows: list[Row], columns: list[Column]) -> str:
     """Return the table as CSV: 6 significant digits, so the same bytes for the same scores."""
-    names = [name for c in columns for name in (c.name, *(f"{c.name}_{part}" for part in PARTS))]
+    names = [name for c in columns for name in c.names]
+    head = ["model", "source", *names, *FACTS]
+    twice = [name for name, count in collections.Counter(head).items() if count > 1]
+    if twice:
+        raise RetakeError(f"two columns of the table are called {', '.join(twice)}: give metrics other names")
     lines: list[dict[str, str]] = []
     for row in rows:
         line = {"model": row.label, "source": row.source, **row.facts}
@@ -35,7 +41,7 @@ def metrics_csv(rows: list[Row], columns: list[Column]) -> str:
             line[name] = cell.text or digits(cell.mean)
             line |= {f"{name}_{part}": digits(getattr(cell, part)) for part in PARTS}
         lines.append(line)
-    return as_csv(["model", "source", *names, *FACTS], lines)
+    return as_csv(head, lines)
 
 
 def speed_csv(experiment: str, e: Experiment) -> str:
@@ -43,21 +49,34 @@ def speed_csv(experiment: str, e: Experiment) -> str:
     lines = []
     for name, label in e.models.items():
         path = Path(plan.OUTPUTS["predict"][1].format(experiment=experiment, model=name))
-        try:
-            speed = json.loads(path.read_text())
-        except (OSError, ValueError):
-            raise RetakeError(f"{path} is missing or damaged: make it again with `snakemake {path}`") from None
+        speed = sealed.read(path)
         lines.append({"model": label} | {k: digits(v) if isinstance(v, float) else str(v) for k, v in speed.items()})
     return as_csv(["model", *SPEED], lines)
 
 
 def as_csv(names: list[str], lines: list[dict[str, str]]) -> str:
-    """Return lines as CSV; what is no column is left out."""
+    """Return lines as CSV; what is no column is left out.
+
+    Text that a spreadsheet would run (it begins with =, +, -, @) gets an apostrophe before it, which spreadsheets do not show.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({name: _harmless(visible(cell)) for name, cell in line.items()} for line in lines)
     return text.getvalue()
+
+
+def visible(text: str) -> str:
+    """Return text on one line whose characters are all seen: line breaks and marks that turn the direction are written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _harmless(cell: str) -> str:
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}" if cell[:1] in ("=", "+", "-", "@") else cell
+    return cell
 
 
 def digits(value: float) -> str:
@@ -70,6 +89,7 @@ def best(rows: list[Row], columns: list[Column]) -> set[tuple[str, str]]:
     found = set()
     for column in columns:
         cells = {row.name: row.cells[column.name].mean for row in rows if row.measured and column.name in row.cells}
+        cells = {name: mean for name, mean in cells.items() if not math.isnan(mean)}
         if cells:
             top = (max if column.about["better"] == "higher" else min)(cells.values())
             found |= {(name, column.name) for name, mean in cells.items() if column.short(mean) == column.short(top)}
@@ -114,7 +134,7 @@ def as_markdown(experiment: str, e: Experiment, rows: list[Row], columns: list[C
     for group in dict.fromkeys(c.group for c in columns if c.group):
         some = [c for c in columns if c.group == group]
         body = [[r.label, *(both(r, c) for c in some)] for r in ours]
-        text += [f"## {group}", "", *_pipes(["model", *map(title, some)], body), ""]
+        text += [f"## {visible(group)}", "", *_pipes(["model", *map(title, some)], body), ""]
     text += [
         f"* Test set: `{e.dataset}`, {layout.tested(e, ours[0].meta)}. Bold: best measured row.",
         *_explain(e, ours),
@@ -151,10 +171,11 @@ def _explain(e: Experiment, rows: list[Row]) -> list[str]:
     for row in rows:
         if row.facts["note"]:
             lines.append(f"* {row.label}: {row.facts['note']}.")
-        lineage = ", ".join(f"{k} `{row.facts[k]}`" for k in ("checkpoint", "data", "params") if row.facts[k])
-        lines.append(f"* {row.label}: {lineage}.")
+        lines.append(f"* {row.label}: {'; '.join(_rests_on(row, '`'))}.")
     for partial in dict.fromkeys(row.facts["partial"] for row in rows if row.facts["partial"]):
         lines.append(f"* **Partial data: {partial}.** Not comparable with published numbers.")
+    for frames in dict.fromkeys(row.facts["frames"] for row in rows):
+        lines.append(f"* Frames: {frames}.")
     for fit in dict.fromkeys(row.meta["predictions"].get("fit") for row in rows):
         if fit:
             lines.append(f"* Frames: `fit: {fit}`, {FITS[fit]}.")
@@ -162,6 +183,15 @@ def _explain(e: Experiment, rows: list[Row]) -> list[str]:
         if licence:
             lines.append(f"* Data: {licence}")
     return [*lines, ""]
+
+
+def _rests_on(row: Row, mark: str) -> list[str]:
+    """Return what a row rests on, part by part; digests between `mark`s."""
+    told = [f"{key}: {row.facts[key]}" for key in ("training", "flow") if row.facts[key]]
+    return [
+        *told,
+        ", ".join(f"{k} {mark}{row.facts[k]}{mark}" for k in ("checkpoint", "data", "params") if row.facts[k]),
+    ]
 
 
 def _plain(value: Any) -> str:
@@ -181,7 +211,7 @@ def _millions(parameters: str) -> str:
 
 def _pipes(head: list[str], body: list[list[str]]) -> list[str]:
     """Return a Markdown table with aligned columns."""
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in [head, *body]]
+    cells = [[visible(cell).replace("|", "\\|") for cell in line] for line in [head, *body]]
     widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in cells]
     return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
@@ -189,21 +219,26 @@ def _pipes(head: list[str], body: list[list[str]]) -> list[str]:
 
 def as_latex(experiment: str, rows: list[Row], columns: list[Column]) -> str:
     """Return the table as a LaTeX `tabular` that needs no package; published rows below the second rule."""
-    notes = _sources(rows)
+    notes, ours = _sources(rows), [row for row in rows if row.measured]
     lines = [
         f"% {experiment}: {'t+k is the mean over the first k steps. ' if any(c.k for c in columns) else ''}"
         "Bold: best measured row.",
-        f"% Not printed here, but in the CSV: {_interval_words([row for row in rows if row.measured])}",
-        *(f"% [{i}] {source}" for i, source in enumerate(notes, start=1)),
+        f"% Not printed here, but in the CSV: {_interval_words(ours)}",
+        *(f"% [{i}] {visible(source)}" for i, source in enumerate(notes, start=1)),
+        *(f"% Frames: {visible(frames)}" for frames in dict.fromkeys(row.facts["frames"] for row in ours)),
+        *(f"% {row.label}: {visible('; '.join(_rests_on(row, '')))}" for row in ours),
+        *(f"% {row.label}: {visible(row.facts['note'])}" for row in ours if row.facts["note"]),
     ]
+    partial = list(dict.fromkeys(row.facts["partial"] for row in ours if row.facts["partial"]))
     for group in dict.fromkeys(c.group for c in columns):
         some = [row for row in rows if row.measured or not group]
-        lines += [*([f"% {group}"] if group else []), *_tabular(some, [c for c in columns if c.group == group], notes)]
+        lines += [f"% {visible(group)}"] if group else []
+        lines += _tabular(some, [c for c in columns if c.group == group], notes, partial)
     return "\n".join(lines) + "\n"
 
 
-def _tabular(rows: list[Row], columns: list[Column], notes: list[str]) -> list[str]:
-    """Return the lines of one `tabular`."""
+def _tabular(rows: list[Row], columns: list[Column], notes: list[str], partial: list[str]) -> list[str]:
+    """Return the lines of one `tabular`; below it stands of what data it is, where that is not the whole set."""
     bold = best(rows, columns)
     arrows = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
     groups = [(m, [c for c in columns if c.metric == m]) for m in dict.fromkeys(c.metric for c in columns)]
@@ -228,10 +263,12 @@ def _tabular(rows: list[Row], columns: list[Column], notes: list[str]) -> list[s
             cells.append(rf"\textbf{{{text}}}" if row.measured and (row.name, column.name) in bold else text)
         label = _tex(row.label) + ("" if row.measured else f" [{notes.index(row.source) + 1}]")
         lines.append(" & ".join([label, *cells, _tex(_millions(row.facts.get("parameters", "")))]) + r" \\")
-    return [*lines, r"\hline", r"\end{tabular}"]
+    words = (_tex(f"Partial data: {told}. Not comparable with published numbers.") for told in partial)
+    below = [rf"\multicolumn{{{len(columns) + 2}}}{{l}}{{{text}}} \\" for text in words]
+    return [*lines, r"\hline", *below, r"\end{tabular}"]
 
 
 def _tex(text: str) -> str:
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {c: "\\" + c for c in "&%$#_{}"}
-    return "".join(special.get(c, c) for c in text)
+    return "".join(special.get(c, c) for c in visible(text))

@@ -10,7 +10,6 @@ rule download:
         "logs/download-{dataset}-{split}.log",
     benchmark:
         "logs/benchmarks/download-{dataset}-{split}.tsv"
-    retries: 2
     resources:
         mem_mb=500,
     params:
@@ -57,7 +56,6 @@ rule pretrained:
         "logs/pretrained-{weights}.log",
     benchmark:
         "logs/benchmarks/pretrained-{weights}.tsv"
-    retries: 2
     resources:
         mem_mb=500,
     params:

@@ -13,7 +13,6 @@ rule predict:
         "logs/benchmarks/predict-{experiment}-{model}.tsv"
     wildcard_constraints:
         model=one_of(P.models),
-    retries: 1
     threads: P.compute.threads
     resources:
         gpu=1,

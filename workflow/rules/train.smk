@@ -10,7 +10,6 @@ rule train:
         "logs/train-{model}-{dataset}.log",
     benchmark:
         "logs/benchmarks/train-{model}-{dataset}.tsv"
-    retries: 1
     threads: P.compute.threads
     resources:
         gpu=1,

@@ -48,7 +48,7 @@ class Train(params.Train):
 
     batch: params.Count = Field(64)
     epochs: params.Count = Field(300)
-    seed: int = Field(1234)
+    seed: params.Seed = Field(1234)
     window: params.Frames = Field(9)
     crop: params.Side | None = Field(256)
     validation: str | None = Field("test")

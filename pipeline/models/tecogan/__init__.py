@@ -50,7 +50,7 @@ class Train(super_resolution.Train):
 
     epochs: params.Count = Field(100000)
     max_steps: params.Count | None = Field(500000)
-    seed: int = Field(1)
+    seed: params.Seed = Field(1)
     window: params.Frames = Field(10)
     crop: params.Side | None = Field(136)
     validation: str | None = Field("val")

@@ -7,9 +7,10 @@ from typing import Any
 from pipeline import plan
 from pipeline.params import Params
 from pipeline.store.frames import Store
+from pipeline.store.scores import Row
 from pipeline.tasks.animation import clips
 from pipeline.tasks.common import windows_score
-from pipeline.tasks.common.score import Metrics, Row
+from pipeline.tasks.common.score import Metrics
 
 
 def score(

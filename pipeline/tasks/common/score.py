@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,7 +17,6 @@ from pipeline.sources import clips
 from pipeline.store.frames import Store
 
 Function = Callable[..., Any]
-Row = tuple[str, int, int, str, float, float]  # window, step, sample, metric, value, weight
 
 
 @dataclass
@@ -25,6 +25,10 @@ class Metrics:
 
     functions: dict[str, dict[str, Function]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    no_value: dict[str, str] = field(default_factory=dict)  # why a value may be NaN
+    lacking: dict[str, collections.Counter[str]] = field(
+        default_factory=dict
+    )  # of each metric: values that there are not, and why
 
     def of(self, needs: str) -> dict[str, Function]:
         """Return the functions of the metrics that need this."""
@@ -37,17 +41,27 @@ class Metrics:
         self.skipped[key] = reason
         log.warning("%s: no values: %s", key, reason)
 
+    def lack(self, key: str, reason: str, count: int = 1) -> None:
+        """Count values of a metric that there are not."""
+        self.lacking.setdefault(key, collections.Counter())[reason] += count
+
     def values(self, needs: str, where: str, *arguments: Any) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield (metric, values) of the metrics that need this; one that is undefined here is skipped for good."""
+        """Yield (metric, values) of the metrics that need this; NaN is a value that there is not, counted in `lacking`."""
         for key, function in list(self.of(needs).items()):
             try:
                 values = np.atleast_1d(function(*arguments))
             except Undefined as reason:
-                self.skip(key, str(reason))
+                count = len(arguments[0]) if needs == "frames" else 1
+                self.lack(key, str(reason), count)
+                yield key, np.full(count, np.nan)
                 continue
             except RetakeError as error:
                 raise RetakeError(f"{where}: {error}") from None
             if np.isnan(values).any():
+                if key in self.no_value:
+                    self.lack(key, self.no_value[key], int(np.isnan(values).sum()))
+                    yield key, values
+                    continue
                 raise RetakeError(f"{key} of {where}: NaN at step {int(np.flatnonzero(np.isnan(values))[0]) + 1}")
             yield key, values
 

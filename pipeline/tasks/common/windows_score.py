@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import RetakeError, progress
-from pipeline.metrics import Undefined, cache, frechet, sets, temporal
+from pipeline.metrics import Undefined, cache, frechet, mean, sets, temporal
 from pipeline.params import Params
 from pipeline.store.frames import Store
-from pipeline.tasks.common.score import Metrics, Row, true_frame, true_motion, unit
+from pipeline.store.scores import Row
+from pipeline.tasks.common.score import Metrics, true_frame, true_motion, unit
 from pipeline.tasks.common.windows import Tested
 
 AT_ONCE = 16  # frames that are read together for features
@@ -64,7 +65,7 @@ def _neighbours(
         for metric, values in metrics.values("pairs", where, *pair, region, motion(step)):
             by_metric.setdefault(metric, []).append(float(values[0]))
     for metric, each in by_metric.items():
-        yield metric, float(np.mean(each))
+        yield metric, float(mean(np.array(each)))
     if len(images) < 2:
         for metric in list(metrics.of("pairs")):
             metrics.skip(metric, "two predicted frames are needed, the protocol has one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ from pipeline.errors import RetakeError, progress
 from pipeline.metrics import Undefined
 from pipeline.params import Params
 from pipeline.store.frames import Store
-from pipeline.tasks.common.score import Metrics, Row
+from pipeline.store.scores import Row
+from pipeline.tasks.common.score import Metrics
 from pipeline.tasks.flow import clips
+
+SHOWN = 3  # pairs without truth that are named
 
 
 def score(
@@ -50,7 +54,10 @@ def score(
             try:
                 value, weight = function(pair[0], flow, exact, seen)
             except Undefined as reason:
-                raise RetakeError(f"{truth.path}, {key}: {reason}") from None
+                metrics.lack(
+                    metric, f"{key}: {reason}" if len(metrics.lacking.get(metric, ())) < SHOWN else str(reason)
+                )
+                value, weight = math.nan, 0.0
             rows.append((key, 0, 0, metric, value, weight))
     stores = [s.identity for s in (truth, noc) if s is not None]
     return rows, {"windows": len(pairs), "samples": 1, "flow": stores}

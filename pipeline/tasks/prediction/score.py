@@ -7,8 +7,9 @@ from typing import Any
 from pipeline import plan
 from pipeline.params import Params
 from pipeline.store.frames import Store
+from pipeline.store.scores import Row
 from pipeline.tasks.common import windows_score
-from pipeline.tasks.common.score import Metrics, Row, reads_flow
+from pipeline.tasks.common.score import Metrics, reads_flow
 from pipeline.tasks.prediction import clips
 
 

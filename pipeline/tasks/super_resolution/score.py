@@ -11,7 +11,8 @@ from pipeline import plan
 from pipeline.errors import RetakeError, progress
 from pipeline.params import Params
 from pipeline.store.frames import Store
-from pipeline.tasks.common.score import Metrics, Row, true_motion, unit
+from pipeline.store.scores import Row
+from pipeline.tasks.common.score import Metrics, true_motion, unit
 from pipeline.tasks.super_resolution import Protocol
 from pipeline.tasks.super_resolution.clips import low_store, scenes, scored_part
 

@@ -2,7 +2,7 @@
 
 A column `<metric>` is the mean of the scenes' means (FolderAvg), `<metric>_frames` that of all their frames (FrameAvg),
 both with intervals over scenes; `<metric>_<scene>` is one scene's, with its interval over blocks of
-its frames.
+its frames (with the scene's number behind it where another column has that name).
 `<experiment>_steps.csv` has the values of single frames.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.params import Experiment
 from pipeline.tables.cells import Column, Layout, Row
-from pipeline.tables.text import as_csv, digits
+from pipeline.tables.text import FACTS, as_csv, digits
 from pipeline.tasks.common.table import means
 
 
@@ -23,8 +23,12 @@ def _scenes(e: Experiment, meta: dict[str, Any]) -> list[Column]:
     scenes = dict.fromkeys(w for values in meta["values"].values() for w in values)
     columns = means(e, meta)
     columns += [Column(f"{m}_frames", m, a, pooled=True, group="All frames (FrameAvg)") for m, a in abouts.items()]
-    for scene in scenes:
+    taken = {name for column in columns for name in column.names} | set(FACTS)
+    for number, scene in enumerate(scenes, start=1):
         tail = re.sub(r"[^A-Za-z0-9]+", "_", scene)
+        while any(name in taken for m in abouts for name in Column(f"{m}_{tail}", m, {}).names):
+            tail = f"{tail}_{number}"  # another scene, metric or mean has this name
+        taken |= {name for m in abouts for name in Column(f"{m}_{tail}", m, {}).names}
         columns += [Column(f"{m}_{tail}", m, about, window=scene, group=scene) for m, about in abouts.items()]
     return columns
 
