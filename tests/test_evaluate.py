@@ -38,7 +38,8 @@ def noisy(clip: np.ndarray, by: int = 9) -> np.ndarray:
 def write(folder: Path, clip: np.ndarray, name: str = "frame{}.png") -> Path:
     folder.mkdir(parents=True)
     for number, image in enumerate(clip):
-        cv2.imwrite(str(folder / name.format(number)), image[..., ::-1])
+        # OpenCV's own writing ends the process at a name that is not UTF-8
+        (folder / name.format(number)).write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
     return folder
 
 
@@ -93,7 +94,7 @@ def test_clips_are_paired_by_name_and_averaged_by_frame(tmp_path: Path) -> None:
     assert float(both[0]) == pytest.approx((2 * float(one[0]) + 6 * float(two[0])) / 8, abs=1e-3)
     assert len(both) == 2  # MS-SSIM is empty, and the table says why
     assert "ms_ssim: no values: MS-SSIM needs sides of more than 160 px, the frames are 32x24" in table
-    assert '"reduction": "mean of frames in dB"' in table
+    assert '"reduction": "mean of finite frames in dB"' in table
 
 
 def test_equal_images(tmp_path: Path) -> None:
@@ -162,8 +163,10 @@ def test_psnr_of_mean_averages_errors_before_the_logarithm(tmp_path: Path) -> No
     ours = truth.copy()
     ours[0, 0], ours[1] = 0.2, 0.1
     table = evaluate(saved(tmp_path / "b.npy", ours), saved(tmp_path / "a.npy", truth), ["psnr", "psnr_of_mean"])
-    assert row(table, "000000") == [np.inf, pytest.approx(-10 * np.log10(0.04 / 2), abs=1e-4)]
-    assert row(table, "all 2") == [np.inf, pytest.approx(-10 * np.log10((0.04 + 2 * 0.01) / 4), abs=1e-4)]
+    first, others = -10 * np.log10(0.04), -10 * np.log10(0.01)  # dB; the frame that equals the truth has none
+    assert row(table, "000000") == pytest.approx([first, -10 * np.log10(0.04 / 2)], abs=1e-4)
+    mean = (first + 2 * others) / 3
+    assert row(table, "all 2") == pytest.approx([mean, -10 * np.log10((0.04 + 2 * 0.01) / 4)], abs=1e-4)
 
 
 def float_with(value: float) -> np.ndarray:
@@ -317,7 +320,7 @@ def test_rates_that_are_equal_but_for_rounding(tmp_path: Path) -> None:
 
 
 def test_opaque_alpha_and_jpeg(tmp_path: Path) -> None:
-    clip = images()
+    clip = images().repeat(4, axis=1).repeat(4, axis=2)
     (tmp_path / "rgba").mkdir()
     (tmp_path / "jpeg").mkdir()
     for number, image in enumerate(clip):
@@ -415,3 +418,16 @@ def test_archives_of_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(limits, "HELD", 1000)
     with pytest.raises(RetakeError, match=r"one\.npz unpacks to .* save it as \.npy, which is read in place"):
         evaluate(tmp_path / "one.npz", tmp_path / "a.npy", ["psnr"])
+
+
+def test_frames_without_a_value_are_left_out_and_counted(tmp_path: Path) -> None:
+    """One frame equal to the truth has no finite PSNR; flat frames have no SSIM-Y."""
+    true = images(4, 64, 64)
+    ours = noisy(true)
+    ours[1] = true[1]
+    table = evaluate(saved(tmp_path / "b.npy", ours), saved(tmp_path / "a.npy", true), ["psnr"])
+    assert row(table, "all 1") == [pytest.approx(psnr(ours[[0, 2, 3]], true[[0, 2, 3]]), abs=1e-3)]
+    assert "mean of 3 of 4 values, left out: 1 infinite (equal to the truth)" in table
+    ours[2] = 7
+    table = evaluate(saved(tmp_path / "b.npy", ours), saved(tmp_path / "a.npy", true), ["tecogan.ssim_y"])
+    assert np.isfinite(row(table, "all 1")).all() and "mean of 3 of 4 values, left out: 1 without a value" in table
