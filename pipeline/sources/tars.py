@@ -56,7 +56,7 @@ def opened(path: Path, *, packed: bool = True) -> Iterator[tarfile.TarFile]:
         if packed and file.read(2) == GZIP:
             length = max(RATIO * length, SMALL)
             file.seek(0)
-            file = stack.enter_context(gzip.open(file))  # type: ignore[assignment]
+            file = stack.enter_context(gzip.open(file))
         file.seek(0)
         yield stack.enter_context(tarfile.open(fileobj=_Bounded(file, length), mode="r:"))
 
