@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from pipeline.errors import RetakeError
 from pipeline.sources.archives import bad_name, names
@@ -51,7 +51,7 @@ def opened(path: Path, *, packed: bool = True) -> Iterator[tarfile.TarFile]:
     What goes beyond them, or is no tar, raises one of ERRORS.
     """
     with contextlib.ExitStack() as stack:
-        file: BinaryIO = stack.enter_context(path.open("rb"))
+        file: Any = stack.enter_context(path.open("rb"))
         length = path.stat().st_size
         if packed and file.read(2) == GZIP:
             length = max(RATIO * length, SMALL)
@@ -64,10 +64,10 @@ def opened(path: Path, *, packed: bool = True) -> Iterator[tarfile.TarFile]:
 class _Bounded(io.RawIOBase):
     """A file of which at most `length` bytes are read, and no headers larger than HEADER."""
 
-    def __init__(self, file: BinaryIO, length: int) -> None:
+    def __init__(self, file: Any, length: int) -> None:
         self._file, self._length = file, length
 
-    def read(self, size: int = -1) -> bytes:  # type: ignore[override]
+    def read(self, size: int = -1) -> bytes:
         """Return `size` bytes, fewer at the file's end."""
         if not 0 <= size <= HEADER:
             raise tarfile.ReadError(f"a header of it claims {size} bytes, up to {HEADER} are read")
