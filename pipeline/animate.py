@@ -78,7 +78,9 @@ def found(paths: list[Path]) -> list[Path]:
     """Return the images that are named, and those of the folders that are, by name. Raises RetakeError where there are none."""
     images: list[Path] = []
     for path in paths:
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES) if path.is_dir() else [path]
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES and p.name[0] != ".")
         if not inside:
             raise RetakeError(f"{path} has no images ({', '.join(IMAGES)})")
         images += inside
@@ -88,7 +90,7 @@ def found(paths: list[Path]) -> list[Path]:
 def check(output: Path, images: list[Path], single: bool) -> None:
     """Raise RetakeError when `output` cannot hold the clips of the images, or is there already: before anything is computed."""
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise RetakeError(f"{output} is there already: name another output, or delete it")
+        raise RetakeError(f"{output} is there already: name another output, or move it away")
     if not single:
         stems = [path.stem for path in images]
         twice = sorted({stem for stem in stems if stems.count(stem) > 1})

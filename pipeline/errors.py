@@ -129,8 +129,6 @@ def explain(error: OSError) -> str:
     """Return what an operating system's error means for the user: full disk, read-only folder, or its own words."""
     where = error.filename or ""
     number = error.errno
-    if number is None and "No space left" in str(error):  # pyarrow's errors carry no errno
-        number = errno.ENOSPC
     if number == errno.ENOSPC:
         folder = Path(where).parent
         free = f" ({shutil.disk_usage(folder).free / 2**20:.0f} MiB free)" if where and folder.exists() else ""
