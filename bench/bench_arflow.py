@@ -128,18 +128,19 @@ def stage(height: int = 384, width: int = 832, frames: int = 13) -> Row:
     """Return how much faster the flow stage is than its steps one after another, and how the time is shared there."""
     import cv2
     import numpy as np
-    import yaml
 
     from pipeline import compute, flow, params, plan, weights
     from pipeline.store import flow as files
     from pipeline.store.frames import Store, Writer
 
     name, fields = "arflow_kitti15_ar_published", {"dataset": "bench", "split": "test"}
-    tree = yaml.safe_load(Path("params.yaml").read_text()) | {"reproduce": [], "experiments": {}}
-    tree["datasets"] = {"bench": tree["datasets"]["sintel"]}
-    tree["models"] = {name: tree["models"][name]}
-    tree["models"][name]["predict"] |= {"height": height, "width": width}
-    p = params.load(tree)
+    p = params.load(
+        {
+            "reproduce": [],
+            "datasets": {"bench": {"like": "sintel"}},
+            "models": {name: {"predict": {"height": height, "width": width}}},
+        }
+    )
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         images = plan.path("frames", **fields)
@@ -192,11 +193,10 @@ def precision(device: str, height: int = 384, width: int = 832, batch: int = 8) 
 
     import lightning_fabric
     import torch
-    import yaml
 
     from pipeline import params
 
-    p = params.load(yaml.safe_load(Path("params.yaml").read_text()))
+    p = params.load()
     recipe = p.models["arflow_sintel_raw"].model_copy(deep=True)
     recipe.train.height, recipe.train.width = height, width
     net = params.registry("models")["arflow"].build(recipe).to(device)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from bench.common import Row, interleave
 
 
 def run() -> list[Row]:
     import numpy as np
     import torch
-    import yaml
 
     from pipeline import params
 
     torch.set_num_threads(2)
-    p = params.load(yaml.safe_load(Path("params.yaml").read_text()))
+    p = params.load()
     model = p.models["dmvfn"]
     network = params.registry("models")[model.kind].build(model).eval()
     rows = []

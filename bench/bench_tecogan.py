@@ -17,14 +17,13 @@ from unittest import mock
 import cv2
 import numpy as np
 import torch
-import yaml
 
 from bench.common import Row, interleave
 from pipeline import params, upscale, weights
 from pipeline.losses.slim_vgg import NAMES, SlimVgg
 from pipeline.models.tecogan import network, ops, training
 from pipeline.params import Params
-from pipeline.sources.images import read_png
+from pipeline.sources.images import read_frame
 from pipeline.tasks.super_resolution import grid, warm_up
 
 SIZES = ((180, 144), (320, 134))  # width, height of Vid4's calendar and of Tears of Steel, low resolution
@@ -46,11 +45,9 @@ def run() -> list[Row]:
 
 
 def _params() -> Params:
-    tree = yaml.safe_load(Path("params.yaml").read_text())
-    tree["models"][ENTRY]["network"]["blocks"] = BLOCKS
-    tree["models"][ENTRY]["train"]["lr"] = 3e-4  # with so many blocks the demo's rate ends at the bicubic frame
-    tree["compute"] |= {"device": "cpu", "threads": THREADS}
-    return params.load(tree)
+    # with so many blocks the demo's rate ends at the bicubic frame
+    entry = {"network": {"blocks": BLOCKS}, "train": {"lr": 3e-4}}
+    return params.load({"models": {ENTRY: entry}, "compute": {"device": "cpu", "threads": THREADS}})
 
 
 def _texture(width: int, height: int, frames: int, seed: int) -> np.ndarray:
@@ -106,7 +103,7 @@ def _upscaling(p: Params, net: Any, folder: Path, width: int, height: int) -> li
     images = [(255 * x[0]).clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy() for x in fast]
     frames = list(_tensors(source))
     alone, narrow = interleave(ROUNDS, lambda: list(net.upscale(frames)), lambda: _narrow(net, frames))
-    reading = _seconds(lambda: [read_png(file) for file in sorted(source.iterdir())])
+    reading = _seconds(lambda: [read_frame(file) for file in sorted(source.iterdir())])
     writing = _seconds(lambda: [cv2.imencode(".png", image) for image in images])
     loss = _decibel(fast, _narrow(net, frames))
     added = _decibel(fast, [grid.resize_bicubic(x) for x in frames])
@@ -130,7 +127,7 @@ def _upscaling(p: Params, net: Any, folder: Path, width: int, height: int) -> li
 
 def _tensors(source: Path) -> Iterator[torch.Tensor]:
     for file in sorted(source.iterdir()):
-        yield torch.from_numpy(read_png(file)).permute(2, 0, 1)[None].float() / 255
+        yield torch.from_numpy(read_frame(file)).permute(2, 0, 1)[None].float() / 255
 
 
 def _plain(net: Any, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:

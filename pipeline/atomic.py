@@ -45,6 +45,10 @@ def atomic(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         _keep_claim()
         temporary.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # writes that fail name no file: a full disk must be known by one
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -101,31 +101,31 @@ def _files(folder: Path, expected: Expected, problems: list[str]) -> Images:
         except RetakeError as error:
             problems.append(str(error))
             continue
-        found = _fitted(image, size, expected)
-        if found is None:
+        fitted = _fitted(image, size, expected)
+        if fitted is None:
             problems.append(f"{file} is {image.shape[1]}x{image.shape[0]}, not {size[1]}x{size[0]}")
         else:
-            yield clip, frame, file, _stored(found, expected)
+            yield clip, frame, file, _stored(fitted, expected)
 
 
 def _clips(source: Path, expected: Expected, problems: list[str]) -> tuple[Images, str]:
     """Return the images of videos or of an array, and what they are; add to `problems` which are missing or not known."""
-    found = clips(source)
-    if len(expected.clips) == len(found) == 1:
-        found = dict(zip(expected.clips, found.values(), strict=True))
-    problems += [f"{name} is missing" for name in expected.clips if name not in found]
-    problems += [f"{name or 'a single clip'} is not expected" for name in found if name not in expected.clips]
-    first = next(iter(found.values()))
+    given = clips(source)
+    if len(expected.clips) == len(given) == 1:
+        given = dict(zip(expected.clips, given.values(), strict=True))
+    problems += [f"{name} is missing" for name in expected.clips if name not in given]
+    problems += [f"{name or 'a single clip'} is not expected" for name in given if name not in expected.clips]
+    first = next(iter(given.values()))
     problems += [
         f"{clip.where} has {float(clip.rate):g} frames a second, {first.where} {float(first.rate):g}"
-        for clip in found.values()
+        for clip in given.values()
         if clip.rate and first.rate and clip.rate != first.rate
     ]
 
     def images() -> Images:
         for name, (clip, numbers, size) in progress(expected.clips.items(), unit="clip", desc="bring"):
             try:
-                read = found[name].read()
+                read = given[name].read()
             except RetakeError as error:
                 problems.append(str(error))
                 continue
@@ -142,8 +142,8 @@ def _clips(source: Path, expected: Expected, problems: list[str]) -> tuple[Image
 
 def _fitted(image: np.ndarray, size: tuple[int, int], expected: Expected) -> np.ndarray | None:
     """Return an image at its target's size; None where it is another, or smaller than one that may be cut."""
-    found = predictions.cut(image, *size)
-    return found if found is None or expected.larger or image.shape == found.shape else None
+    fitted = predictions.cut(image, *size)
+    return fitted if fitted is None or expected.larger or image.shape == fitted.shape else None
 
 
 def _stored(image: Any, expected: Expected) -> np.ndarray:
@@ -157,13 +157,13 @@ def _stored(image: Any, expected: Expected) -> np.ndarray:
 
 
 def _refuse(source: Path, problems: list[str], expected: Expected) -> RetakeError:
-    some = "".join(f"\n  {problem}" for problem in problems[:SHOWN])
+    shown = "".join(f"\n  {problem}" for problem in problems[:SHOWN])
     more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
     names = list(expected.clips)
     listed = ", ".join(names[:3]) + (f", … {names[-1]}" if len(names) > 3 else "")
     numbers, size = next((numbers, size) for _, numbers, size in expected.clips.values())
     return RetakeError(
-        f"{source} does not hold what is expected:{some}{more}\n{expected.sentence}\n"
+        f"{source} does not hold what is expected:{shown}{more}\n{expected.sentence}\n"
         f"or a video each, or one array of all, named or in the order {listed}; the first has {len(numbers)} frames of "
         f"{size[1]}x{size[0]}"
     )

@@ -178,7 +178,7 @@ def _wrong(reasons: list[str]) -> list[str]:
     return [
         f"wrong ({len(reasons)}), left as they are:",
         *(f"  {reason}" for reason in reasons),
-        "Put the publisher's files there, or delete these to have them downloaded, then run the same command again.",
+        "Put the publisher's files there, or move these away to have them downloaded, then run the same command again.",
         f"(An archive that you packed yourself: empty `bytes` and `sha256` of its row in {SOURCES}.)",
     ]
 

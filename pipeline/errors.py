@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import itertools
 import logging
+import os
 import re
 import shutil
 import signal
@@ -99,7 +101,9 @@ def run(main: Callable[[], None], name: str) -> None:
     with contextlib.suppress(OSError):  # a read-only tree, a full disk: the terminal is enough
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists() or path.is_file():
-            handlers.append(logging.FileHandler(path, mode="w"))
+            handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8", errors="backslashreplace"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be what no encoding knows
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers)
     signal.signal(signal.SIGTERM, _end)
     try:
@@ -128,11 +132,12 @@ def explain(error: OSError) -> str:
     if number is None and "No space left" in str(error):  # pyarrow's errors carry no errno
         number = errno.ENOSPC
     if number == errno.ENOSPC:
-        free = shutil.disk_usage(Path(where).parent if where and Path(where).parent.exists() else Path.cwd()).free
-        return (
-            f"disk full while writing {where or 'output'} ({free / 2**20:.0f} MiB free): {error}. Free space, run again"
-        )
+        folder = Path(where).parent
+        free = f" ({shutil.disk_usage(folder).free / 2**20:.0f} MiB free)" if where and folder.exists() else ""
+        return f"disk full while writing {where or 'output'}{free}: {error.strerror or error}. Free space, run again"
     if number in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if number != errno.EROFS and os.access(where, os.F_OK) and not os.access(where, os.R_OK):
+            return f"cannot read {where}: {error.strerror}. Its owner can make it readable (chmod +r), then run again"
         return f"cannot write {where}: {error.strerror}. Make the folder writable or link it elsewhere, run again"
     if number == errno.ENOENT:
         return f"missing file {where}: make it with `snakemake {where}`, or check the name"

@@ -5,10 +5,10 @@
     python -m pipeline.evaluate PREDICTIONS TRUTH --metrics psnr,dmvfn.lpips,cinn.fvd
     python -m pipeline.evaluate UPSCALED TRUTH --profile tecogan --protocol scenes
 
-PREDICTIONS and TRUTH, each one of: a folder of clips (sub-folders of PNG images, or videos), a folder of the PNG images
-of one clip, a video, or an array file (.npy, or .npz with one array): (T, H, W, 3) or (N, T, H, W, 3), RGB, uint8, or
+PREDICTIONS and TRUTH, each one of: a folder of clips (sub-folders of PNG or JPEG images, or videos), a folder of the
+images of one clip, a video, or an array file (.npy, or .npz with one array): (T, H, W, 3) or (N, T, H, W, 3), RGB, uint8, or
 float in [0,1]. Clips are paired by name (those of an array are 000000, 000001, …; a single clip with a single one), images
-by position in the natural order of their names. What a metric is stands under `profiles` in params.yaml: a bare name is that of
+in the natural order of their names, whose numbers must be the same; counting from 0 and from 1 is one. What a metric is stands under `profiles` in params.yaml: a bare name is that of
 the profile asked for, `clean` where none is. A protocol of super-resolution leaves out the ends of scenes and the border that it
 does not score. Metrics of frames (and of neighbouring frames) are averaged over a clip, and in
 the last row over all frames; FID, FVD and DTFVD are of the whole set, and their features are kept in data/features. What a
@@ -18,9 +18,13 @@ cell is stands below the table.
 from __future__ import annotations
 
 import argparse
+import collections
 import functools
+import hashlib
+import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,12 +34,14 @@ import numpy as np
 from pipeline import params
 from pipeline.errors import RetakeError, near, progress, run
 from pipeline.metrics import Undefined, cache, sets, squared, temporal
-from pipeline.sources.clips import Clip, clips, size, unit
+from pipeline.sources.clips import Clip, clips, side, unit
 from pipeline.tables import intervals
 from pipeline.tasks.super_resolution import Protocol
 from pipeline.tasks.super_resolution.clips import scored_part
 
 SHOWN = 8
+BLOCK = 1 << 24  # values of one clip that metrics take at a time: 24 frames of 640x360
+ROUNDING = 1e-4  # by which equal rates may differ: 29.97 is 30000/1001
 NEEDS = ("frames", "pairs", "features")
 Pairs = dict[str, tuple[Clip, Clip]]
 
@@ -60,68 +66,137 @@ def main() -> None:
 def evaluate(
     predictions: Path, truth: Path, metrics: list[str], profile: str = "clean", protocol: str | None = None
 ) -> str:
-    """Return the table as text. Raises RetakeError for what cannot be scored, when its clip is reached."""
+    """Return the table as text; few frames are held at a time, but for distances of clips, where it is one clip.
+
+    Raises RetakeError for what cannot be scored, when its clip is reached.
+    """
     cut = _protocol(protocol)
     chosen = choose(metrics, profile, cut.NEEDS if cut else NEEDS)
-    pairs = _paired(clips(predictions), clips(truth), predictions, truth)
+    pairs, notes_of_pairs = _paired(clips(predictions), clips(truth), predictions, truth)
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     modules = params.registry("metrics")
-    built = {name: modules[metric.kind].build(metric, device) for name, metric in chosen.items()}
-    needs = {name: modules[metric.kind].NEEDS for name, metric in chosen.items()}
-    notes = {
-        name: json.dumps(modules[metric.kind].settings(metric), ensure_ascii=False) for name, metric in chosen.items()
-    }
-    values: dict[str, dict[str, np.ndarray]] = {name: {} for name in chosen}
-    contents: tuple[list[str], list[str]] = ([], [])
-    lengths: list[int] = []  # of clips, in frames
-
-    def skip(name: str, reason: Undefined) -> None:
-        built.pop(name)
-        values[name] = {}
-        notes[name] = f"no values: {reason}"
-
+    scores = Scores(
+        {name: modules[metric.kind].build(metric, device) for name, metric in chosen.items()},
+        {name: modules[metric.kind].NEEDS for name, metric in chosen.items()},
+        {n: json.dumps(modules[m.kind].settings(m), ensure_ascii=False) for n, m in chosen.items()},
+    )
+    read: dict[str, Read] = {}
     for clip, pair in progress(pairs.items(), unit="clip", desc="evaluate"):
-        read = [c.read() for c in pair]
-        if read[0].shape != read[1].shape:
-            raise RetakeError(
-                f"{pair[0].where} has {size(read[0])}, {pair[1].where} has {size(read[1])}: give as many of the same size"
-            )
-        lengths.append(len(read[0]))
-        if "features" in needs.values():
-            for content, images in zip(contents, read, strict=True):
-                content.append(cache.of_images(images))
-        region = (slice(None), slice(None))
-        if cut:
-            scored, region = scored_part(read[1].shape[:3], cut, pair[1].where)
-            read = [images[scored] for images in read]
-        both = [unit(images) for images in read]
-        inside = [images[:, *region] for images in both]
-        for name in [name for name in built if needs[name] != "features"]:
-            try:
-                if needs[name] == "frames":
-                    values[name][clip] = built[name](*inside)
-                else:
-                    values[name][clip] = _neighbours(built[name], both, region)
-            except Undefined as reason:
-                skip(name, reason)
-    whole: dict[str, float] = {}
-    for name in [name for name in built if needs[name] == "features"]:
+        read[clip] = Read(*pair, hashed="features" in scores.needs.values())
+        scores.add(clip, read[clip], cut)
+    for name in [name for name in scores.built if scores.needs[name] == "features"]:
         try:
-            found = _set(built[name], pairs, contents, lengths)
+            found = _set(scores.built[name], pairs, list(read.values()))
         except Undefined as reason:
-            skip(name, reason)
+            scores.skip(name, reason)
             continue
-        whole[name] = found.value
-        notes[name] += f"; {found.note}; {_interval(found)}"
+        scores.whole[name] = found.value
+        scores.notes[name] += f"; {found.note}; {_interval(found)}"
     shown: dict[str, Callable[[float], float]] = {
         name: squared.decibel if modules[m.kind].MEAN is not None else float for name, m in chosen.items()
     }
     if cut:
         sides = "a border left out" if cut.border == "cropped" else "no border left out"
-        notes["scored"] = f"protocol {protocol}: {cut.trim} frames at both ends of a clip and {sides}"
-    return _table(list(pairs), values, whole, notes, shown)
+        scores.notes["scored"] = f"protocol {protocol}: {cut.trim} frames at both ends of a clip and {sides}"
+    return _table(list(pairs), scores.values, scores.whole, scores.notes | notes_of_pairs, shown)
+
+
+class Read:
+    """Two clips read together, frame by frame; when that is done, `count` frames and the SHA-256 of each clip.
+
+    `hashed`: whether digests are needed.
+    """
+
+    def __init__(self, prediction: Clip, truth: Clip, *, hashed: bool) -> None:
+        self.clips, self.count = (prediction, truth), 0
+        self.digests = (hashlib.sha256(), hashlib.sha256()) if hashed else ()
+
+    def frames(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (prediction, truth), (H, W, 3) each; raises RetakeError for other sizes or numbers of frames."""
+        ours, theirs = (clip.frames() for clip in self.clips)
+        for images in itertools.zip_longest(ours, theirs):
+            one, other = images
+            if one is None or other is None:
+                counts = [self.count + (image is not None) for image in images]
+                counts[one is None] += sum(1 for _ in (theirs if one is None else ours))
+                size = side(other if one is None else one)
+                raise self._unlike([f"{count} frames of {size}" for count in counts])
+            if one.shape != other.shape:
+                known = [clip.count or "" for clip in self.clips]
+                raise self._unlike([f"{n} frames of {side(i)}".strip() for n, i in zip(known, images, strict=True)])
+            for digest, image in zip(self.digests, images, strict=False):
+                digest.update(f"{image.shape} {image.dtype}".encode())
+                digest.update(np.ascontiguousarray(image).data)
+            self.count += 1
+            yield one, other
+
+    def _unlike(self, sizes: list[str]) -> RetakeError:
+        (one, other), (ours, theirs) = sizes, self.clips
+        return RetakeError(f"{ours.where} has {one}, {theirs.where} has {other}: give as many of the same size")
+
+
+class Scores:
+    """What metrics say of clips, gathered clip by clip.
+
+    `values`: metric -> clip -> one value of each frame or pair of frames; `whole`: of distances of the whole set;
+    `notes`: what each metric is, or why it has no value. A metric without a value for one clip has none at all.
+    """
+
+    def __init__(self, built: dict[str, Any], needs: dict[str, str], notes: dict[str, str]) -> None:
+        self.built, self.needs, self.notes = built, needs, notes
+        self.values: dict[str, dict[str, np.ndarray]] = {name: {} for name in built}
+        self.whole: dict[str, float] = {}
+
+    def skip(self, name: str, reason: Undefined) -> None:
+        """Leave a metric out, and say why."""
+        self.built.pop(name)
+        self.values[name] = {}
+        self.notes[name] = f"no values: {reason}"
+
+    def add(self, clip: str, read: Read, cut: Protocol | None) -> None:
+        """Read two clips and score them, or the part that `cut` says."""
+        parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+        region: temporal.Region = (slice(None), slice(None))
+        where = read.clips[1].where
+        before: list[np.ndarray] = []  # the last frame of each clip, (1, H, W, 3)
+        for block in _blocks(_trimmed(read.frames(), cut.trim if cut else 0)):
+            if cut and not before:
+                _, region = scored_part((2 * cut.trim + 1, *block[1].shape[1:3]), cut, where)
+            inside = [images[:, *region] for images in block]
+            joined = [np.concatenate(two) for two in zip(before, block, strict=True)] if before else block
+            for name in [name for name in self.built if self.needs[name] != "features"]:
+                try:
+                    if self.needs[name] == "frames":
+                        parts[name].append(self.built[name](*inside))
+                    else:
+                        parts[name].append(_neighbours(self.built[name], joined, region))
+                except Undefined as reason:
+                    self.skip(name, reason)
+            before = [images[-1:] for images in block]
+        if cut:
+            scored_part((read.count, *(before[1].shape[1:3] if before else (0, 0))), cut, where)
+        for name in [name for name in self.built if self.needs[name] != "features"]:
+            self.values[name][clip] = np.concatenate(parts[name])
+            if not len(self.values[name][clip]):
+                self.skip(name, Undefined("two neighbouring frames are needed"))
+
+
+def _trimmed(frames: Iterator[tuple[np.ndarray, np.ndarray]], trim: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield frames but for the first and the last `trim`."""
+    waiting: collections.deque[tuple[np.ndarray, np.ndarray]] = collections.deque()
+    for images in itertools.islice(frames, trim, None):
+        waiting.append(images)
+        if len(waiting) > trim:
+            yield waiting.popleft()
+
+
+def _blocks(frames: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[list[np.ndarray]]:
+    """Yield a few frames at a time of both clips, [(n, H, W, 3), (n, H, W, 3)] read-only float32 in [0,1]."""
+    for first in frames:
+        more = itertools.islice(frames, max(BLOCK // first[0].size, 1) - 1)
+        yield [unit(np.stack(images)) for images in zip(*[first, *more], strict=True)]
 
 
 def _protocol(name: str | None) -> Protocol | None:
@@ -168,8 +243,6 @@ def choose(names: list[str], profile: str, fit: tuple[str, ...] = NEEDS) -> dict
 def _neighbours(function: Callable[..., float], both: list[np.ndarray], region: temporal.Region) -> np.ndarray:
     """Return a metric's value for each pair of neighbouring frames of (prediction, truth), (T - 1,)."""
     predicted, true = both
-    if len(true) < 2:
-        raise Undefined("two neighbouring frames are needed")
     eight = temporal.eight_bits(true)
     return np.array(
         [
@@ -189,26 +262,33 @@ def _interval(found: sets.Found) -> str:
     return f"95 % interval {max(low, 0):.4f} to {high:.4f} over {units} {unit}" + (f" ({note})" if note else "")
 
 
-def _set(
-    distance: sets.Distance, pairs: Pairs, contents: tuple[list[str], list[str]], lengths: list[int]
-) -> sets.Found:
+def _set(distance: sets.Distance, pairs: Pairs, read: list[Read]) -> sets.Found:
     """Return a distance of the whole sets; features that are kept are not made again."""
 
     def images(side: int) -> Iterator[np.ndarray]:
         for pair in progress(pairs.values(), unit="clip", desc="features"):
-            yield unit(pair[side].read())
+            if distance.unit == "frames":
+                yield from (unit(image[None]) for image in pair[side].frames())
+            else:
+                yield unit(pair[side].read())
 
+    lengths = [clips.count for clips in read]
     of_clip = np.repeat(np.arange(len(pairs)), lengths) if distance.unit == "frames" else np.arange(len(pairs))
     predicted, true = (
         distance.rows(
-            cache.digest(*(c.encode() for c in contents[side])), len(of_clip), functools.partial(images, side)
+            cache.digest(*(clips.digests[side].hexdigest().encode() for clips in read)),
+            len(of_clip),
+            functools.partial(images, side),
         )
         for side in (0, 1)
     )
     return distance.distance(predicted, true, of_clip)
 
 
-def _paired(predicted: dict[str, Clip], true: dict[str, Clip], predictions: Path, truth: Path) -> Pairs:
+def _paired(
+    predicted: dict[str, Clip], true: dict[str, Clip], predictions: Path, truth: Path
+) -> tuple[Pairs, dict[str, str]]:
+    """Return the clips in pairs, and what must be said below the table of how their frames are paired."""
     if len(predicted) == len(true) == 1:
         pairs = {next(iter(true)): (next(iter(predicted.values())), next(iter(true.values())))}
     else:
@@ -217,19 +297,52 @@ def _paired(predicted: dict[str, Clip], true: dict[str, Clip], predictions: Path
             lines = [f"{name or '(one clip)'} is missing" for name in missing]
             lines += [f"{name or '(one clip)'} is not expected" for name in unknown]
             more = f"\n  and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
-            some = "".join(f"\n  {line}" for line in lines[:SHOWN])
+            first = "".join(f"\n  {line}" for line in lines[:SHOWN])
             expected = ", ".join(list(true)[:SHOWN]) + (", …" if len(true) > SHOWN else "")
             raise RetakeError(
-                f"{predictions} does not hold the clips of {truth}:{some}{more}\nExpected {len(true)}: {expected}"
+                f"{predictions} does not hold the clips of {truth}:{first}{more}\nExpected {len(true)}: {expected}"
             )
         pairs = {name: (predicted[name], true[name]) for name in true}
+    shifted = 0
     for ours, theirs in pairs.values():
-        if ours.rate and theirs.rate and ours.rate != theirs.rate:
+        if ours.rate and theirs.rate and abs(ours.rate / theirs.rate - 1) > ROUNDING:
             raise RetakeError(
                 f"{ours.where} has {float(ours.rate):g} frames a second, {theirs.where} {float(theirs.rate):g}: "
                 "their frames do not show the same times"
             )
-    return pairs
+        shifted += _count_from_elsewhere(ours, theirs)
+    text = "by position: one side counts from 0, the other from 1"
+    return pairs, {"frames paired": text} if shifted else {}
+
+
+def _count_from_elsewhere(ours: Clip, theirs: Clip) -> bool:
+    """Say whether the frames of one clip are counted from 0, those of the other from 1.
+
+    Raises RetakeError for clips of as many frames whose names say that they are others.
+    """
+    if len(ours.names) != len(theirs.names) or ours.names == theirs.names:
+        return False
+    one, other = _numbers(ours.names), _numbers(theirs.names)
+    if one == other or not one or not other:
+        return False
+    consecutive = all(numbers == list(range(numbers[0], numbers[0] + len(numbers))) for numbers in (one, other))
+    if consecutive and {one[0], other[0]} == {0, 1}:
+        return True
+    at = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+    raise RetakeError(
+        f"{ours.where} has {ours.names[at]} where {theirs.where} has {theirs.names[at]}: their names say other frames. "
+        "Give the frames of both the same numbers"
+    )
+
+
+def _numbers(names: list[str]) -> list[int]:
+    """Return the number of each name: the one of its numbers that is not the same in all; [] where that is not clear."""
+    rows = [[int(digits) for digits in re.findall("[0-9]+", name)] for name in names]
+    if len({len(row) for row in rows}) != 1:
+        return []
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    varying = [column for column in columns if len(set(column)) > 1] or columns[-1:]
+    return varying[0] if len(varying) == 1 else []
 
 
 def _table(

@@ -35,6 +35,7 @@ from pipeline.atomic import claim
 from pipeline.drawing import colours
 from pipeline.drawing.images import write_image
 from pipeline.errors import RetakeError, log, near, progress, run
+from pipeline.outputs import unused
 from pipeline.params import Model, Params
 from pipeline.sources.images import read_image
 from pipeline.store import flow as files
@@ -90,10 +91,10 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
     claim(output)
     frames = Store(plan.path("frames", dataset=dataset, split=split))
     export = EXPORTS[model.export]
-    wanted = export.pairs(frames)
-    if not wanted:
+    chosen = export.pairs(frames)
+    if not chosen:
         raise RetakeError(f"{frames.path}: no two consecutive frames in any of {len(frames.clips)} clips, so no flow")
-    named = {(pair.clip, int(frames.frame[pair.name])): pair for pair in wanted}
+    named = {(pair.clip, int(frames.frame[pair.name])): pair for pair in chosen}
     estimator, digest = None, ""
     if model.kind not in plan.TRUTH:
         checkpoint = None
@@ -126,9 +127,9 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
         if estimator is None:
             jobs = _exact(p, model.kind, dataset, split, frames, named)
         else:
-            loaded = _loaded(model, frames, wanted, pool, 2 * max(workers, p.compute.batch))
+            loaded = _loaded(model, frames, chosen, pool, 2 * max(workers, p.compute.batch))
             jobs = _estimated(model, estimator, frames, loaded, p.compute.batch)
-        bar = progress(_encoded(jobs, pool, 2 * workers), total=len(wanted), unit="pair", desc=f"flow {name}")
+        bar = progress(_encoded(jobs, pool, 2 * workers), total=len(chosen), unit="pair", desc=f"flow {name}")
         for clip, frame, (encoded, size) in bar:
             out.add(clip, frame, source=frames.source(named[clip, frame].name), encoded=encoded, size=size)
             done += 1
@@ -164,6 +165,8 @@ def make_pair(
         raise RetakeError(f"{model.kind} needs --checkpoint: a file of data/checkpoints, or a published one")
     if checkpoint is not None and not model.has_weights:
         raise RetakeError(f"{model.kind} has no weights: leave --checkpoint out, or name the estimator that it is of")
+    unused(output)
+    unused(picture)
     first, second = (read_image(path) for path in images)
     if first.shape != second.shape:
         sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (first, second)]

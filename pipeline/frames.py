@@ -101,7 +101,7 @@ def make(p: Params, dataset: str, split: str) -> Path:
             more = f"\nand {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
             raise RetakeError(
                 f"{dataset} {split}: faults in {count} frames ({len(problems)}), no store is written. Put whole archives "
-                "into place (delete a bad one to have it downloaded again), then run again:\n"
+                "into place (move a bad one away to have it downloaded again), then run again:\n"
                 + "\n".join(problems[:SHOWN])
                 + more
             )
@@ -117,18 +117,18 @@ def read_manifest(path: Path, kind: str) -> tuple[list[Path], list[str]]:
     Raises RetakeError for archives that are gone or have another length than when they were verified.
     """
     manifest = sealed.read(path)
-    found, problems = [], []
+    archives, problems = [], []
     for archive in manifest["archives"]:
-        at = Path("data/raw") / kind / archive["file"]
-        size = (unpacked(at).bytes if at.is_dir() else at.stat().st_size) if at.exists() else None
+        file = Path("data/raw") / kind / archive["file"]
+        size = (unpacked(file).bytes if file.is_dir() else file.stat().st_size) if file.exists() else None
         if size != archive["bytes"]:
             what = "is gone" if size is None else f"has {size} bytes"
-            problems.append(f"{at} {what}, {path} has verified {archive['bytes']}")
-        found.append(at)
+            problems.append(f"{file} {what}, {path} has verified {archive['bytes']}")
+        archives.append(file)
     if problems:
         problems.append(f"Put the verified archives back, or delete {path} and run again")
         raise RetakeError("\n".join(problems))
-    return found, manifest["missing"]
+    return archives, manifest["missing"]
 
 
 def _partial(module: Any, d: Dataset, split: str, there: int, missing: int, clips: list[Clip | Stream]) -> str | None:
@@ -144,7 +144,7 @@ def _partial(module: Any, d: Dataset, split: str, there: int, missing: int, clip
         if counts[what] > number:
             raise RetakeError(
                 f"{d.kind} {split} has {number} {what}, the archives in data/raw/{d.kind} hold {counts[what]}: they "
-                "are not the publisher's; delete them to have those downloaded"
+                "are not the publisher's; move them away to have those downloaded"
             )
     if not missing and all(counts[what] == number for what, number in whole.items()):
         return None

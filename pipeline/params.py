@@ -174,6 +174,7 @@ class Model(Strict):
     """One system with its settings; a table has a row for each of its experiment's models."""
 
     task: ClassVar[str]  # a module of pipeline/tasks; says what the model is given and gives
+    EXPORTS: ClassVar[tuple[str, ...]] = ("pairs",)  # of the flow that it may read, see `Estimation`
     kind: str = Field(description="module of pipeline/models")
     network: Any = Field(None, description="what the weights depend on")
     train: Train | None = Field(None, description="null: nothing is trained (a baseline, or imported weights)")
@@ -189,6 +190,11 @@ class Model(Strict):
     def flow(self) -> str | None:
         """The flow estimator (an entry of models) whose precomputed flow this model reads; None for most."""
         return getattr(self.predict, "flow", None)
+
+    @property
+    def flow_of(self) -> str | None:
+        """The dataset whose flow is read in place of that of the frames themselves; None for most."""
+        return getattr(self.predict, "flow_of", None)
 
     @property
     def export(self) -> str:
@@ -319,14 +325,16 @@ class Params(Strict):
                 _known(f"models.{name}.train.{key}", model, self.models, "model")
                 _known(f"models.{name}.train.{key}", dataset, self.datasets, "dataset")
             if entry.flow is not None:
-                _known(f"models.{name}.predict.flow", entry.flow, self.models, "flow estimator")
+                where = f"models.{name}: flow"
+                _known(where, entry.flow, self.models, "flow estimator")
                 if self.models[entry.flow].task != "flow":
-                    raise ValueError(f"models.{name}.predict.flow: {entry.flow} does not estimate flow")
-                if self.models[entry.flow].export != "pairs":
+                    raise ValueError(f"{where}: {entry.flow} does not estimate flow")
+                if self.models[entry.flow].export not in entry.EXPORTS:
                     raise ValueError(
-                        f"models.{name}.predict.flow: {entry.flow} exports flow for DTVNet alone; name one whose "
-                        "predict.export is pairs"
+                        f"{where}: {entry.flow} exports flow for DTVNet alone; name one whose predict.export is pairs"
                     )
+                if entry.flow_of is not None:
+                    _known(f"models.{name}: flow_of", entry.flow_of, self.datasets, "dataset")
         return self
 
     def _told_apart(self, where: str, experiment: Experiment) -> None:

@@ -3,10 +3,11 @@
     python -m pipeline.predict --experiment kitti --model dmvfn
     python -m pipeline.predict A.png B.png --model dmvfn --checkpoint dmvfn_kitti.pkl --output next.png
 
-The store (`data/predictions/<experiment>/<model>.arrow`) holds what the protocol scores: 16-bit fixed point, error below
-1e-5 of the range; clip = window ("<clip>:<start>"), frame = step from 1, sample = draw. For the task flow it is a flow
-store: (clip, frame) -> flow to the next frame, off by at most 0.0111 px. For super_resolution it has the scenes' frames by
-clip and number, in 8 bits, truncated or rounded as the protocol says. Beside it `<model>.speed.json`. The second form is the paper's single test: two consecutive images in, the next frame out.
+The store (`data/predictions/<experiment>/<model>.arrow`) holds what the protocol scores. Of prediction and animation it is
+16-bit fixed point, error below 1e-5 of the range; clip = window ("<clip>:<start>"), frame = step from 1, sample = draw. Of
+flow it is a flow store: (clip, frame) -> flow to the next frame, off by at most 0.0111 px. Of super_resolution it has the
+scenes' frames by clip and number, in 8 bits, truncated or rounded as the protocol says. Beside it `<model>.speed.json`. The
+second form is the paper's single test: two consecutive images in, the next frame out.
 """
 
 from __future__ import annotations

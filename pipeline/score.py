@@ -4,9 +4,9 @@
 
 `data/scores/<experiment>/<model>.parquet` has the columns
 
-    window   prediction: "<clip>:<start>"; flow: "<clip>:<frame>"; super_resolution: the clip
+    window   prediction, animation: "<clip>:<start>"; flow: "<clip>:<frame>"; super_resolution: the clip
              "" for a value of the whole set
-    horizon  prediction: step from 1; super_resolution: number of the frame; 0 for a value of the whole window or set
+    horizon  prediction, animation: step from 1; super_resolution: number of the frame; 0 for a value of the whole window or set
     sample, metric, value (float64)
     weight   what the window counts in the mean: 1, or for pooled metrics its number of pixels; 0: it is left out
 

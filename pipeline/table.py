@@ -73,9 +73,9 @@ def show(p: Params, experiment: str) -> str:
     markdown = outputs[1]
     if not markdown.exists():
         raise RetakeError(f"no {markdown}: make it with `snakemake {outputs[0]}`")
-    there = "".join(f"\n  {o}" for o in outputs if o.exists())
+    listed = "".join(f"\n  {o}" for o in outputs if o.exists())
     stores = f"data/predictions/{experiment}/*.arrow (python -m pipeline.view STORE)"
-    return f"{markdown.read_text()}\nWhere to look:{there}\n  {stores}"
+    return f"{markdown.read_text()}\nWhere to look:{listed}\n  {stores}"
 
 
 def _mirror(p: Params, fields: dict[str, str], rows: list[Row], columns: list[Column], files: list[Path]) -> None:

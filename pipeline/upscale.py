@@ -1,10 +1,11 @@
-"""Upscale a video, or a folder of PNG frames, with a super-resolution model.
+"""Upscale a video, or a folder of PNG or JPEG frames, with a super-resolution model.
 
     python -m pipeline.upscale clip.mp4 --checkpoint data/weights/model.zip --output large.mp4
     python -m pipeline.upscale frames/ --checkpoint data/checkpoints/frvsr/tecogan_train.pt --output large/
 
 Decoding, network and encoding overlap, and memory does not grow with the length. A video keeps its frame rate, time
-stamps, colours and, where the container allows it, its sound; PNGs keep their names. A folder that was begun and not
+stamps from its start on, colours and, where the container allows it, sound and subtitles with their languages; frames keep
+their names. Interlaced and damaged videos are refused, with the command that mends them. A folder that was begun and not
 finished is gone on with by the same command: beside the frames lies the network's state (`.upscale.pt`), so the frames
 are those that an undisturbed run makes. Values are rounded to 8 bits; the published script cuts them off.
 """
@@ -35,17 +36,18 @@ from pipeline import compute, params, tasks, weights
 from pipeline.atomic import write_bytes
 from pipeline.drawing import encode
 from pipeline.errors import RetakeError, log, progress, run
+from pipeline.outputs import unused
 from pipeline.params import Model, Params
 from pipeline.sources import video
 from pipeline.sources.archives import CutOff, Member
-from pipeline.sources.images import read_png
-from pipeline.tasks.super_resolution.clips import file_order
+from pipeline.sources.images import frame_name, image_files, read_frame
 
 DEFAULT = "tecogan_published"
 STATE = ".upscale.pt"
 SAVE_EVERY = 10.0  # seconds of work that a killed run into a folder may lose
 AHEAD = 4  # frames that wait between two stages
-RATE = 25  # frames a second of a video made of PNGs
+RATE = 25  # frames a second of a video made of images
+RATES = (Fraction(1, 1000), Fraction(1000))  # frames a second, from and to
 
 T = TypeVar("T")
 
@@ -53,7 +55,7 @@ T = TypeVar("T")
 def main() -> None:
     """Parse the command line and upscale."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", type=Path, metavar="VIDEO_OR_FOLDER", help="a video, or a folder of PNG frames")
+    parser.add_argument("source", type=Path, metavar="VIDEO_OR_FOLDER", help="a video, or a folder of frames")
     parser.add_argument(
         "--output", type=Path, required=True, help="a video (.mp4, .mov or .mkv), or a folder for PNG frames"
     )
@@ -70,12 +72,21 @@ def main() -> None:
     )
     parser.add_argument(
         "--rate",
-        type=Fraction,
+        type=_rate,
         default=Fraction(RATE),
-        help=f"frames a second of a video made of PNGs (default: {RATE})",
+        help=f"frames a second of a video made of images (default: {RATE})",
     )
     args = parser.parse_args()
     upscale(params.load(), args.source, args.output, args.checkpoint, args.model, args.tile, args.rate)
+
+
+def _rate(text: str) -> Fraction:
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number or fraction of frames a second, such as 30000/1001"
+        ) from None
 
 
 def upscale(
@@ -90,11 +101,11 @@ def upscale(
     """Write the frames of `source`, four times as large, to `output`.
 
     Raises RetakeError for a source that cannot be read, an output that exists (but a folder of ours that is not
-    finished), a checkpoint that does not fit, frames that change size or are too small. Of a video that is cut off the
-    frames before the cut are written, with a warning.
+    finished), a checkpoint that does not fit, frames that change size or are too small, a video that is interlaced or
+    damaged in its middle. Of a video that is cut off the frames before the cut are written, with a warning.
     """
-    if rate <= 0:
-        raise RetakeError(f"--rate {rate}: frames a second are more than 0")
+    if not RATES[0] <= rate <= RATES[1]:
+        raise RetakeError(f"--rate {rate}: frames a second are from {RATES[0]} to {RATES[1]}")
     to_video = output.suffix.lower() in encode.SUFFIXES
     _check_output(output, to_video)
     clip = _folder(source, rate) if source.is_dir() else _video(source)
@@ -139,15 +150,17 @@ class Result(NamedTuple):
 
 @dataclass
 class Clip:
-    """What is upscaled. `frames(n)` yields its frames from number n on; `cut`: why there are no more than `seen`."""
+    """What is upscaled. `frames(n)` yields its frames from number n on; `cut`: why there are no more than `seen`.
+
+    `tracks`: the video whose sound and subtitles go into the output.
+    """
 
     path: Path
     identity: list[Any]
     count: int
     rate: Fraction
     read: Callable[[int], Iterator[Frame]]
-    aspect: Fraction = Fraction(1)
-    sound: Path | None = None
+    tracks: Path | None = None
     cut: str = ""
     seen: int = 0
     size: tuple[int, ...] = field(default=())
@@ -167,6 +180,11 @@ class Clip:
                 self.size = size
                 self.seen += 1
                 yield frame
+        except video.Damaged as error:
+            raise RetakeError(
+                f"{error}. Let FFmpeg conceal what is damaged first: ffmpeg -i {self.path.name} -crf 0 -c:a copy "
+                f"{self.path.stem}_mended.mkv"
+            ) from None
         except CutOff as error:
             self.cut = str(error)
 
@@ -175,16 +193,16 @@ class Clip:
 
 
 def _folder(path: Path, rate: Fraction) -> Clip:
-    names = file_order(f.name for f in path.iterdir() if f.suffix.lower() == ".png" and f.is_file())
-    if not names:
-        raise RetakeError(f"{path} holds no PNG: give a folder of PNG frames, or a video")
+    files = image_files(path)
+    if not files:
+        raise RetakeError(f"{path} holds no PNG or JPEG images: give a folder of frames, or a video")
 
     def read(first: int) -> Iterator[Frame]:
         with ThreadPoolExecutor(2) as pool:
-            for name, image in in_order(pool, lambda name: read_png(path / name), names[first:]):
-                yield Frame(Path(name).stem, image, None)
+            for file, image in in_order(pool, read_frame, files[first:]):
+                yield Frame(frame_name(file), image, None)
 
-    return Clip(path, [[name, (path / name).stat().st_size] for name in names], len(names), rate, read)
+    return Clip(path, [[file.name, file.stat().st_size] for file in files], len(files), rate, read)
 
 
 def _video(path: Path) -> Clip:
@@ -197,7 +215,7 @@ def _video(path: Path) -> Clip:
             if number >= first:
                 yield Frame(f"{number:06d}", image(), shown)
 
-    return Clip(path, [path.name, path.stat().st_size], said.packets, said.rate, read, said.aspect, path)
+    return Clip(path, [path.name, path.stat().st_size], said.packets, said.rate, read, path)
 
 
 # Network
@@ -270,8 +288,7 @@ def _network(p: Params, model: Model, network: Any, clip: Clip, done: int, state
 
 def _check_output(output: Path, to_video: bool) -> None:
     if to_video:
-        if output.exists():
-            raise RetakeError(f"{output} exists: nothing is overwritten; move it away, or give another --output")
+        unused(output)
     elif output.suffix and not output.is_dir():
         raise RetakeError(f"--output {output}: a folder, or a video ({', '.join(encode.SUFFIXES)})")
     elif output.exists() and not output.is_dir():
@@ -282,7 +299,7 @@ def _check_output(output: Path, to_video: bool) -> None:
 
 def _write_video(clip: Clip, output: Path, results: Iterable[Result]) -> Iterator[Result]:
     """Write each frame to a video and yield it."""
-    with encode.Encoder(output, clip.rate, aspect=clip.aspect, sound=clip.sound) as film:
+    with encode.Encoder(output, clip.rate, source=clip.tracks) as film:
         for result in results:
             film.add(result.image, result.frame.shown, result.frame.image.shape[0])
             yield result

@@ -8,7 +8,9 @@
     python -m pipeline.view data/flow/dis/kitti/test.arrow --format flo         # every field (of --clip) as a file
     python -m pipeline.view data/flow/arflow_sky/sky_timelapse_arflow/train.arrow --format npy --output flow/sky_train
 
-Files go to `--output`, or to `data/view/` under the store's and the clip's name. Only the rows that are shown are read.
+Frames go alone to the folder `--output`, which `upscale` and `evaluate` take, or to one under `data/view/` with the
+store's and the clip's name. Sheet, video, legend and maps of errors go to a folder beside it, whose name ends in
+`_sheets`. Nothing in `--output` is overwritten. Only the rows that are shown are read.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from pipeline.drawing.sheets import (
     wrap,
 )
 from pipeline.errors import RetakeError, log, progress, run
+from pipeline.outputs import unused_folder
 from pipeline.store.frames import Store
 
 SHEET = 24  # frames on a contact sheet
@@ -49,6 +52,10 @@ def main() -> None:
         "--format", choices=["flo", "kitti", "npy", "png"], help="flow: write files of this format, no sheet"
     )
     args = parser.parse_args()
+    if args.store.suffix != ".arrow":
+        raise RetakeError(
+            f"{args.store} is no store: give an .arrow file of data/frames, data/flow or data/predictions"
+        )
     store = Store(args.store)
     if args.clip is not None and args.clip not in store.clips:
         raise RetakeError(f"{store.path} has no clip {args.clip!r}: {_nearest(args.clip, store)}")
@@ -59,16 +66,20 @@ def main() -> None:
         return
     clips = list(store.clips) if args.clip is None else [args.clip]
     base = args.output or _folder(store.path, args.format)
+    sheets = base.with_name(f"{base.name}_sheets")
+    for folder in (args.output, sheets) if args.output else ():
+        unused_folder(folder)
     for clip in progress(clips, unit="clip", desc="view") if len(clips) > 1 else clips:
-        folder = base if args.output and args.clip is not None else base / _safe(clip)
+        inner = Path() if args.output and args.clip is not None else _safe(clip)
         if args.format:
-            tasks.part("flow", "view").export(store, clip, args.format, folder)
+            tasks.part("flow", "view").export(store, clip, args.format, base / inner)
         else:
-            shown(store)(store, clip, folder)
-    log.info("wrote %s", folder if len(clips) == 1 else base)
+            shown(store)(store, clip, base / inner, sheets / inner)
+            log.info("sheet and video: %s", sheets / inner)
+    log.info("wrote %s", base / inner if len(clips) == 1 else base)
 
 
-def shown(store: Store) -> Callable[[Store, str, Path], None]:
+def shown(store: Store) -> Callable[[Store, str, Path, Path], None]:
     """Return what writes a clip of this store for people: as its task does; flow is also made ahead of any task."""
     if store.meta["channels"] == 2:
         return tasks.part("flow", "view").show
@@ -84,8 +95,8 @@ def describe(store: Store) -> None:
         print(f"{clip}  {len(rows)} frames  {width}x{height}")
 
 
-def show_frames(store: Store, clip: str, folder: Path) -> None:
-    """Write every frame of a clip as `<frame>.png`, `sheet.png` and `clip.mp4`."""
+def show_frames(store: Store, clip: str, folder: Path, sheets: Path) -> None:
+    """Write every frame of a clip as `<frame>.png` to `folder`, `sheet.png` and `clip.mp4` to `sheets`."""
     rows = store.clips[clip]
 
     def images() -> Iterator[np.ndarray]:
@@ -94,9 +105,9 @@ def show_frames(store: Store, clip: str, folder: Path) -> None:
             write_image(folder / f"{store.frame[row]:010d}.png", image)
             yield image
 
-    write_video(folder / "clip.mp4", images(), RATE)
+    write_video(sheets / "clip.mp4", images(), RATE)
     cells: list[Cell] = [(f"{store.frame[row]}", display(store.image(row))) for row in spread(rows, SHEET)]
-    write_image(folder / "sheet.png", sheet(wrap(cells), title_of(store, clip)))
+    write_image(sheets / "sheet.png", sheet(wrap(cells), title_of(store, clip)))
 
 
 def _nearest(clip: str, store: Store) -> str:

@@ -329,6 +329,8 @@ def load_model(model: Model, checkpoint: Path | None, device: str) -> tuple[Any,
             chosen = best or tree["weights"]
             network.load_published(chosen)
         found = digest(network.state_dict())
+    if checkpoint is not None:
+        _check_finite(network.state_dict(), checkpoint)
     return network.to(device).eval(), found
 
 
@@ -376,6 +378,17 @@ def digest(state: dict[str, Tensor]) -> str:
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+def _check_finite(state: dict[str, Tensor], file: Path) -> None:
+    """Raise RetakeError for weights that are NaN or infinite: what they make may look like a picture."""
+    import torch
+
+    bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    if bad:
+        raise RetakeError(
+            f"{file} has NaN or infinity in {len(bad)} of {len(state)} tensors, the first is {bad[0]}: take another"
+        )
 
 
 def _whole(file: Path) -> None:

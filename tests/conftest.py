@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import fcntl
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from pipeline import params
+from tests.engines import LIKE_DEMO, Project
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -21,3 +30,41 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no folder `shared` with real data beside the repository")
     return SHARED
+
+
+def resolved() -> dict[str, Any]:
+    """Return all params of the project as plain values, for a test to change and hand to `params.validate`."""
+    with contextlib.chdir(ROOT):
+        return copy.deepcopy(params.load({}).tree)
+
+
+def furnish(folder: Path) -> None:
+    """Give a folder that a test works in what stages read of the project itself: the list of weights, and the code."""
+    (folder / "workflow").mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "workflow/weights.csv", folder / "workflow")
+    if not (folder / "pipeline").exists():
+        (folder / "pipeline").symlink_to(ROOT / "pipeline")
+
+
+def handed_over(values: dict[str, Any]) -> dict[str, str]:
+    """Return the environment of a stage that reads these params, as the Snakefile hands them over; for this folder."""
+    with contextlib.chdir(ROOT):
+        p = params.validate(values)
+    return {**os.environ, "PYTHONPATH": str(ROOT), params.VARIABLE: str(params.hand_over(p))}
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A small demo that Snakemake has finished; tests copy what they change. All workers of a run share one."""
+    shared = tmp_path_factory.getbasetemp()
+    if shared.name.startswith("popen-"):  # a worker's folder lies in the run's
+        shared = shared.parent
+    folder, done = shared / "demo", shared / "demo.done"
+    with (shared / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            project = Project(folder, LIKE_DEMO)
+            made = project.snakemake()
+            assert made.returncode == 0, made.stdout + made.stderr
+            done.touch()
+    return Project.at(folder)

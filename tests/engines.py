@@ -45,6 +45,13 @@ SMALL_DEMO: dict[str, Any] = {
 }
 
 
+# dmvfn_demo takes over another entry, as a user's variant does
+LIKE_DEMO = SMALL_DEMO | {
+    "models.dmvfn_base": {"kind": "dmvfn", "train": {"weight_decay": 2.0e-3}},
+    "models.dmvfn_demo.like": "dmvfn_base",
+}
+
+
 class Project:
     """One copy; `run` gives the finished process, `snakemake` and `dvc` run the engines in it."""
 
@@ -64,7 +71,12 @@ class Project:
     def copy(self, folder: Path) -> Project:
         """Return a copy, with the engines' records and what they made, that a test may spoil."""
         shutil.copytree(self.folder, folder, symlinks=True)
-        project = Project.__new__(Project)
+        return Project.at(folder)
+
+    @classmethod
+    def at(cls, folder: Path) -> Project:
+        """Return the project that lies in a folder."""
+        project = cls.__new__(cls)
         project.folder = folder
         return project
 

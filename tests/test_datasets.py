@@ -92,7 +92,7 @@ def test_more_frames_than_the_drive_has(tmp_path: Path) -> None:
     archive = drive_zip(tmp_path, A, [b""] * 79)
     with pytest.raises(RetakeError, match=rf"image_02: {A} 79 frames, more than the 78 that {A} has") as caught:
         kitti.clips(kitti_params(), "test", [archive])
-    assert "delete" in str(caught.value)
+    assert "move them away" in str(caught.value)
 
 
 def test_counts_that_are_certain_in_sum_only(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -32,7 +31,7 @@ from pipeline import download, fetch, params
 from pipeline.errors import RetakeError
 from pipeline.sources import archives, verified
 from pipeline.sources.archives import Member
-from tests.conftest import ROOT
+from tests.conftest import ROOT, handed_over, resolved
 from tests.server import Move, Request, Server
 
 REFUSED = "http://127.0.0.1:9/x.zip"  # nobody listens on the discard port
@@ -463,7 +462,7 @@ DRIVES = [f"2011_09_26_drive_{n}_sync" for n in ("0060", "0084", "0093", "0096")
 
 
 def tree(setting: str = "all") -> dict[str, Any]:
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values = resolved()
     values["datasets"]["kitti"] |= {"archives": setting, "published_test": None}
     return values
 
@@ -496,12 +495,12 @@ def offer(server: Server, *moves: Move, checksums: bool = False, size: int = 300
 
 def stage(setting: str = "all") -> dict[str, Any]:
     """Run the stage in this process; return the manifest."""
-    download.download(params.load(tree(setting)), "kitti", "test")
+    download.download(params.validate(tree(setting)), "kitti", "test")
     return json.loads(Path("data/raw/kitti/test.json").read_text())
 
 
 def environment(setting: str = "all") -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), params.VARIABLE: json.dumps(tree(setting))}
+    return handed_over(tree(setting))
 
 
 def test_stage_downloads_verifies_and_writes_the_manifest(server: Server) -> None:
@@ -654,7 +653,7 @@ def test_wrong_hand_placed_archives_are_named_and_left(
     assert str(path) in text
     assert reason.format(size=len(drive(1)), longer=len(drive(1)) + 1) in text
     assert "left as they are" in text
-    assert "Put the publisher's files there, or delete these" in text
+    assert "Put the publisher's files there, or move these away" in text
     assert path.read_bytes() == data
     assert path.stat().st_mtime_ns == before.st_mtime_ns
     assert not Path("data/raw/kitti/test.json").exists()
@@ -739,13 +738,13 @@ def test_check_reads_everything_again_and_fetches_nothing(server: Server, capsys
         out.writelines(f"kitti,{name},{REFUSED},,,,licence,page,\n" for name in names)
     stage()
     before = len(server.log)
-    download.check(params.load(tree()), "kitti")
+    download.check(params.validate(tree()), "kitti")
     text = capsys.readouterr().out
     assert f"right    {DRIVES[0]}.zip  {sha256(drive(0))}" in text
     assert f"missing  {names[0]}" in text
     put(2, flipped(drive(2)))
     with pytest.raises(RetakeError, match="damaged"):
-        download.check(params.load(tree()), "kitti")
+        download.check(params.validate(tree()), "kitti")
     assert len(server.log) == before
 
 
@@ -770,9 +769,9 @@ def test_list_shows_every_dataset(
 
 def test_unknown_dataset_and_split_name_the_nearest() -> None:
     with pytest.raises(RetakeError, match=r"unknown dataset 'kiti' .did you mean 'kitti'"):
-        download.download(params.load(tree()), "kiti", "test")
+        download.download(params.validate(tree()), "kiti", "test")
     with pytest.raises(RetakeError, match=r"no split 'tests' .did you mean 'test'"):
-        download.download(params.load(tree()), "kitti", "tests")
+        download.download(params.validate(tree()), "kitti", "tests")
 
 
 def test_archive_without_a_row_is_named() -> None:

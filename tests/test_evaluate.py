@@ -201,7 +201,7 @@ def test_folders_and_videos_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(RetakeError, match=r"50 frames a second, .*truth\.mp4 25"):
         evaluate(video(tmp_path / "fast.mp4", clip, 50), truth, ["psnr"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RetakeError, match="empty holds no PNG images, no folders of them and no videos"):
+    with pytest.raises(RetakeError, match="empty holds no PNG or JPEG images, no folders of them and no videos"):
         evaluate(tmp_path / "empty", truth, ["psnr"])
     with pytest.raises(RetakeError, match="no file or folder"):
         evaluate(tmp_path / "absent", truth, ["psnr"])
@@ -210,7 +210,7 @@ def test_folders_and_videos_that_do_not_fit(tmp_path: Path) -> None:
         evaluate(tmp_path / "text.mp4", truth, ["psnr"])
     folder = write(tmp_path / "bad", clip)
     (folder / "frame2.png").write_bytes(b"\x89PNG cut")
-    with pytest.raises(RetakeError, match=r"frame2\.png is no PNG image, or damaged"):
+    with pytest.raises(RetakeError, match=r"frame2\.png is no PNG or JPEG image"):
         evaluate(folder, truth, ["psnr"])
     cv2.imwrite(str(folder / "frame2.png"), clip[0, ..., 0])
     with pytest.raises(RetakeError, match=r"frame2\.png has 1 channels: write it as RGB"):

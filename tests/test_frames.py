@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import struct
 import subprocess
@@ -18,7 +17,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -28,7 +26,7 @@ from pipeline.datasets import demo, kitti
 from pipeline.errors import RetakeError
 from pipeline.sources.archives import Clip, Member
 from pipeline.store.frames import Store
-from tests.conftest import ROOT
+from tests.conftest import furnish, handed_over, resolved
 from tests.layouts import demo_params, drive_zip, encoded, kitti_params, manifest, picture, project
 
 A, B, C, D = list(kitti.EXPECTED["test"])
@@ -312,9 +310,10 @@ def test_order_is_kept_and_work_is_bounded(delays: list[int], ahead: int) -> Non
 
 
 def run(*arguments: str, **datasets: params.Dataset) -> subprocess.CompletedProcess[str]:
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree = resolved()
     tree["datasets"] |= {name: d.model_dump(mode="json") for name, d in datasets.items()}
-    env = {**os.environ, "PYTHONPATH": str(ROOT), params.VARIABLE: json.dumps(tree)}
+    furnish(Path())
+    env = handed_over(tree)
     return subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=300)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import parity_arflow
+import parity_dtvnet
 import parity_metrics
 import parity_tecogan
 import pytest
@@ -38,7 +39,6 @@ Arrays = dict[str, np.ndarray]
 NOT_YET = {
     "cinn_ae", "cinn_ae_128", "cinn_augment", "cinn_disc", "cinn_flow", "cinn_flow_control",
     "cinn_stage1",
-    "dtvnet_data", "dtvnet_discriminator", "dtvnet_flow_encoder", "dtvnet_generator", "dtvnet_generator_small",
 }  # fmt: skip
 
 
@@ -241,6 +241,7 @@ CASES: dict[str, Any] = {
     "dmvfn_losses": dmvfn_losses,
     "dmvfn_metrics": dmvfn_metrics,
     **{name: lambda case, arrays, seed, check=check: check(case, seed) for name, check in parity_arflow.CASES.items()},
+    **{name: lambda case, arrays, seed, check=check: check(case, seed) for name, check in parity_dtvnet.CASES.items()},
     **{name: lambda case, arrays, seed, check=check: check(case, seed) for name, check in parity_metrics.CASES.items()},
     **{name: lambda case, arrays, seed, check=check: check(case, seed) for name, check in parity_tecogan.CASES.items()},
 }

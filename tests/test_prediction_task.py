@@ -13,12 +13,13 @@ import torch
 from test_score import FRAMES, toy, write_frames
 from torch import nn
 
-from pipeline import params, plan, predict, tasks
+from pipeline import params, predict, tasks
 from pipeline.errors import RetakeError
 from pipeline.models.base import Network
 from pipeline.store.frames import Store
 from pipeline.tasks.prediction import clips
 from pipeline.tasks.prediction.predict import next_frame
+from tests.conftest import furnish
 
 OUTPUT = Path("data/predictions/toy/copy_last.arrow")
 
@@ -53,6 +54,7 @@ class Dimmed(nn.Module, Network):
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> params.Params:
+    furnish(tmp_path)
     monkeypatch.chdir(tmp_path)
     write_frames()
     return toy()
@@ -115,13 +117,7 @@ def test_a_next_frame_that_is_not_finite_is_refused(project: params.Params, monk
         next_frame(project, "dis", [Path("a.png")], None, Path("next.png"))
 
 
-def test_an_input_that_an_instance_lacks_is_none() -> None:
-    fields = {"frames": "test.arrow", "low": "test.arrow", "truth": "truth.arrow"}
-    assert plan.optional(fields, "low") is None
-    assert plan.optional(fields, "truth") == "truth.arrow"
-
-
-@pytest.mark.parametrize("task", ["prediction", "flow", "super_resolution"])
+@pytest.mark.parametrize("task", ["prediction", "animation", "flow", "super_resolution"])
 def test_a_task_has_a_part_for_each_stage(task: str) -> None:
     parts = {"train": ("TrainingClips", "Validation"), "predict": ("predict",), "score": ("score",),
              "table": ("LAYOUT",), "view": ("show", "picture")}  # fmt: skip

@@ -10,19 +10,15 @@ from typing import Any
 
 import pytest
 
-from tests.engines import SMALL_DEMO, Project
+from tests.engines import Project
 
-ROWS = {"copy_last": "Copy last frame", "flow_warp": "DIS flow warp", "dmvfn_like": "DMVFN"}
-LIKE = {"models.dmvfn_like": {"like": "dmvfn_demo"}, "experiments.demo.models": ROWS}
 AFTER_FRAMES = {"flow", "train", "predict", "score", "table"}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose demo Snakemake has made and handed over to DVC."""
-    project = Project(tmp_path_factory.mktemp("reruns"), SMALL_DEMO | LIKE)
-    done = project.snakemake()
-    assert done.returncode == 0, done.stdout + done.stderr
+def made(demo: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The finished demo, handed over to DVC."""
+    project = demo.copy(tmp_path_factory.mktemp("reruns") / "project")
     project.dvc("status", "-q")
     done = project.run(sys.executable, "-m", "pipeline.handover")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -70,7 +66,7 @@ CASES: dict[str, tuple[Callable[[Project], None], set[str], set[str]]] = {
         set(),
     ),
     "the base of like": (
-        params(models__dmvfn_demo__train__max_steps=2),
+        params(models__dmvfn_base__train__weight_decay=3.0e-3),
         {"train"},
         {"train", "predict", "score", "table"},
     ),
@@ -79,9 +75,17 @@ CASES: dict[str, tuple[Callable[[Project], None], set[str], set[str]]] = {
         {"train"},
         {"train", "predict", "score", "table"},
     ),
+    "an entry in params.yaml": (
+        params(models__dmvfn_demo__train__max_steps=2),
+        {"train"},
+        {"train", "predict", "score", "table"},
+    ),
     "a metric taken away": (params(experiments__demo__metrics={"psnr": {"kind": "psnr"}}), {"score", "table"}, {"score", "table"}),
     "the columns of the table": (params(experiments__demo__report=[1]), {"table"}, {"table"}),
     "threads": (params(compute__threads=2), set(), set()),
+    "mirroring": (params(tracking__mlflow=True), set(), set()),
+    "a line in a stage": (line("pipeline/table.py"), {"table"}, {"table"}),
+    "a line in mirroring": (line("pipeline/tracking.py"), set(), set()),
     "an estimator's setting": (
         params(models__dis__predict__preset="fast"),
         {"flow"},

@@ -147,7 +147,7 @@ def test_upscaled_frames_are_keyed_by_scene_and_frame(made: Project) -> None:
     assert store.frame[store.clips["calendar"]].tolist() == list(range(CALENDAR))
     done = made.run("python", "-m", "pipeline.view", "data/predictions/vid4/frvsr.arrow", "--clip", "calendar")
     assert done.returncode == 0, done.stderr
-    assert (made.folder / "data/view/predictions/vid4/frvsr/calendar/clip.mp4").stat().st_size > 10_000
+    assert (made.folder / "data/view/predictions/vid4/frvsr_sheets/calendar/clip.mp4").stat().st_size > 10_000
 
 
 def test_another_metric_neither_trains_nor_predicts(made: Project) -> None:

@@ -21,6 +21,7 @@ from pipeline.metrics.networks import inception, vgg
 from pipeline.params import Params
 from pipeline.store.frames import Store, Writer
 from pipeline.tasks.prediction import clips as prediction
+from tests.conftest import furnish
 
 METRICS: dict[str, Any] = {
     "fid": {"kind": "fid", "drop": None},
@@ -45,6 +46,7 @@ def cheap_networks(patch: pytest.MonkeyPatch, passes: list[int]) -> None:
             passes.append(len(x))
             return [means(x)[..., None, None]]
 
+    patch.setattr(weights, "here", lambda name: True)
     patch.setattr(weights, "path", lambda name, **_: Path(name))
     patch.setattr(weights, "load", lambda name, **_: {"w": torch.zeros(1)})
     patch.setattr(inception, "build", lambda state: Cheap())
@@ -69,6 +71,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory, passes: list[int]) -> Path:
 
     folder = tmp_path_factory.mktemp("sets")
     with pytest.MonkeyPatch.context() as patch:
+        furnish(folder)
         patch.chdir(folder)
         cheap_networks(patch, passes)
         p = toy(experiments__toy__metrics=METRICS, experiments__toy__predictions={})
@@ -84,6 +87,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory, passes: list[int]) -> Path:
 @pytest.fixture
 def project(scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     shutil.copytree(scored, tmp_path / "project")
+    furnish(tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
     return toy(experiments__toy__metrics=METRICS, experiments__toy__predictions={})
 

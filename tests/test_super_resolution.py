@@ -17,7 +17,6 @@ import parity_tecogan
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 from parity_tecogan import arrays, state_dict
 
 from pipeline import bring, params, plan, predict, score, table, view, weights
@@ -33,6 +32,7 @@ from pipeline.tasks.super_resolution import clips, grid, warm_up
 from pipeline.tasks.super_resolution import predict as scene_predict
 from pipeline.tasks.super_resolution import table as scene_table
 from pipeline.tasks.super_resolution import view as scene_view
+from tests.conftest import furnish, resolved
 
 ROOT = Path(__file__).resolve().parents[1]
 HIGH, LOW = Path("data/frames/toy/test.arrow"), Path("data/frames/toy/test_lr.arrow")
@@ -49,7 +49,7 @@ METRICS: dict[str, Any] = {"psnr_y": {"kind": "psnr_y"}, "ssim_y": {"kind": "ssi
 
 def toy(kind: str = "vid4", **changes: Any) -> params.Params:
     """Parameters of one experiment on a dataset with pairs (vid4), or with high resolution alone (davis2017)."""
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"reproduce": []}
+    tree = resolved() | {"reproduce": []}
     tree["tracking"] = {"mlflow": False}
     tree["compute"] |= {"device": "cpu", "threads": 1, "workers": 0}
     tree["datasets"]["toy"] = (
@@ -67,7 +67,7 @@ def toy(kind: str = "vid4", **changes: Any) -> params.Params:
         section, _, leaf = key.partition("__")
         tree["protocols"]["scenes"] |= {leaf: value} if section == "protocol" else {}
         tree["experiments"]["toy"] |= {leaf: value} if section == "experiment" else {}
-    return params.load(tree)
+    return params.validate(tree)
 
 
 def picture(scene: int, number: int, height: int, width: int) -> np.ndarray:
@@ -95,6 +95,7 @@ def write_stores(low: bool = True, scenes: dict[str, tuple[int, int, int]] = SCE
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> params.Params:
     """A folder with both stores."""
+    furnish(tmp_path)
     monkeypatch.chdir(tmp_path)
     write_stores()
     return toy()
@@ -244,10 +245,11 @@ def test_frames_are_streamed(project: params.Params, monkeypatch: pytest.MonkeyP
 
 def test_high_resolution_alone_is_degraded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sides that are no multiples of 4: the output is cut from the top left."""
+    furnish(tmp_path)
     monkeypatch.chdir(tmp_path)
     write_stores(low=False, scenes={"a": (5, 66, 83)})
     p = toy("davis2017")
-    assert plan.fields_of(p, "predict", experiment="toy", model="bicubic")["low"] == str(HIGH)
+    assert plan.fields_of(p, "predict", experiment="toy", model="bicubic")["low"] is None
     predict.predict(p, "toy", "bicubic")
     store = Store("data/predictions/toy/bicubic.arrow")
     assert set(map(tuple, store.size.tolist())) == {(66, 83)}
@@ -331,6 +333,7 @@ def test_scores_are_the_published_script_s(project: params.Params) -> None:
 
 
 def test_whole_scenes_can_be_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    furnish(tmp_path)
     monkeypatch.chdir(tmp_path)
     write_stores(scenes={"a": (5, 40, 44)})
     with pytest.raises(
@@ -460,6 +463,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the scores of both baselines and of brought scenes."""
     folder = tmp_path_factory.mktemp("scored")
     with pytest.MonkeyPatch.context() as patch:
+        furnish(folder)
         patch.chdir(folder)
         p = toy()
         write_stores()
@@ -477,6 +481,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> params.Params:
     """A copy of it, and its parameters."""
     shutil.copytree(scored, tmp_path / "project")
+    furnish(tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
     return toy()
 
@@ -561,10 +566,11 @@ def test_the_published_script_s_golden_scenes_as_brought_ones(
     """From its folders of PNGs to its two averages, with the case's own LPIPS trunk."""
     case = shared / "golden/tecogan_metrics"
     golden = arrays(case)
+    furnish(tmp_path)
     monkeypatch.chdir(tmp_path)
     trunk = {name: torch.from_numpy(value) for name, value in state_dict(case, 0).items()}
     monkeypatch.setattr(weights, "load", lambda name: trunk)
-    monkeypatch.setattr(weights, "path", lambda name, *, patient: Path(name))
+    monkeypatch.setattr(weights, "here", lambda name: True)
     truth = [read_image(path) for path in sorted((case / "gt").glob("*.png"))]
     counts = {"jpeg20": 8, "bicubic4": 7}
     with Writer(HIGH, codec="png", meta={}) as out:
@@ -574,7 +580,7 @@ def test_the_published_script_s_golden_scenes_as_brought_ones(
             (tmp_path / "results_of_mine" / scene).mkdir(parents=True)
             for path in sorted((case / scene).glob("*.png"))[:count]:
                 shutil.copy(path, tmp_path / "results_of_mine" / scene / f"output_{path.name}")
-    teco = params.load(yaml.safe_load((ROOT / "params.yaml").read_text())).experiments["vid4"].model_dump(mode="json")
+    teco = params.validate(resolved()).experiments["vid4"].model_dump(mode="json")
     p = toy("davis2017", experiment__metrics=teco["metrics"])
     bring.bring(p, "toy", "mine")
     score.score(p, "toy", "mine")
@@ -600,7 +606,7 @@ def test_the_picture_has_low_resolution_each_row_and_the_truth(made: params.Para
     picture = read_image("results/toy.png")
     assert picture.shape[1] <= sheets.WIDTH
     rows = {name: Store(f"data/predictions/toy/{name}.arrow") for name in ("bicubic", "mine")}
-    scene_view.picture({"frames": str(HIGH), "low": str(HIGH)}, None, rows, "two.png")
+    scene_view.picture({"frames": str(HIGH), "low": None}, None, rows, "two.png")
     side = 64
     factor = ((sheets.WIDTH - sheets.GAP) // scene_view.ABREAST - sheets.GAP) // side
     image = read_image("two.png")[56 : 56 + side * factor : factor, sheets.GAP :]
@@ -619,10 +625,9 @@ def test_view_shows_a_scene_beside_the_truth(made: params.Params, monkeypatch: p
         sys, "argv", ["view", "data/predictions/toy/bicubic.arrow", "--clip", "b c", "--output", "here"]
     )
     view.main()
-    names = sorted(path.name for path in Path("here").iterdir())
-    assert names == sorted(
-        ["clip.mp4", "sheet.png", *(f"{n:010d}{kind}.png" for n in range(6) for kind in ("", "_error"))]
-    )
+    frames, beside = (sorted(path.name for path in Path(folder).iterdir()) for folder in ("here", "here_sheets"))
+    assert frames == [f"{n:010d}.png" for n in range(6)]
+    assert beside == [*(f"{n:010d}_error.png" for n in range(6)), "clip.mp4", "sheet.png"]
     store = Store("data/predictions/toy/bicubic.arrow")
     np.testing.assert_array_equal(read_image("here/0000000002.png"), store.image(store.clips["b c"][2]))
 
@@ -651,7 +656,7 @@ def test_wrong_params_are_named(changes: dict[str, Any], words: str) -> None:
 
 
 def test_the_plan_has_low_resolution_where_the_dataset_has() -> None:
-    p = params.load(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    p = params.validate(resolved())
     for experiment in ("vid4", "tos"):
         stages = plan.plan(p, [experiment])
         low = f"data/frames/{experiment}/test_lr.arrow"
@@ -666,4 +671,4 @@ def test_the_plan_has_low_resolution_where_the_dataset_has() -> None:
         assert p.experiments[experiment].published == dict.fromkeys(
             p.experiments[experiment].metrics, {"vid4": "Vid4", "tos": "ToS"}[experiment]
         )
-    assert plan.plan(p, ["demo"])["predict"]["demo-copy_last"]["low"] == "data/frames/demo/test.arrow"
+    assert "low" not in plan.plan(p, ["demo"])["predict"]["demo-copy_last"]

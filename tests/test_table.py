@@ -21,6 +21,7 @@ from pipeline.store import sealed
 from pipeline.store.frames import Store
 from pipeline.tables import published, text
 from pipeline.tables.cells import Cell, Column, Row
+from tests.conftest import furnish
 
 ALL = ("copy_last", "flow_warp", "brought")
 
@@ -30,6 +31,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the scores of three rows: two models and brought predictions."""
     folder = tmp_path_factory.mktemp("scored")
     with pytest.MonkeyPatch.context() as patch:
+        furnish(folder)
         patch.chdir(folder)
         p = toy()
         write_frames()
@@ -48,6 +50,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """A copy of it, and its parameters."""
     shutil.copytree(scored, tmp_path / "project")
+    furnish(tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
     return toy()
 

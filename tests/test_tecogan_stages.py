@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -19,7 +18,6 @@ import numpy as np
 import pytest
 import tf_writer
 import torch
-import yaml
 from parity_tecogan import params, recipe
 from test_tecogan import published, texture
 
@@ -29,9 +27,9 @@ from pipeline.errors import RetakeError
 from pipeline.models.tecogan import build
 from pipeline.models.tecogan.training import TecoGAN
 from pipeline.sources import tensorflow
-from pipeline.sources.images import read_png
+from pipeline.sources.images import read_frame
 from pipeline.store.frames import Writer
-from tests.conftest import ROOT
+from tests.conftest import furnish, handed_over, resolved
 from tests.engines import Project
 
 IMPORT = (sys.executable, "-m", "pipeline.train", "--model", "tecogan_published", "--dataset", "vid4")
@@ -90,15 +88,13 @@ def test_published_archive_becomes_our_checkpoint(tmp_path: Path, bundle: Path) 
 @pytest.fixture
 def run_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, torch.Tensor]]:
     """A function that runs the import job in this process, in a folder of its own."""
-    text = (ROOT / "params.yaml").read_text()
     monkeypatch.chdir(tmp_path)
-    Path("workflow").mkdir()
-    shutil.copy(ROOT / "workflow/weights.csv", "workflow")
+    furnish(tmp_path)
 
     def run(checkpoint: Path, blocks: int = 2) -> dict[str, torch.Tensor]:
-        tree = yaml.safe_load(text)
+        tree = resolved()
         tree["models"]["tecogan_published"] |= {"checkpoint": str(checkpoint), "network": {"blocks": blocks}}
-        monkeypatch.setenv(project_params.VARIABLE, json.dumps(tree))
+        monkeypatch.setenv(project_params.VARIABLE, handed_over(tree)[project_params.VARIABLE])
         monkeypatch.setattr(sys, "argv", list(IMPORT[2:]))
         train.main()
         return weights.load_tree("data/checkpoints/tecogan_published/vid4.pt")["weights"]
@@ -174,7 +170,7 @@ def test_killed_gan_training_goes_on_to_the_same_bytes(trainings: Project) -> No
     moved = (state["generator.resblock_1.conv_1.weight"] - first["generator.resblock_1.conv_1.weight"]).abs().max()
     assert 0 < moved < 2 * STEPS * SMALL["lr"]  # it started there: Adam moves a weight by about the rate a step
 
-    picture = read_png(output.with_name("tecogan_train.validation.png"))
+    picture = read_frame(output.with_name("tecogan_train.validation.png"))
     assert picture.shape == (48, 3 * 64, 3)
     with av.open(str(output.with_name("tecogan_train.validation.mp4"))) as film:
         assert [(f.height, f.width) for f in film.decode(video=0)] == [(48, 3 * 64)] * 5

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import RetakeError
-from pipeline.sources import video
+from pipeline.sources import limits, video
 from pipeline.sources.archives import CutOff, Member
 from tests.layouts import make_zip
 from tests.layouts_zips import coded, number, turned, write_video
@@ -269,7 +269,7 @@ def test_playlists_open_no_other_file(videos: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_frames_beyond_8k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, videos: Path) -> None:
-    monkeypatch.setattr(video, "PIXELS", 1000)
+    monkeypatch.setattr(limits, "PIXELS", 1000)
     with pytest.raises(RetakeError, match=r"h264.mp4' cannot be read as a video"):
         read(videos / "h264.mp4")
 

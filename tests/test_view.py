@@ -19,6 +19,7 @@ from pipeline import view
 from pipeline.drawing import sheets
 from pipeline.drawing.encode import write_video
 from pipeline.errors import RetakeError
+from pipeline.sources.clips import clips
 from pipeline.sources.images import read_image
 from pipeline.store import flow as files
 from pipeline.store.frames import Store, Writer
@@ -102,15 +103,35 @@ def test_without_a_clip_the_store_is_described(data: Path, monkeypatch: pytest.M
 def test_frames_become_pngs_a_sheet_and_a_video(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call(monkeypatch, "data/frames/toy/test.arrow", "--clip", CLIP)
     folder = Path("data/view/frames/toy/test/drive/image_02")
-    assert names(folder) == [*(f"{n:010d}.png" for n in range(3, 13)), "clip.mp4", "sheet.png"]
+    beside = Path("data/view/frames/toy/test_sheets/drive/image_02")
+    assert names(folder) == [f"{n:010d}.png" for n in range(3, 13)]
+    assert names(beside) == ["clip.mp4", "sheet.png"]
     for number in range(3, 13):
         np.testing.assert_array_equal(read_image(folder / f"{number:010d}.png"), drawing(number))
-    video = decode(folder / "clip.mp4")
+    video = decode(beside / "clip.mp4")
     assert len(video) == 10
     assert video[0].shape == (66, 128, 3)  # even sides
     for number, frame in zip(range(3, 13), video, strict=True):
         assert np.abs(frame[:65, :127].astype(int) - drawing(number)).mean() < 6
-    assert read_image(folder / "sheet.png").shape[1] <= sheets.WIDTH
+    assert read_image(beside / "sheet.png").shape[1] <= sheets.WIDTH
+
+
+def test_nothing_of_the_users_is_overwritten(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("mine", "other_sheets"):
+        Path(folder).mkdir()
+        Path(folder, "0000000003.png").write_text("mine")
+    for name in ("mine", "other"):
+        with pytest.raises(RetakeError, match="holds other files: give the name of a new or an empty folder"):
+            call(monkeypatch, "data/frames/toy/test.arrow", "--clip", CLIP, "--output", name)
+    assert Path("mine/0000000003.png").read_text() == Path("other_sheets/0000000003.png").read_text() == "mine"
+    assert not Path("other").exists()
+    with pytest.raises(RetakeError, match=r"0000000003\.png is no store"):
+        call(monkeypatch, "mine/0000000003.png")
+
+
+def test_what_is_shown_is_taken_by_other_commands(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call(monkeypatch, "data/frames/toy/test.arrow", "--clip", CLIP, "--output", "here")
+    assert [clip.count for clip in clips(Path("here")).values()] == [10]
 
 
 def test_the_video_is_the_same_bytes_each_time(tmp_path: Path) -> None:
@@ -123,15 +144,16 @@ def test_the_video_is_the_same_bytes_each_time(tmp_path: Path) -> None:
 def test_flow_becomes_colours_with_a_legend(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call(monkeypatch, "data/flow/dis/toy/test.arrow", "--clip", CLIP, "--output", "here")
     folder = Path("here")
-    assert names(folder) == [*(f"{n:010d}.png" for n in range(3, 12)), "clip.mp4", "legend.png", "sheet.png"]
+    assert names(folder) == [f"{n:010d}.png" for n in range(3, 12)]
+    assert names(Path("here_sheets")) == ["clip.mp4", "legend.png", "sheet.png"]
     image = read_image(folder / "0000000005.png")
     assert (image[:5] == 0).all()  # no flow there
     assert (image[5:, :, 0] == 255).all()  # rightwards is red
     assert image[5:, :, 1:].max() < 60
-    video = decode(folder / "clip.mp4")
+    video = decode(Path("here_sheets/clip.mp4"))
     assert len(video) == 9
     assert video[0].shape == (130, 128, 3)  # the field below its frame
-    legend = read_image(folder / "legend.png")
+    legend = read_image("here_sheets/legend.png")
     assert (legend[55, 105] == [255, 0, 0]).all(where=[True, False, False])  # the wheel's right is red
     assert legend[55, 105, 1:].max() < 60
 
@@ -139,7 +161,7 @@ def test_flow_becomes_colours_with_a_legend(data: Path, monkeypatch: pytest.Monk
 def test_flow_is_shown_without_its_frames(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("data/frames/toy/test.arrow").unlink()
     call(monkeypatch, "data/flow/dis/toy/test.arrow", "--clip", CLIP, "--output", "here")
-    assert decode(Path("here/clip.mp4"))[0].shape == (66, 128, 3)
+    assert decode(Path("here_sheets/clip.mp4"))[0].shape == (66, 128, 3)
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("flo", "flo"), ("kitti", "png"), ("png", "png")])
@@ -157,23 +179,24 @@ def test_a_whole_flow_store_is_exported(data: Path, monkeypatch: pytest.MonkeyPa
 
 def test_predictions_stand_beside_the_truth(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call(monkeypatch, "data/predictions/toy/copy_last.arrow", "--clip", f"{CLIP}:2", "--output", "here")
-    folder = Path("here")
-    steps = [f"t+{k}{kind}.png" for k in (1, 2, 3) for kind in ("", "_error", "_truth")]
-    assert names(folder) == sorted(["clip.mp4", "sheet.png", *steps])
+    folder, beside = Path("here"), Path("here_sheets")
+    steps = [f"t+{k}{kind}.png" for k in (1, 2, 3) for kind in ("_error", "_truth")]
+    assert names(folder) == [f"t+{k}.png" for k in (1, 2, 3)]
+    assert names(beside) == sorted(["clip.mp4", "sheet.png", *steps])
     frames = Store("data/frames/toy/test.arrow")  # row 0 is the frame with number 3
     np.testing.assert_array_equal(read_image(folder / "t+1.png"), frames.image(2 + 1 + 1))
-    np.testing.assert_array_equal(read_image(folder / "t+1_truth.png"), frames.image(2 + 1 + 2))
-    error = read_image(folder / "t+1_error.png").astype(int).sum(axis=-1)
+    np.testing.assert_array_equal(read_image(beside / "t+1_truth.png"), frames.image(2 + 1 + 2))
+    error = read_image(beside / "t+1_error.png").astype(int).sum(axis=-1)
     assert error[60].max() < 30  # nothing moves there
     assert error[30].max() > 400
-    assert len(decode(folder / "clip.mp4")) == 2 + 3
+    assert len(decode(beside / "clip.mp4")) == 2 + 3
 
 
 def test_further_samples_are_written_beside_the_first(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call(monkeypatch, "data/predictions/toy/perfect.arrow", "--clip", f"{CLIP}:0", "--output", "here")
-    first, second = (read_image(Path("here") / f"t+3{s}.png").astype(int) for s in ("", "_sample1"))
-    np.testing.assert_array_equal(first, read_image(Path("here/t+3_truth.png")))
-    assert read_image(Path("here/t+3_error.png")).max() < 10
+    first, second = (read_image(f"{s}.png").astype(int) for s in ("here/t+3", "here_sheets/t+3_sample1"))
+    np.testing.assert_array_equal(first, read_image(Path("here_sheets/t+3_truth.png")))
+    assert read_image(Path("here_sheets/t+3_error.png")).max() < 10
     assert np.abs(second - first / 2).max() <= 1
 
 
@@ -301,7 +324,7 @@ def test_command_line_on_a_real_clip(shared: Path, tmp_path: Path) -> None:
     assert "drive  5 frames  416x128" in command().stdout
     done = command("--clip", "drive")
     assert done.returncode == 0, done.stderr
-    assert len(decode(tmp_path / "data/view/frames/kitti/test/drive/clip.mp4")) == 5
+    assert len(decode(tmp_path / "data/view/frames/kitti/test_sheets/drive/clip.mp4")) == 5
     failed = command("--clip", "drift")
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: data/frames/kitti/test.arrow has no clip 'drift': did you mean 'drive'?")

@@ -48,14 +48,14 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Stream]:
     Raises RetakeError for an archive that is damaged or of another layout; a record's own checksum is compared when it
     is read.
     """
-    found = []
+    streams = []
     episode = functools.lru_cache(maxsize=2)(_episode)  # its frames and positions are asked for one after the other
     for archive in archives:
         files = [(m, span) for name, span in tars.members(archive).items() if (m := FILE.fullmatch(name))]
         if not files:
             raise RetakeError(
                 f"{archive}: no softmotion30_44k/test/traj_0_to_255.tfrecords or any other such file: it is another "
-                "archive; delete it to have the publisher's downloaded"
+                "archive; move it away to have the publisher's downloaded"
             )
         for match, span in sorted(files, key=lambda file: (file[0][1], int(file[0][3]))):
             if _split(match) == split:
@@ -63,10 +63,10 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Stream]:
                 for number, record in enumerate(tfrecord.records(span), 1):
                     name = f"{match[2]}/{number}"
                     read = functools.partial(episode, record, f"{archive}: {match[0]}, episode {number}")
-                    found.append(
+                    streams.append(
                         Stream(name, source, functools.partial(_frames, read), functools.partial(_positions, read))
                     )
-    return found
+    return streams
 
 
 def _split(match: re.Match[str]) -> str:

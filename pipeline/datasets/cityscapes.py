@@ -45,7 +45,7 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
     Frames have the files' numbers. Raises RetakeError where frames of a snippet are missing.
     """
     folder = f"leftImg8bit_sequence/{FOLDERS[split]}"
-    found = layout.frames(
+    frames_by_clip = layout.frames(
         archives,
         f"{folder}/(?P<city>[^/]+)",
         f"(?P=city)_(?P<sequence>[0-9]{{6}})_(?P<frame>[0-9]{{6}})_leftImg8bit{layout.PNG}",
@@ -53,7 +53,7 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
         name=lambda match: f"{match['city']}_{match['sequence']}",
     )
     snippets, problems = [], []
-    for sequence, frames in found.items():
+    for sequence, frames in frames_by_clip.items():
         for run in _runs(frames):
             if len(run) % LENGTH:
                 (first, member), last = run[0], run[-1][0]

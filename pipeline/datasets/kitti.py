@@ -124,7 +124,7 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
                 names = " and ".join(group) + (" have together" if len(group) > 1 else " has")
                 problems.append(f"{camera}: {listed} frames, more than the {most} that {names}")
     if problems:
-        problems.append("These are not the archives of the synced drives: delete them to have those downloaded")
+        problems.append("These are not the archives of the synced drives: move them away to have those downloaded")
         raise RetakeError("\n".join(problems))
     return found
 
@@ -154,7 +154,7 @@ def _published_clips(folder: Path) -> list[Clip]:
     names = [f"{number:010d}.png" for number in range(PUBLISHED_FRAMES)]
     problems = []
     for clip in found:
-        there = {path.name for path in clip.glob("*.png")}
+        there = {path.name for path in clip.glob("[!.]*.png")}
         if there != set(names):
             missing = [name for name in names if name not in there]
             problems.append(

@@ -39,6 +39,6 @@ def expected(p: Params, split: str) -> dict[str, int]:
 
 def clips(p: Params, split: str, archives: list[Path]) -> list[Stream]:
     """Return the clips of the split's list that are there, in its order, "<id> <start>-<end>"; frames from 0."""
-    wanted = [name.removesuffix(".mp4") for name in layout.lines(layout.text(archives, f"{split}_urls.txt"))]
-    found = layout.videos(archives, VIDEO, "clips/00MOhFGvOJs/00MOhFGvOJs 00_00_14-00_00_25.mp4")
-    return [video.clip(name, at) for name, at in layout.listed(found, wanted, f"{split}_urls.txt").items()]
+    chosen = [name.removesuffix(".mp4") for name in layout.lines(layout.text(archives, f"{split}_urls.txt"))]
+    by_name = layout.videos(archives, VIDEO, "clips/00MOhFGvOJs/00MOhFGvOJs 00_00_14-00_00_25.mp4")
+    return [video.clip(name, member) for name, member in layout.listed(by_name, chosen, f"{split}_urls.txt").items()]

@@ -56,13 +56,13 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Clip] | list[Stre
     Files in other folders than a clip's, such as the flow that slipped into the JPEG release, are counted in the log.
     """
     lists = [path for path in archives if path.stem == Path(LIST_ARCHIVE).stem]
-    wanted = names(layout.text(lists, LISTS[split]))
+    chosen = names(layout.text(lists, LISTS[split]))
     first = [path for path in archives if path not in lists][:1]  # of several parts it stands for all
     if p.source == "avi":
-        found = layout.videos(first, CLIP + layout.AVI, "v_Archery_g01_c01.avi")
-        return [video.clip(name, member, first=1) for name, member in _listed(found, wanted, split).items()]
+        by_name = layout.videos(first, CLIP + layout.AVI, "v_Archery_g01_c01.avi")
+        return [video.clip(name, member, first=1) for name, member in _listed(by_name, chosen, split).items()]
     jpegs = layout.frames(first, CLIP, f"frame(?P<frame>[0-9]{{6}}){layout.JPG}", "v_Archery_g01_c01/frame000001.jpg")
-    return layout.clips(_listed(jpegs, wanted, split))
+    return layout.clips(_listed(jpegs, chosen, split))
 
 
 def names(text: str) -> list[str]:
@@ -70,9 +70,9 @@ def names(text: str) -> list[str]:
     return [re.split(r"[/\\]", line.split()[0])[-1].removesuffix(".avi") for line in layout.lines(text)]
 
 
-def _listed(found: dict[str, layout.T], wanted: list[str], split: str) -> dict[str, layout.T]:
+def _listed(by_name: dict[str, layout.T], chosen: list[str], split: str) -> dict[str, layout.T]:
     """Return what the list names, whatever the case of its letters in the archive, under the list's names."""
-    spelt = {name.lower(): name for name in wanted}
+    spelt = {name.lower(): name for name in chosen}
     return layout.listed(
-        {spelt.get(name.lower(), name): member for name, member in found.items()}, wanted, LISTS[split]
+        {spelt.get(name.lower(), name): member for name, member in by_name.items()}, chosen, LISTS[split]
     )

@@ -45,13 +45,13 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
     high, low = (
         layout.in_order(
             layout.frames(
-                [path for path in archives if path.stem in {Path(name).stem for name in some}],
+                [path for path in archives if path.stem in {Path(name).stem for name in files}],
                 scene,
                 f"(?P<frame>[^/]*[0-9][^/]*){layout.PNG}",
                 "calendar/0001.png",
             )
         )
-        for some in (HIGH, LOW)
+        for files in (HIGH, LOW)
     )
     layout.check_pairs(low, high, SCALE)
     return layout.clips(high if split == "test" else low)

@@ -58,7 +58,7 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
     if not EXPECTED[p.part][split]:
         raise RetakeError(f"Vimeo-90K's {p.part} has no split {split}: part triplet or septuplet has")
     length, folder = LENGTH[p.part], FOLDERS[p.part]
-    found = layout.frames(
+    frames_by_clip = layout.frames(
         archives,
         rf"{folder}/(?P<clip>[0-9]{{5}}/[0-9]{{4}})",
         f"im(?P<frame>[0-9]){layout.PNG}",
@@ -67,5 +67,5 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
     )
     if p.part in LISTS and archives:
         name = LISTS[p.part].format(split=split)
-        found = layout.listed(found, layout.lines(layout.text(archives, name)), name)
-    return layout.clips(found)
+        frames_by_clip = layout.listed(frames_by_clip, layout.lines(layout.text(archives, name)), name)
+    return layout.clips(frames_by_clip)

@@ -11,7 +11,7 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +22,15 @@ from pipeline.atomic import atomic
 SCALE = 2  # all is drawn larger by this factor, then averaged: smooth edges
 
 
-def write_zip(path: Path, images: Mapping[str, np.ndarray]) -> None:
-    """Write a zip of PNGs, {member: (height, width, 3) uint8 or uint16 RGB}."""
+def write_zip(
+    path: Path, images: Mapping[str, np.ndarray], encode: Callable[[np.ndarray], bytes] | None = None
+) -> None:
+    """Write a zip of images, {member: (height, width, 3) uint8 or uint16 RGB}: PNGs, or as `encode` makes them."""
     with atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as out:
         for member, image in images.items():
             info = zipfile.ZipInfo(member)  # dated 1980
             info.create_system, info.external_attr = 3, 0o644 << 16  # else this machine's
-            out.writestr(info, png(image))
+            out.writestr(info, (encode or png)(image))
 
 
 def png(image: np.ndarray) -> bytes:

@@ -102,8 +102,8 @@ def step_name(step: int) -> str:
 
 def spread(items: Any, count: int) -> list[Any]:
     """Return at most `count` of the items, evenly spread, the first and the last among them."""
-    at = np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))
-    return [items[int(i)] for i in at]
+    places = np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))
+    return [items[int(place)] for place in places]
 
 
 def wrap(cells: list[Cell], columns: int = 0) -> list[list[Cell]]:

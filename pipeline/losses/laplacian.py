@@ -39,14 +39,14 @@ def bands(images: Tensor) -> list[Tensor]:
             f"the Laplacian loss cannot take images of {width}x{height} pixels: "
             "both sides must be multiples of 32 and at least 64. Change the training's crop"
         )
-    found = []
+    levels = []
     for _ in range(LEVELS):
         down_h, up_h = _matrices(images.shape[-2], images.device)
         down_w, up_w = _matrices(images.shape[-1], images.device)
         smaller = down_h @ (images @ down_w.T)
-        found.append(images - up_h @ (smaller @ up_w.T))
+        levels.append(images - up_h @ (smaller @ up_w.T))
         images = smaller
-    return found
+    return levels
 
 
 def losses(predictions: Tensor, target: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class SlimVgg:
         x = (images + 1) / 2 * 255 - images.new_tensor(MEAN).view(1, 3, 1, 1)
         if x.device.type == "cpu":
             x = x.contiguous(memory_format=torch.channels_last)  # the faster layout of CPU convolutions
-        found = []
+        taps = []
         for block, count in enumerate(CONVOLUTIONS, 1):
             if block > 1:
                 x = functional.max_pool2d(x, 2)
@@ -71,8 +71,8 @@ class SlimVgg:
                 x = functional.relu_(x)
             if block in TAPS:
                 vectors = x.float()
-                found.append(vectors / (vectors.square().sum(1, keepdim=True) + EPSILON).sqrt())
-        return found
+                taps.append(vectors / (vectors.square().sum(1, keepdim=True) + EPSILON).sqrt())
+        return taps
 
     @staticmethod
     def distances(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:

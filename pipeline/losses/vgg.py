@@ -46,7 +46,7 @@ class Vgg:
         from torch.nn import functional
 
         x = (images - images.new_tensor(MEAN).view(1, 3, 1, 1)) / images.new_tensor(STD).view(1, 3, 1, 1)
-        found = []
+        taps = []
         for layer in range(LAYERS):
             if layer in CONVOLUTIONS:
                 x = functional.conv2d(
@@ -57,14 +57,14 @@ class Vgg:
             else:
                 x = functional.relu(x)
             if layer in TAPS:
-                found.append(x.float())
-        return found
+                taps.append(x.float())
+        return taps
 
     def terms(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the five weighted terms of the loss, (5,); the loss is their sum. No gradient reaches the target."""
         import torch
 
         with torch.no_grad():
-            wanted = self.features(target)
-        pairs = zip(TAPS.values(), self.features(prediction), wanted, strict=True)
+            target_taps = self.features(target)
+        pairs = zip(TAPS.values(), self.features(prediction), target_taps, strict=True)
         return torch.stack([SCALE * weight * (a - b).abs().mean() for weight, a, b in pairs])

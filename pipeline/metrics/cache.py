@@ -36,12 +36,12 @@ def rows(key: dict[str, Any], count: int, make: Callable[[], Iterable[np.ndarray
     text = json.dumps(key, sort_keys=True)
     path = ROOT / f"{digest(text.encode())[:32]}.npy"
     with lock(path):
-        found = _open(path, count)
-        if found is None:
+        kept = _open(path, count)
+        if kept is None:
             _write(path, count, make())
-            found = np.load(path, mmap_mode="r")
-            sealed.write(path.with_suffix(".json"), {**key, CHECK: _checksum(found)})
-    return found
+            kept = np.load(path, mmap_mode="r")
+            sealed.write(path.with_suffix(".json"), {**key, CHECK: _checksum(kept)})
+    return kept
 
 
 def digest(*parts: bytes | memoryview) -> str:
@@ -67,8 +67,8 @@ class Taken:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, at: slice | np.ndarray) -> np.ndarray:
-        return self.base[self.index[at]]
+    def __getitem__(self, row: slice | np.ndarray) -> np.ndarray:
+        return self.base[self.index[row]]
 
 
 def _open(path: Path, count: int) -> np.ndarray | None:
@@ -77,10 +77,10 @@ def _open(path: Path, count: int) -> np.ndarray | None:
         return None
     try:
         told = sealed.read(path.with_suffix(".json"))
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-        if len(found) == count and told.get(CHECK) == _checksum(found):
-            return found
-        why = f"{len(found)} rows, {count} are needed, or other values than were written"
+        kept = np.load(path, mmap_mode="r", allow_pickle=False)
+        if len(kept) == count and told.get(CHECK) == _checksum(kept):
+            return kept
+        why = f"{len(kept)} rows, {count} are needed, or other values than were written"
     except Exception as error:  # what NumPy raises for a damaged header differs with the place of the damage
         why = str(error)
     log.warning("%s is damaged (%s): made again", path, why)
@@ -98,13 +98,13 @@ def _checksum(rows: np.ndarray) -> str:
 
 def _write(path: Path, count: int, blocks: Iterable[np.ndarray]) -> None:
     with atomic(path) as temporary:
-        out, at = None, 0
+        out, row = None, 0
         for block in blocks:
             if out is None:
                 out = np.lib.format.open_memmap(temporary, "w+", np.float32, (count, *block.shape[1:]))
-            if at + len(block) <= count:
-                out[at : at + len(block)] = block
-            at += len(block)
-        if out is None or at != count:
-            raise RetakeError(f"{path}: {at} rows of features were made of {count} that are needed")
+            if row + len(block) <= count:
+                out[row : row + len(block)] = block
+            row += len(block)
+        if out is None or row != count:
+            raise RetakeError(f"{path}: {row} rows of features were made of {count} that are needed")
         out.flush()

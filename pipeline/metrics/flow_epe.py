@@ -53,9 +53,9 @@ def build(p: Params, device: str) -> Callable[[str, np.ndarray, np.ndarray, np.n
         if not clip.startswith(p.clips):
             return 0.0, 0.0
         occ, seen = flow_errors.masks(truth, noc)
-        found = flow_errors.kitti(flow, truth, occ, seen)
+        errors = flow_errors.kitti(flow, truth, occ, seen)
         counted = {"all": occ, "noc": seen, "occ": occ & ~seen}[p.pixels]
-        value = found["epe" if p.pixels == "all" else f"epe_{p.pixels}"]
+        value = errors["epe" if p.pixels == "all" else f"epe_{p.pixels}"]
         return value, float(counted.sum()) if p.average == "pooled" else 1.0
 
     return epe

@@ -55,8 +55,8 @@ def moments(features: np.ndarray) -> Moments:
 
 def _chunks(features: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the rows in float64."""
-    for at in range(0, len(features), CHUNK):
-        yield features[at : at + CHUNK].astype(np.float64)
+    for start in range(0, len(features), CHUNK):
+        yield features[start : start + CHUNK].astype(np.float64)
 
 
 def distance(a: np.ndarray, b: np.ndarray, route: Route = "auto") -> float:
@@ -83,10 +83,10 @@ def check(a: np.ndarray, b: np.ndarray) -> None:
                 f"Fréchet distance: the {which} set has {len(rows)} sample(s) in an array of shape {rows.shape}; at "
                 "least 2 rows of features are needed: give more frames or clips"
             )
-        for at in range(0, len(rows), CHUNK):
-            wrong = ~np.isfinite(rows[at : at + CHUNK]).all(axis=1)
+        for start in range(0, len(rows), CHUNK):
+            wrong = ~np.isfinite(rows[start : start + CHUNK]).all(axis=1)
             if wrong.any():
-                bad = at + int(np.flatnonzero(wrong)[0])
+                bad = start + int(np.flatnonzero(wrong)[0])
                 raise RetakeError(f"Fréchet distance: NaN or infinity in sample {bad} of the {which} set")
     if a.shape[1] != b.shape[1]:
         raise RetakeError(
@@ -110,8 +110,8 @@ def _of_rows(a: np.ndarray, b: np.ndarray) -> float:
         mean = sum(rows.sum(axis=0) for rows in _chunks(features)) / n
         means.append(mean)
         factor = torch.empty((0, dims), dtype=torch.float64)
-        for at in range(0, n, CHUNK):
-            rows = torch.from_numpy(features[at : at + CHUNK].astype(np.float64) - mean) / np.sqrt(n - 1)
+        for start in range(0, n, CHUNK):
+            rows = torch.from_numpy(features[start : start + CHUNK].astype(np.float64) - mean) / np.sqrt(n - 1)
             squares += float(rows.square().sum())
             if n > dims:  # a triangle has the same covariance
                 rows = torch.linalg.qr(torch.cat([factor, rows]), mode="r").R

@@ -42,8 +42,8 @@ def full_size(prediction: np.ndarray, target: np.ndarray, device: str) -> Terms:
     global _last
     if _last and _last[0] is prediction and _last[1] is target and _last[2] == device:
         return _last[3]
-    found = [terms(x, y) for x, y in pairs(prediction, target, device)]
-    result = (np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found]))
+    terms_of_pairs = [terms(x, y) for x, y in pairs(prediction, target, device)]
+    result = (np.concatenate([f[0] for f in terms_of_pairs]), np.concatenate([f[1] for f in terms_of_pairs]))
     frozen = not (prediction.flags.writeable or target.flags.writeable)
     _last = (prediction, target, device, result) if frozen else None
     return result

@@ -7,14 +7,21 @@ prediction        predict(frames (B, T, 3, H, W), horizon, *, seeds, flow) -> (B
 flow              estimate(first, second) -> (H, W, 2) float32 px, of two images (H, W, 3) uint8; with `context` 3 also
                   `previous`, the frame before them. With weights: estimate_batch(frames (B, n, H, W, 3) uint8)
                   -> (B, H, W, 2). Trained: validate(batch (B, 2, 3, H, W), flow or None) -> {name: value}
+animation         predict(start (B, 1, 3, H, W), horizon, *, seeds) -> (B, horizon, 3, H, W), from the frame after the start on, or
+                  with `draws_start` from the start as the network draws it; `seeds`: one a clip, of motion that it draws.
+                  With `motion` "flow" or "frames" also `motion`: (B, n, 2, h, w) px, entry t from frame t - 1 to t, or (B, n, 3,
+                  H, W), the clip whose motion it shall have; left out: it draws one. With `controlled` also `endpoint`:
+                  (B, values), what the dataset measured at the end
 super_resolution  predict(iterator of (1, 3, h, w)) -> iterator of (1, 3, 4h, 4w), around [0,1]
 trained, any task configure() -> {name: optimiser}; training_step(batch (B, n, 3, h, w), state) -> {name: loss}
+                  animation: the batch is a dict, `clip` (B, n, 3, h, w), and as far as the network reads them `flow` (B, n, 2,
+                  h, w) px and `endpoint` (B, values)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,10 +32,15 @@ class Network:
     """What a model may leave out, with what holds then: `class Mine(nn.Module, Network)`.
 
     `stochastic`: predictions of one input differ by their seeds. `context`: frames of one input.
+    Of animation, see above: `motion`, `draws_start`, `controlled`. `size`: sides of the square frames that it is made for, px.
     """
 
     stochastic = False
     context = 2
+    motion: Literal["flow", "frames"] | None = None
+    draws_start = False
+    controlled = False
+    size: int | None = None
 
     def predicting(self) -> list[Any]:
         """Return the modules that predict, whose parameters a table counts: a discriminator beside them is none."""

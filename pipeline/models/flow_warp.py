@@ -24,8 +24,6 @@ from pipeline.models.base import Network
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-STEPS = 3
-
 
 class Predict(params.Strict):
     """Settings of prediction."""
@@ -48,6 +46,8 @@ def build(p: Params) -> nn.Module:
     import torch
     from torch import nn
 
+    from pipeline.models.warping import sample, velocity
+
     class FlowWarp(nn.Module, Network):
         """Moves the last frame along the context's flow."""
 
@@ -61,27 +61,3 @@ def build(p: Params) -> nn.Module:
             return torch.stack([sample(frames[:, -1], -k * velocity(flow, k)) for k in range(1, horizon + 1)], 1)
 
     return FlowWarp()
-
-
-def velocity(flow: Tensor, k: int) -> Tensor:
-    """Return v of the module's equation for frame t+k, (B, 2, H, W) px a frame."""
-    v = flow
-    for _ in range(STEPS):
-        v = (v + sample(flow, -(k + 1) * v)) / 2
-    return v
-
-
-def sample(images: Tensor, displacement: Tensor) -> Tensor:
-    """Return (B, C, H, W) images at x + displacement (B, 2, H, W) px, bilinear, borders repeated."""
-    import torch
-    from torch.nn import functional
-
-    height, width = displacement.shape[-2:]
-    y, x = torch.meshgrid(
-        torch.arange(height, device=images.device), torch.arange(width, device=images.device), indexing="ij"
-    )
-    # Pixel centres to grid_sample's [-1, 1], which spans the whole image with align_corners=False
-    grid = torch.stack(
-        [(2 * (x + displacement[:, 0]) + 1) / width - 1, (2 * (y + displacement[:, 1]) + 1) / height - 1], -1
-    )
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -28,11 +28,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import RetakeError
+from pipeline.sources.limits import MEMBER, MEMBERS, RATIO, SMALL
 
 CHUNK = 1 << 20
-LIMIT = 256 << 20  # bytes of one member: no frame, list or clip of a data set is as large
-RATIO = 100  # declared size over stored size; images and videos are near 1, text below 20
-SMALL = 16 << 20  # bytes: what may be packed tighter than that, harmless at this size
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile reads bzip2 and LZMA without a bound on memory
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 
@@ -88,22 +86,27 @@ def place(path: Path) -> Path:
 def names(path: Path) -> list[str]:
     """Return the names of all members of an archive, or of all that is below a folder; folders end in "/".
 
-    Raises RetakeError as `Zip`.
+    Links in a folder are followed. Raises RetakeError as `Zip`, and for a folder that a link makes a part of itself.
     """
     if not path.is_dir():
         return list(_cached(path).members)
-    found = []
-    for folder, folders, files in os.walk(path):
+    known = []
+    for folder, folders, files in os.walk(path, followlinks=True):
         below = os.path.relpath(folder, path).replace(os.sep, "/")
         root = "" if below == "." else f"{below}/"
-        found += [f"{root}{name}/" for name in folders] + [f"{root}{name}" for name in files]
-    return sorted(found)
+        for name in folders:
+            inner = Path(folder, name)
+            if inner.is_symlink() and Path(folder).resolve().is_relative_to(inner.resolve()):
+                raise RetakeError(f"{inner} is a link to a folder that it lies in: remove the link")
+        known += [f"{root}{name}/" for name in folders] + [f"{root}{name}" for name in files]
+    return sorted(known)
 
 
 class Zip(zipfile.ZipFile):
     """An opened zip, every member's entry checked; in 200 bytes a member, for data sets have millions of them.
 
-    `members`: name -> place in the archive's directory. Raises RetakeError that names the archive and the member: not a
+    `members`: name -> place in the archive's directory; a name that is not written plainly ("./a", "a\\b") is given as the
+    path that it means, folders end in "/". Raises RetakeError that names the archive and the member: not a
     zip, truncated, absolute or parent paths, drive letters, links, devices, encrypted members, duplicate names,
     overlapping members, unknown compression, a bomb by its declared size.
     """
@@ -129,23 +132,25 @@ class Zip(zipfile.ZipFile):
         self.members: dict[str, int] = {}
         self._offsets, self._stored, self._sizes = (array.array("Q") for _ in range(3))
         self._sums, self._kinds = array.array("I"), array.array("H")
-        self._odd: dict[str, str] = {}  # plain form of a name that is not written plainly -> the name
+        self._odd: dict[str, str] = {}  # name -> how the archive writes it, where it does not write it plainly
         self.filelist, self.NameToInfo = _Sink(self._add), {}  # type: ignore[assignment]
         super()._RealGetContents()  # type: ignore[misc]
 
     def _add(self, info: zipfile.ZipInfo) -> None:
-        name = info.orig_filename
-        reason = bad_name(name) or _bad_member(info)
+        written = info.orig_filename
+        name = _plain(written)
+        reason = bad_name(written) or _bad_member(info)
         if not 0 <= info.header_offset <= self._length - 30 - info.compress_size:
             reason = reason or "does not lie inside the archive"
-        key = _plain(name)
-        other = name if name in self.members else self._odd.get(key, key if key in self.members else None)
-        if not reason and other is not None:
-            reason = f"has the same name as {other!r}"
+        same = next((n for n in (name, name.rstrip("/"), f"{name}/") if n in self.members), None)
+        if not reason and same is not None:
+            reason = f"has the same name as {self._odd.get(same, same)!r}"
+        if not reason and len(self.members) >= MEMBERS:
+            reason = f"is one more than the {MEMBERS} that an archive may have"
         if reason:
-            raise RetakeError(f"{self.path}: refused, its member {name!r} {reason}")
-        if key != name:
-            self._odd[key] = name
+            raise RetakeError(f"{self.path}: refused, its member {written!r} {reason}")
+        if name != written:
+            self._odd[name] = written
         self.members[name] = len(self.members)
         self._offsets.append(info.header_offset)
         self._stored.append(info.compress_size)
@@ -182,6 +187,7 @@ class Zip(zipfile.ZipFile):
         """Yield a member's bytes; raise RetakeError when it is damaged or unpacks to another size than it declares."""
         where, place = f"{self.path}: {name!r}", self.members[name]
         info = zipfile.ZipInfo(name)
+        info.orig_filename = self._odd.get(name, name)
         info.header_offset, info.compress_size, info.CRC = (a[place] for a in (self._offsets, self._stored, self._sums))
         info.compress_type, declared = self._kinds[place], self._sizes[place]
         # zipfile cuts a member at its declared size without a word: give it room, so that more is seen to be more.
@@ -217,7 +223,7 @@ def check(path: Path) -> None:
                 pass
 
 
-def read(member: Member, limit: int = LIMIT) -> bytes:
+def read(member: Member, limit: int = MEMBER) -> bytes:
     """Return the bytes of one member, at most `limit`, checked against its CRC-32; opened archives are kept open.
 
     Raises RetakeError that names archive and member: missing, damaged, larger than `limit` or than it declares.
@@ -262,9 +268,10 @@ def _opened(path: Path, size: int, mtime_ns: int, pid: int) -> Zip:
 
 
 def _plain(name: str) -> str:
-    """Return the path that a name means."""
-    if "\\" in name or "./" in name or "//" in name or name.endswith(("/", ".")):
-        return "/".join(p for p in re.split(r"[/\\]", name) if p not in ("", "."))
+    """Return the path that a member's name means, with "/" at the end of a folder's; "./" for the folder of all."""
+    if "\\" in name or "./" in name or "//" in name or name.endswith("."):
+        path = "/".join(p for p in re.split(r"[/\\]", name) if p not in ("", "."))
+        return f"{path}/" if path and name.endswith(("/", "\\", "/.")) else path or "./"
     return name
 
 
@@ -356,4 +363,4 @@ def _absent(path: Path) -> RetakeError:
 
 
 def _remedy(path: Path) -> str:
-    return f"Put the publisher's {path.name} there again (delete this one to have it downloaded), then run again"
+    return f"Put the publisher's {path.name} there again (or move this one away to have it downloaded), then run again"

@@ -48,16 +48,24 @@ def clips(archives: Sequence[Path], cameras: Sequence[str]) -> list[Clip]:
             matches = [m for m in map(numbered.fullmatch, there) if m]
             frames = sorted((int(m[1]), Member(archive, m[0])) for m in matches)
             if not frames:
-                problems.append(
-                    f"{archive}: no frame {data}/0000000000.png or any other. It is another drive's archive, "
-                    "or not the publisher's: delete it to have it downloaded again"
-                )
+                problems.append(f"{archive}: no frame {data}/0000000000.png or any other. {_why(there, camera)}")
             elif frames[0][0] != 0:
                 problems.append(
                     f"{archive}: {data} begins with frame {frames[0][0]}, the frames before it are missing: "
-                    "delete the archive to have it downloaded again"
+                    "move the archive away to have it downloaded again"
                 )
             found.append(Clip(f"{Path(data).parts[1]}/{camera}", frames))
     if problems:
         raise RetakeError("\n".join(problems))
     return found
+
+
+def _why(names: Sequence[str], camera: str) -> str:
+    """Say why an archive has no frames of a camera, and what to do."""
+    other = next((n for n in names if f"{camera}/data/" in f"/{n}" and re.search(r"\.jpe?g$", n, re.IGNORECASE)), None)
+    if other is not None:
+        return (
+            f"It holds JPEG images ({other}): what was published are PNG, and frames that lost something give other "
+            "numbers. Put the published PNG there"
+        )
+    return "It is another drive's archive, or not the publisher's: move it away to have it downloaded again"

@@ -67,7 +67,7 @@ def _holds(others: list[str]) -> str:
         return f"it holds another archive, {others[0]!r}: put that one there in its place"
     some = ", ".join(map(repr, others[:3]))
     what = f"it holds {len(others)} other files ({some}, …)" if others else "it holds no files"
-    return f"{what}. It is another archive, or not the publisher's: delete it to have it downloaded again"
+    return f"{what}. It is another archive, or not the publisher's: move it away to have it downloaded again"
 
 
 def frames(

@@ -100,7 +100,7 @@ def _bad(info: tarfile.TarInfo) -> str | None:
 
 
 def _remedy(path: Path) -> str:
-    return f"Put the publisher's {path.name} there again (delete this one to have it downloaded), then run again"
+    return f"Put the publisher's {path.name} there again (or move this one away to have it downloaded), then run again"
 
 
 def _why(path: Path, error: Exception) -> str:

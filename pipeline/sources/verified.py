@@ -24,6 +24,7 @@ from typing import Any
 
 from pipeline.atomic import alive, write_text
 from pipeline.errors import RetakeError, log
+from pipeline.sources import archives
 
 Check = Callable[[Path], None]  # raises RetakeError for a file whose structure is wrong
 
@@ -96,7 +97,7 @@ def unpacked(path: Path) -> Fact:
 
     The files are not read: folders that stand in for an archive may hold hundreds of GB that nobody published sums of.
     """
-    files = [(file.relative_to(path).as_posix(), file.stat().st_size) for file in path.rglob("*") if file.is_file()]
+    files = [(name, (path / name).stat().st_size) for name in archives.names(path) if (path / name).is_file()]
     text = "".join(f"{size}  {name}\n" for name, size in sorted(files))
     return Fact(path.name, sum(size for _, size in files), hashlib.sha256(text.encode()).hexdigest())
 

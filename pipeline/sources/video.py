@@ -11,6 +11,7 @@ for packed B-frames, UCF101's among them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import struct
@@ -23,23 +24,31 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation
 
-from pipeline.errors import RetakeError
+from pipeline.errors import RetakeError, log
+from pipeline.sources import limits
 from pipeline.sources.archives import CutOff, Member, Stream, bad_name, read
 
 # Without this list FFmpeg takes a text file for a playlist and opens the files and addresses in it.
 FORMATS = "avi,mov,mp4,matroska,webm,mpegts,mpeg,mpegvideo,asf,flv,ogg"
-PIXELS = 1 << 25  # of one frame: 8K video has fewer
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 SLACK = 8  # bytes by which writers of AVI get their own length wrong
 
+HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's numbers of such transfer functions
+ERRORS = (av.FFmpegError, OSError, ValueError)  # what PyAV raises for a file that it cannot read
+ATTACHED = 1 << 10  # FFmpeg's mark of a stream that is a cover picture
+
 Image = Callable[[], np.ndarray]
+
+
+class Damaged(CutOff):
+    """A frame of a video is damaged, and there are more behind it: raised behind the last good frame before."""
 
 
 class Shown(NamedTuple):
     """How a frame is shown: from when and how long, in `base` seconds, and in which colours, FFmpeg's numbers for each.
 
     `time` is None where the container stores no time stamps that can be trusted, `length` 0 where it is not known.
-    `rgb`: its pixels are RGB, not YUV.
+    `rgb`: its pixels are RGB, not YUV. `aspect`: shape of a pixel, width : height, of the upright picture.
     """
 
     time: int | None
@@ -50,13 +59,13 @@ class Shown(NamedTuple):
     primaries: int
     transfer: int
     rgb: bool
+    aspect: Fraction = Fraction(1)
 
 
 class Info(NamedTuple):
-    """What a container says of a video: mean frames a second, shape of a pixel (width : height), number of packets."""
+    """What a container says of a video: mean frames a second, number of packets."""
 
     rate: Fraction
-    aspect: Fraction
     packets: int
 
 
@@ -71,42 +80,50 @@ def frames(member: Member, *, first: int = 0) -> Iterator[tuple[int, Image]]:
     The conversion is FFmpeg's own, as OpenCV and `ffmpeg -pix_fmt rgb24` do it. Raises RetakeError for a file that is
     no video; CutOff behind the last good frame of a video that is cut off or damaged.
     """
-    for number, frame, where, _ in _decoded(member, first):
+    for number, frame, where, *_ in _decoded(member, first):
         yield number, functools.partial(_image, frame, where)
 
 
 def shown(member: Member, *, first: int = 0) -> Iterator[tuple[int, Image, Shown]]:
-    """Yield what `frames` does, and how each frame is shown; raises the same.
+    """Yield what `frames` does, and how each frame is shown; raises the same, and RetakeError for interlaced frames.
 
     Colours are converted with exact rounding, where FFmpeg's usual conversion is up to 2 of 255 too dark.
     """
-    for number, frame, where, ordered in _decoded(member, first):
-        yield number, functools.partial(_image, frame, where, EXACT), _shown(frame, ordered)
+    for number, frame, where, ordered, aspect in _decoded(member, first):
+        if frame.interlaced_frame:
+            raise RetakeError(
+                f"{where} is interlaced, two half pictures of different times: make whole pictures of them first "
+                "(ffmpeg -i IN -vf bwdif OUT); if only its mark is wrong, ffmpeg -i IN -vf setfield=prog OUT"
+            )
+        upright = 1 / aspect if frame.rotation % 180 else aspect
+        yield number, functools.partial(_image, frame, where, EXACT), _shown(frame, ordered, upright)
 
 
-def _decoded(member: Member, first: int) -> Iterator[tuple[int, Any, str, bool]]:
-    """Yield number, decoded frame, where it is from, and whether its time stamps can be trusted."""
+def _decoded(member: Member, first: int) -> Iterator[tuple[int, Any, str, bool, Fraction]]:
+    """Yield number, decoded frame, where it is from, whether its time stamps can be trusted, shape of a stored pixel."""
     where = f"{member.archive}: {member.name!r}"
+    number, short = first, None
+    last: int | None = None
+
+    def lost(reason: str | Exception) -> CutOff:
+        kind = CutOff if short else Damaged
+        return kind(f"{where}: {short or _words(reason)}; the {number - first} frames before that are good")
+
     with _file(member) as file:
         short = _short(file)
-        number = first
         try:
-            with av.open(file, "r", options={"format_whitelist": FORMATS}) as container:
-                stream: Any = container.streams.best("video")
-                if stream is None or stream.codec_context is None:
-                    raise RetakeError(f"{where} holds no video stream that can be decoded")
-                stream.codec_context.options = {"max_pixels": str(PIXELS)}
-                ordered = container.format.name != "avi"
-                last: int | None = None
+            with _opened(file, where) as (container, stream):
+                stream.codec_context.options = {"max_pixels": str(limits.PIXELS)}
+                ordered, aspect = container.format.name != "avi", Fraction(stream.sample_aspect_ratio or 1)
                 for packet in container.demux(stream):
                     if packet.is_corrupt:
-                        raise CutOff(_lost(where, number - first, short or "a packet of it is not whole"))
+                        raise lost("a packet of it is not whole")
                     end = packet.dts is None and packet.size == 0
                     if end and short:  # what the decoder still holds may lie behind frames that are lost
                         break
                     for frame in stream.decode(packet):
                         if frame.is_corrupt:
-                            raise CutOff(_lost(where, number - first, short or "a frame of it is damaged"))
+                            raise lost("a frame of it is damaged")
                         if ordered and frame.pts is not None:
                             if last is not None and frame.pts <= last:
                                 raise RetakeError(
@@ -114,17 +131,49 @@ def _decoded(member: Member, first: int) -> Iterator[tuple[int, Any, str, bool]]
                                     f"time stamps are wrong; write it anew (ffmpeg -i IN -fps_mode passthrough OUT)"
                                 )
                             last = frame.pts
-                        yield number, frame, f"{where}, frame {number}", ordered
+                        if number == first:
+                            _tell_what_is_lost(where, frame)
+                        yield number, frame, f"{where}, frame {number}", ordered, aspect
                         number += 1
-        except (av.FFmpegError, ValueError) as error:
-            reason = short or error
+        except ERRORS as error:
             if number > first:
-                raise CutOff(_lost(where, number - first, _words(reason))) from None
-            raise unreadable(where, reason) from None
-        if short:
-            raise CutOff(_lost(where, number - first, short))
-        if number == first:
-            raise RetakeError(f"{where} is a video without frames")
+                raise lost(error) from None
+            raise unreadable(where, short or error) from None
+    if short:
+        raise lost(short)
+    if number == first:
+        raise RetakeError(f"{where} is a video without frames")
+
+
+@contextlib.contextmanager
+def _opened(file: BinaryIO, where: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield a video's container and the stream that is read; that there are several is said in the log.
+
+    A file is given to FFmpeg opened, not by its name: in names it reads protocols ("a:b.mp4"), and all must be UTF-8.
+    Raises RetakeError for a file without a video stream; one of ERRORS for one that cannot be read.
+    """
+    if not file.seek(0, io.SEEK_END):
+        raise ValueError("it is empty, 0 bytes")
+    file.seek(0)
+    with av.open(file, "r", options={"format_whitelist": FORMATS}) as container:
+        stream: Any = container.streams.best("video")
+        if stream is None or stream.codec_context is None:
+            raise RetakeError(f"{where} holds no video stream that can be decoded")
+        count = sum(1 for other in container.streams.video if not int(other.disposition) & ATTACHED)
+        if count > 1:
+            log.warning("%s holds %d videos: the one of %dx%d is read", where, count, stream.width, stream.height)
+        yield container, stream
+
+
+def _tell_what_is_lost(where: str, frame: Any) -> None:
+    """Say in the log what of a frame 8-bit RGB cannot hold."""
+    parts = frame.format.components
+    if any(part.is_alpha for part in parts):
+        log.warning("%s has alpha (%s), which is left out", where, frame.format.name)
+    if (bits := max(part.bits for part in parts)) > 8:
+        log.warning("%s has %d bits a component (%s): they become 8", where, bits, frame.format.name)
+    if frame.color_trc in HDR:
+        log.warning("%s has a high dynamic range (%s): its values are read as they are", where, HDR[frame.color_trc])
 
 
 def probe(member: Member) -> tuple[int, int, int]:
@@ -135,14 +184,27 @@ def probe(member: Member) -> tuple[int, int, int]:
     where = f"{member.archive}: {member.name!r}"
     with _file(member) as file:
         try:
-            with av.open(file, "r", options={"format_whitelist": FORMATS}) as container:
-                stream: Any = container.streams.best("video")
-                if stream is None or stream.codec_context is None:
-                    raise RetakeError(f"{where} holds no video stream that can be decoded")
+            with _opened(file, where) as (container, stream):
                 count = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_corrupt)
                 return stream.height, stream.width, count
-        except (av.FFmpegError, ValueError) as error:
+        except ERRORS as error:
             raise unreadable(where, error) from None
+
+
+def info(path: Path) -> Info:
+    """Return what the container of the video at `path` says, without decoding; raises RetakeError as `probe`."""
+    _, _, packets = probe(Member(path.parent, path.name))
+    return Info(rate(path) or Fraction(25), packets)
+
+
+def rate(path: Path) -> Fraction | None:
+    """Return the mean frames a second that a video's container says, None where it says none; raises as `probe`."""
+    with path.open("rb") as file:
+        try:
+            with _opened(file, path) as (_, stream):
+                return stream.average_rate or stream.guessed_rate
+        except ERRORS as error:
+            raise unreadable(path, error) from None
 
 
 def unreadable(where: Any, reason: str | Exception) -> RetakeError:
@@ -155,16 +217,7 @@ def _words(reason: str | Exception) -> str:
     return str(getattr(reason, "strerror", None) or reason)
 
 
-def info(path: Path) -> Info:
-    """Return what the container of the video at `path` says, without decoding; raises RetakeError as `probe`."""
-    _, _, packets = probe(Member(path.parent, path.name))
-    with av.open(str(path), "r", options={"format_whitelist": FORMATS}) as container:
-        stream: Any = container.streams.best("video")
-        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        return Info(Fraction(rate), Fraction(stream.sample_aspect_ratio or 1), packets)
-
-
-def _shown(frame: Any, ordered: bool) -> Shown:
+def _shown(frame: Any, ordered: bool, aspect: Fraction) -> Shown:
     return Shown(
         frame.pts if ordered else None,
         int(frame.duration or 0),
@@ -174,11 +227,8 @@ def _shown(frame: Any, ordered: bool) -> Shown:
         int(frame.color_primaries),
         int(frame.color_trc),
         frame.format.is_rgb,
+        aspect,
     )
-
-
-def _lost(where: str, count: int, reason: str) -> str:
-    return f"{where}: {reason}; the {count} frames before that are good"
 
 
 def _file(member: Member) -> BinaryIO:

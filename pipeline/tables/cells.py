@@ -59,6 +59,7 @@ class Column:
 
     `k`: the first k steps of all windows (0: all that a window has). `pooled`: windows count by their number of values.
     `window`: the values of this one window alone. `group`: heading of the table for people that it stands in; the first is "".
+    `steps`: the values at each single step are wanted too, as they are where there is a k.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Column:
     pooled: bool = False
     window: str = ""
     group: str = ""
+    steps: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -152,7 +152,7 @@ def fill(row: Row, columns: list[Column], over: str) -> None:
         if metric in values and (not column.window or column.window in values[metric]):
             names = ("frames" if column.window else over, clips)
             row.cells[column.name] = _cell(row, metric, *column.averaged(values[metric], weights[metric]), names)
-    for metric in dict.fromkeys(c.metric for c in columns if c.k and c.metric in values):
+    for metric in dict.fromkeys(c.metric for c in columns if (c.k or c.steps) and c.metric in values):
         steps, counts = np.stack(list(values[metric].values())), np.array(list(weights[metric].values()))
         for step in range(steps.shape[2]):
             cell = _cell(row, metric, steps[:, :, step], counts, list(values[metric]), (over, clips))

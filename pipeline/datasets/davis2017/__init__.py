@@ -55,8 +55,8 @@ def expected(p: Params, split: str) -> dict[str, int]:
 def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
     """Return the clips of the split's list that are there, named as their folders; frames by number from 0."""
     folder = f"JPEGImages/{FOLDERS[p.resolution]}"
-    found = layout.frames(
+    frames_by_clip = layout.frames(
         archives, f"{folder}/(?P<clip>[^/]+)", f"(?P<frame>[0-9]{{5}}){layout.JPG}", f"{folder}/blackswan/00000.jpg"
     )
     path = LISTS[split]
-    return layout.clips(layout.listed(found, layout.lines(path.read_text()), path.name))
+    return layout.clips(layout.listed(frames_by_clip, layout.lines(path.read_text()), path.name))

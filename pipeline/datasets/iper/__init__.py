@@ -50,6 +50,6 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Stream]:
 
     Every frame is decoded in order. The published script seeks each one and skips those that it does not get.
     """
-    found = layout.videos(archives, r"(?P<clip>[0-9]{3}_[0-9]+_[0-9]+)\.(?i:mp4)", "006_1_1.mp4")
-    wanted = list(dict.fromkeys(items(p, split)))
-    return [video.clip(name, at) for name, at in layout.listed(found, wanted, f"{split}.txt").items()]
+    by_name = layout.videos(archives, r"(?P<clip>[0-9]{3}_[0-9]+_[0-9]+)\.(?i:mp4)", "006_1_1.mp4")
+    chosen = list(dict.fromkeys(items(p, split)))
+    return [video.clip(name, member) for name, member in layout.listed(by_name, chosen, f"{split}.txt").items()]

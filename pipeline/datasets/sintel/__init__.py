@@ -94,14 +94,14 @@ def truth(p: Params, split: str, archives: list[Path]) -> Iterator[tuple[str, in
         r"frame_(?P<frame>[0-9]{4})\.flo",
         "training/flow/alley_1/frame_0001.flo",
     )
-    there = {(m["scene"], int(m["frame"])): Member(archive, m[0]) for archive, m, is_file in files if is_file}
+    members = {(m["scene"], int(m["frame"])): Member(archive, m[0]) for archive, m, is_file in files if is_file}
     for clip, frames in _scenes(p, split, archives).items():
         scene = clip.partition("/")[2]
         for number, _ in frames[:-1]:
-            if (scene, number) not in there:
+            if (scene, number) not in members:
                 name = f"training/flow/{scene}/frame_{number:04d}.flo"
                 raise RetakeError(f"{complete[0]}: no {name}, the true flow of that frame")
-            member = there[scene, number]
+            member = members[scene, number]
             field = flow.from_flo(read(member), f"{member.archive}: {member.name!r}")
             yield clip, number, field, ~np.isnan(field).any(axis=-1)
 
@@ -118,18 +118,18 @@ def _scenes(p: Params, split: str, archives: list[Path]) -> layout.Found:
     if not rendered:
         return {}
     root = "test" if split == "benchmark" else "training"
-    found = layout.frames(
+    frames_by_clip = layout.frames(
         [path for path in archives if path.stem == Path(COMPLETE).stem],
         f"{root}/(?P<clip>(?:{'|'.join(rendered)})/[^/]+)",
         f"frame_(?P<frame>[0-9]{{4}}){layout.PNG}",
         f"{root}/{rendered[0]}/<scene>/frame_0001.png",
     )
     if split == "benchmark":
-        return found
+        return frames_by_clip
     with SCENES.open(newline="") as file:
         scenes = [row["scene"] for row in csv.DictReader(file) if p.scenes == "all" or row["unofficial"] == split]
-    wanted = [f"{rendering}/{scene}" for rendering in rendered for scene in scenes]
-    return layout.listed(found, wanted, SCENES.name)
+    chosen = [f"{rendering}/{scene}" for rendering in rendered for scene in scenes]
+    return layout.listed(frames_by_clip, chosen, SCENES.name)
 
 
 def _shots(p: Params, archives: list[Path]) -> layout.Found:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from pipeline import params
 from pipeline.errors import RetakeError, log
-from pipeline.sources import layout
+from pipeline.sources import layout, skies
 from pipeline.sources.archives import Clip, Member
 
 SPLITS = ("train", "val", "test")
@@ -33,6 +33,11 @@ class Params(params.Dataset):
     paper: Literal["dtvnet", "cinn", "arflow"] = Field(
         description="whose splits. dtvnet: the first 32 frames of every folder with 33 or more, resized with "
         "antialiasing (no val); cinn: its lists, whole clips; arflow: every folder, whole clips (no val)"
+    )
+
+    whole: bool = Field(
+        default=False,
+        description="dtvnet: whole short videos without their last frame, which has no flow, not the first 32 frames",
     )
 
     @property
@@ -71,35 +76,31 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
         raise RetakeError(
             f"{NAMES[p.paper]} has no split val of Sky Time-lapse: validate on test, as published, or take cinn's"
         )
-    root = "sky_test" if split == "test" else "sky_train"
-    found = layout.frames(
-        archives,
-        f"{root}/(?P<clip>[^/]+/[^/]+)",
-        f"(?:[^/]*[^/0-9])?(?P<frame>[0-9]+){layout.JPG}",
-        f"{root}/07U1fSrk9oI/07U1fSrk9oI_1/07U1fSrk9oI_frames_00000001.jpg",
-    )
-    whole = SHORT_VIDEOS["test" if split == "test" else "train"]
-    if len(found) > whole:
+    part = "test" if split == "test" else "train"
+    root, frames_by_clip = f"sky_{part}", skies.short_videos(archives, part)
+    whole = SHORT_VIDEOS[part]
+    if len(frames_by_clip) > whole:
         raise RetakeError(
-            f"{archives[0]}: {len(found)} short videos in {root}, {whole} are published: it is another archive"
+            f"{archives[0]}: {len(frames_by_clip)} short videos in {root}, {whole} are published: it is another archive"
         )
     if p.paper == "cinn":
-        chosen = layout.listed(found, items(p, split), f"cinn_{split}.txt")
+        chosen = layout.listed(frames_by_clip, items(p, split), f"cinn_{split}.txt")
     elif p.paper == "arflow":
-        chosen = {clip: frames for clip, frames in found.items() if frames}
+        chosen = {clip: frames for clip, frames in frames_by_clip.items() if frames}
     else:
-        chosen = {clip: frames[:FIRST] for clip, frames in found.items() if len(frames) >= LEAST}
+        kept = slice(-1) if p.whole else slice(FIRST)
+        chosen = {clip: frames[kept] for clip, frames in frames_by_clip.items() if len(frames) >= LEAST}
         log.info(
             "%s: %d of %d short videos have %d frames or more (%d were published, counting all lengths)",
-            root, len(chosen), len(found), LEAST, whole,
+            root, len(chosen), len(frames_by_clip), LEAST, whole,
         )  # fmt: skip
     _report_gaps(chosen)
     return [Clip(name, [(i, member) for i, (_, member) in enumerate(frames)]) for name, frames in chosen.items()]
 
 
-def _report_gaps(found: dict[str, list[tuple[int, Member]]]) -> None:
+def _report_gaps(frames_by_clip: dict[str, list[tuple[int, Member]]]) -> None:
     gaps = {}
-    for clip, frames in found.items():
+    for clip, frames in frames_by_clip.items():
         numbers = [number for number, _ in frames]
         missing = sorted(set(range(numbers[0], numbers[-1])) - set(numbers)) if numbers else []
         if missing:
@@ -108,5 +109,7 @@ def _report_gaps(found: dict[str, list[tuple[int, Member]]]) -> None:
         log.info("%s: frames are missing, the next ones follow: %s", clip, layout.spans(missing))
     if gaps:
         log.warning(
-            "%d of %d clips have gaps in their frames' numbers, which the papers go over", len(gaps), len(found)
+            "%d of %d clips have gaps in their frames' numbers, which the papers go over",
+            len(gaps),
+            len(frames_by_clip),
         )

@@ -155,12 +155,12 @@ class I3D(nn.Module):
 
     def stages(self, video: Tensor) -> dict[str, Tensor]:
         """Return what each unit, pool ("pool" and the next unit's name) and the average pool ("average") give."""
-        x, found = video, {}
+        x, outputs = video, {}
         names = self.port.names
         for name in (*STEM, *MIXED):
             if name in POOLS:
-                x = found[f"pool {name}"] = self._pool(x, *POOLS[name])
-            x = found[name] = (
+                x = outputs[f"pool {name}"] = self._pool(x, *POOLS[name])
+            x = outputs[name] = (
                 self.get_submodule(names["unit"].format(name))(x)
                 if name in STEM
                 else self._mix(names["mixed"].format(name), x)
@@ -170,8 +170,8 @@ class I3D(nn.Module):
                 f"I3D: a video of {video.shape[2]} frames of {video.shape[4]}x{video.shape[3]} px is too short or small: "
                 f"it needs more than {8 * (self.port.length - 1)} frames of 224x224"
             )
-        found["average"] = functional.avg_pool3d(x, (self.port.length, 7, 7), 1)
-        return found
+        outputs["average"] = functional.avg_pool3d(x, (self.port.length, 7, 7), 1)
+        return outputs
 
     def features(self, video: Tensor) -> Tensor:
         """Return the average pool's output at its first time step and place, (N, 1024)."""
@@ -238,11 +238,11 @@ def from_tensorflow(variables: dict[str, np.ndarray]) -> dict[str, Tensor]:
     wanted |= {f"{KINETICS['top']}.{leaf}": f"Logits/Conv3d_0c_1x1/conv_3d/{leaf[0]}" for leaf in ("weight", "bias")}
     state, missing = {}, []
     for ours, tail in wanted.items():
-        found = [name for name in variables if name == tail or name.endswith(f"/{tail}")]
-        if len(found) != 1:
+        outputs = [name for name in variables if name == tail or name.endswith(f"/{tail}")]
+        if len(outputs) != 1:
             missing.append(tail)
             continue
-        value = variables[found[0]]
+        value = variables[outputs[0]]
         array = (
             value.transpose(4, 3, 0, 1, 2) if value.ndim == 5 and ours.endswith("conv3d.weight") else value.reshape(-1)
         )

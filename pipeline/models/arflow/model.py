@@ -132,8 +132,8 @@ class ARFlow(PWCLite, Network):
         """
         recipe = self._recipe()
         pairs = transform.resize(batch.flatten(0, 1), recipe.height, recipe.width).unflatten(0, batch.shape[:2])
-        found = state.module(pairs, backward=True)
-        terms = self._terms(found, pairs, self.loss_at(state.step))
+        flows = state.module(pairs, backward=True)
+        terms = self._terms(flows, pairs, self.loss_at(state.step))
         loss = terms.total
         values = {
             "photometric": terms.photometric,
@@ -142,7 +142,7 @@ class ARFlow(PWCLite, Network):
             "visible": terms.visible[0].mean(),
         }
         if recipe.ar is not None:
-            again = self._again(pairs, found["flows_fw"][0].detach().float(), terms.visible[0][:, :1], state.module)
+            again = self._again(pairs, flows["flows_fw"][0].detach().float(), terms.visible[0][:, :1], state.module)
             loss = loss + recipe.ar.weight * sum(again.values())
             values |= again
         values = {"loss": loss, **values}
@@ -160,11 +160,11 @@ class ARFlow(PWCLite, Network):
         recipe = self._recipe()
         return recipe.switch if recipe.switch is not None and step >= recipe.switch.step else recipe.loss
 
-    def _terms(self, found: dict[str, list[Tensor]], pairs: Tensor, loss: Loss, *, masked: bool = True) -> unflow.Terms:
+    def _terms(self, flows: dict[str, list[Tensor]], pairs: Tensor, loss: Loss, *, masked: bool = True) -> unflow.Terms:
         recipe = self._recipe()
-        flows = [torch.cat(both, 1).float() for both in zip(found["flows_fw"], found["flows_bw"], strict=True)]
+        both_ways = [torch.cat(both, 1).float() for both in zip(flows["flows_fw"], flows["flows_bw"], strict=True)]
         return unflow.unsupervised(
-            flows,
+            both_ways,
             pairs[:, 0],
             pairs[:, 1],
             l1=loss.l1,
@@ -195,8 +195,8 @@ class ARFlow(PWCLite, Network):
             rows, columns = transform.random_box(moved.shape[-2:], box, rng)
             crop = moved[..., rows, columns]
             covered = torch.stack([crop[:, 0], transform.cover(crop[:, 1], rng)], 1)
-            found = module(covered)["flows_fw"][0].float()
-            losses["superpixels"] = ar_loss(found, target[..., rows, columns], mask[..., rows, columns])
+            flow = module(covered)["flows_fw"][0].float()
+            losses["superpixels"] = ar_loss(flow, target[..., rows, columns], mask[..., rows, columns])
         return losses
 
     def _recipe(self) -> Train:
@@ -254,9 +254,9 @@ class ARFlow(PWCLite, Network):
         self.load_state_dict(dict(state))
 
 
-def ar_loss(found: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def ar_loss(flow: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Return the mean absolute difference of flows (B, 2, H, W) where `mask` (B, 1, H, W) says the target is known."""
-    return ((found - target).abs() * mask).mean() / (mask.mean() + 1e-7)
+    return ((flow - target).abs() * mask).mean() / (mask.mean() + 1e-7)
 
 
 def _guess(state: Mapping[str, Any], p: Params) -> str:

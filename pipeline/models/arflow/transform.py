@@ -41,10 +41,10 @@ def resize(images: Tensor, height: int, width: int) -> Tensor:
 @functools.lru_cache(maxsize=64)
 def _matrix(old: int, new: int) -> np.ndarray:
     """Return what resizes one side, (new, old) float64."""
-    at = (np.arange(new) + 0.5) * old / new - 0.5
-    low = np.floor(at).astype(int)
+    positions = (np.arange(new) + 0.5) * old / new - 0.5
+    low = np.floor(positions).astype(int)
     matrix = np.zeros((new, old))
-    for place, share in ((low, low + 1 - at), (low + 1, at - low)):
+    for place, share in ((low, low + 1 - positions), (low + 1, positions - low)):
         np.add.at(matrix, (np.arange(new), _mirrored(place, old)), share)
     sigma = (old / new - 1) / 2
     if sigma <= 0:

@@ -67,8 +67,10 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
     grid = torch.stack([x.double() * (2 / (width - 1)) - 1, y.double() * (2 / (height - 1)) - 1], -1)
     # Autocast would undo the float64
     with torch.autocast("cpu", enabled=False):
-        found = functional.grid_sample(image.double(), grid, mode="bilinear", padding_mode="border", align_corners=True)
-    return found.float()
+        sampled = functional.grid_sample(
+            image.double(), grid, mode="bilinear", padding_mode="border", align_corners=True
+        )
+    return sampled.float()
 
 
 def warp_gather(image: Tensor, flow: Tensor) -> Tensor:

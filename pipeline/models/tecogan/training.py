@@ -179,11 +179,13 @@ class TecoGAN(Recurrent, Network):
                 group["lr"] = rate
         low, target = degrade_crops(batch)
         with fabric.autocast():
-            found = losses(self, low, 2 * target - 1, recipe, self.vgg(recipe, batch.device) if recipe.vgg else None)
-        objectives = [(found.fnet, ["generator", "fnet"])]  # the warp loss has no gradient to the generator
+            step_losses = losses(
+                self, low, 2 * target - 1, recipe, self.vgg(recipe, batch.device) if recipe.vgg else None
+            )
+        objectives = [(step_losses.fnet, ["generator", "fnet"])]  # the warp loss has no gradient to the generator
         balance = float(self.balance)
-        if found.discriminator is not None and balance < recipe.balance:
-            objectives.insert(0, (found.discriminator, list(judges(recipe))))
+        if step_losses.discriminator is not None and balance < recipe.balance:
+            objectives.insert(0, (step_losses.discriminator, list(judges(recipe))))
         for number, (objective, parts) in enumerate(objectives, 1):
             weights = [w for part in parts for w in self.get_submodule(part).parameters()]
             gradients = torch.autograd.grad(objective, weights, retain_graph=number < len(objectives))
@@ -193,9 +195,9 @@ class TecoGAN(Recurrent, Network):
             for part in parts:
                 state.optimisers[part].step()
                 state.optimisers[part].zero_grad()
-        values = {name: float(value) for name, value in found.values.items()}
-        if found.advantage is not None:
-            (advantage,) = averaged(fabric, [found.advantage])
+        values = {name: float(value) for name, value in step_losses.values.items()}
+        if step_losses.advantage is not None:
+            (advantage,) = averaged(fabric, [step_losses.advantage])
             self.balance.copy_(moving_average(self.balance, advantage))
             values["t_balance"] = float(self.balance)
             values["discriminator_updated"] = float(len(objectives) > 1)

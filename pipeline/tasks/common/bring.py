@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.store.frames import Store
+from pipeline.tasks.common.windows import Tested
 
 
 @dataclass
@@ -31,3 +33,45 @@ def size(frames: Store, row: int) -> tuple[int, int]:
     """Return (height, width) of a frame, pixels."""
     height, width = frames.size[row]
     return int(height), int(width)
+
+
+def windows_expected(frames: Store, windows: list[Tested], settings: dict[str, Any], folder: Path) -> Expected:
+    """Return what a folder of predicted windows must hold, in the layout of DMVFN's test script.
+
+    One folder a test window, `000000`, `000001`, … in their order, with `pred_1.png` to `pred_<steps>.png`.
+    """
+    steps = list(range(1, len(windows[0].rows) + 1))
+    images = [f"pred_{step}.png" for step in steps]
+    sentence = (
+        f"expected in {folder}: one folder for each of the {len(windows)} test windows, "
+        f"000000 to {len(windows) - 1:06d}, each with {images[0]}" + (f" to {images[-1]}" if len(images) > 1 else "")
+    )
+    sizes = [size(frames, window.rows[0]) for window in windows]
+    files = [
+        (window.name, step, f"{number:06d}/pred_{step}.png", sizes[number])
+        for number, window in enumerate(windows)
+        for step in steps
+    ]
+    named = {f"{number:06d}": (window.name, steps, sizes[number]) for number, window in enumerate(windows)}
+    problems = _names(folder, len(windows), images) if folder.is_dir() else []
+    return Expected(files, named, problems, sentence, {"protocol": settings}, "raw", "uint16")
+
+
+def _names(folder: Path, windows: int, images: list[str]) -> list[str]:
+    """Return what is missing in the folder and what is not known; hidden files are passed over."""
+
+    def compare(where: Path, expected: list[str], what: str) -> list[str]:
+        found = {entry.name for entry in where.iterdir() if not entry.name.startswith(".")}
+        shown = "" if where == folder else f"{where.name}/"
+        return [f"{shown}{name} is missing" for name in expected if name not in found] + [
+            f"{shown}{name} is no {what}" for name in sorted(found - set(expected))
+        ]
+
+    problems = compare(folder, [f"{number:06d}" for number in range(windows)], "test window")
+    for number in range(windows):
+        where = folder / f"{number:06d}"
+        if where.is_dir():
+            problems += compare(where, images, "step of the protocol")
+        elif where.exists():
+            problems.append(f"{where.name} is a file, not a folder")
+    return problems

@@ -53,18 +53,20 @@ class TrainingClips:
     def indices(self, step: int, rank: int, processes: int) -> list[tuple[int, int]]:
         """Return (step, window index) of one process's share of the batch of `step`."""
         share = self.train.batch // processes
-        epoch, at = divmod(step, self.steps_per_epoch(processes))
+        epoch, batch = divmod(step, self.steps_per_epoch(processes))
         order = self.order(epoch)
         order = np.resize(order, -(-len(order) // processes) * processes)[rank::processes]
-        return [(step, int(i)) for i in order[at * share : (at + 1) * share]]
+        return [(step, int(i)) for i in order[batch * share : (batch + 1) * share]]
 
     def __len__(self) -> int:
         return len(self.windows)
 
     def __getitem__(self, item: tuple[int, int]) -> Any:
         """Return one clip, (n, 3, h, w) uint8 tensor."""
-        import torch
+        return self.images(*self.drawn(item))
 
+    def drawn(self, item: tuple[int, int]) -> tuple[str, range, np.random.Generator]:
+        """Return the clip of an item, the positions of its frames, and the generator of what is drawn next."""
         step, index = item
         rng = np.random.default_rng([self.train.seed, step, index])
         clip, start = self.windows[index]
@@ -73,14 +75,18 @@ class TrainingClips:
             frames = len(self.store.clips[clip])
             stride = int(rng.integers(1, max(min(self.train.max_stride, frames // n), 1) + 1))
             start = int(rng.integers(0, frames - (n - 1) * stride))
-        rows = self.store.clips[clip]
-        height, width = (int(x) for x in self.store.size[rows[0]])
+        return clip, range(start, start + n * stride, stride), rng
+
+    def images(self, clip: str, positions: range, rng: np.random.Generator) -> Any:
+        """Return frames of a clip, cropped and augmented, (n, 3, h, w) uint8 tensor."""
+        import torch
+
+        height, width = (int(x) for x in self.store.size[self.store.clips[clip][0]])
         side = self.train.crop
         crop = None
         if side is not None:
             crop = (int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side, side)
-        images = self.store.read(clip, range(start, start + n * stride, stride), crop)
-        images = self.augment(images, rng)
+        images = self.augment(self.store.read(clip, positions, crop), rng)
         return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 

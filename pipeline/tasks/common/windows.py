@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from pipeline.errors import RetakeError
 from pipeline.store.frames import Store
 
 Window = tuple[str, int]  # clip, position of its first frame
+
+
+class Tested(NamedTuple):
+    """One window of a test: its name in prediction stores and scores, and the true frame that each step is compared with."""
+
+    name: str
+    clip: str
+    rows: range  # of the frame store
 
 
 def windows(store: Store, length: int, *, every: bool) -> list[Window]:

@@ -21,13 +21,13 @@ class Pair(NamedTuple):
 
 def pairs(frames: Store) -> list[Pair]:
     """Return the pairs of frames that follow each other by number, named by their first; a gap in the numbers is none."""
-    found = []
+    following = []
     for clip, rows in frames.clips.items():
         follows = {row for row in rows[1:] if frames.frame[row] == frames.frame[row - 1] + 1}
-        found += [
+        following += [
             Pair(clip, row, row - 1 if row in follows else row, row, row + 1) for row in rows if row + 1 in follows
         ]
-    return found
+    return following
 
 
 def sky_pairs(frames: Store) -> list[Pair]:

@@ -41,13 +41,13 @@ class Validation(train.Validation):
     def __init__(self, store: Store, truth: Store | None, network: Any, count: int, batch: int) -> None:
         self.store, self.truth, self.network = store, truth, network
         if truth is not None:
-            found = pairs(truth)
+            every = pairs(truth)
         else:
             rows = [(clip, r) for clip, rows in store.clips.items() for r in rows[:-1]]
-            found = [(c, int(store.frame[r])) for c, r in rows if store.frame[r + 1] == store.frame[r] + 1]
-        if not found:
+            every = [(c, int(store.frame[r])) for c, r in rows if store.frame[r + 1] == store.frame[r] + 1]
+        if not every:
             raise RetakeError(f"{store.path}: no two consecutive frames to validate with: set train.validation to null")
-        self.pairs = train.spread(found, count)
+        self.pairs = train.spread(every, count)
 
     def score(self, device: Any) -> tuple[str, float]:
         """Return "val_epe" (px) or "val_loss" and its mean over pairs, one by one: sizes may differ."""
@@ -61,9 +61,9 @@ class Validation(train.Validation):
             if self.truth is not None:
                 field = self.truth.image(self.truth.row(*pair))
                 flow = torch.from_numpy(field.copy()).permute(2, 0, 1)[None].to(device)
-            found = self.network.validate(batch, flow)
-            name = next(iter(found))
-            values.append(found[name])
+            measured = self.network.validate(batch, flow)
+            name = next(iter(measured))
+            values.append(measured[name])
         return name, float(np.mean(values))
 
 

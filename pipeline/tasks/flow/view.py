@@ -24,8 +24,9 @@ CANDIDATES = 50  # pairs among which `picture` looks for its own
 RATE = 10  # frames a second of an MP4
 
 
-def show(store: Store, clip: str, folder: Path) -> None:
-    """Write every field of a clip in colours, one scale for all, `legend.png`, `sheet.png` and `clip.mp4`.
+def show(store: Store, clip: str, folder: Path, sheets: Path) -> None:
+    """Write every field of a clip in colours to `folder`, one scale for all, and `legend.png`, `sheet.png` and `clip.mp4`
+    to `sheets`.
 
     On the sheet and in the video a field stands below its frame, where the frame store named in the metadata is there.
     """
@@ -52,13 +53,13 @@ def show(store: Store, clip: str, folder: Path) -> None:
             write_image(folder / f"{store.frame[row]:010d}.png", field)
             yield stacked(row, field)
 
-    write_video(folder / "clip.mp4", images(), RATE)
+    write_video(sheets / "clip.mp4", images(), RATE)
     cells: list[Cell] = [
         (caption(row), stacked(row, colours.colours(store.image(row), scale))) for row in spread(rows, SHEET)
     ]
     key = legend(scale)
-    write_image(folder / "legend.png", key)
-    write_image(folder / "sheet.png", sheet(wrap(cells), title_of(store, clip), key))
+    write_image(sheets / "legend.png", key)
+    write_image(sheets / "sheet.png", sheet(wrap(cells), title_of(store, clip), key))
 
 
 def export(store: Store, clip: str, kind: str, folder: Path) -> None:
@@ -90,8 +91,8 @@ def picture(fields: plan.Fields, protocol: Any, estimates: dict[str, Store], pat
     set, whose true motion is the median.
     """
     frames, truth = Store(fields["frames"]), Store(fields["truth"])
-    found = [(clip, int(truth.frame[row])) for clip, rows in truth.clips.items() for row in rows]
-    pairs = spread(found, CANDIDATES)
+    every = [(clip, int(truth.frame[row])) for clip, rows in truth.clips.items() for row in rows]
+    pairs = spread(every, CANDIDATES)
     motion = [float(np.nanmean(np.hypot(*np.moveaxis(truth.image(truth.row(*pair)), -1, 0)))) for pair in pairs]
     clip, frame = pairs[int(np.argsort(motion, kind="stable")[len(motion) // 2])]
     true = truth.image(truth.row(clip, frame))

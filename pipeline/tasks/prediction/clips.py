@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.store.frames import Store
 from pipeline.tasks.common import windows as common
+from pipeline.tasks.common.windows import Tested
 from pipeline.tasks.common.windows import Window as Window
 from pipeline.tasks.prediction import Protocol
 
@@ -29,6 +30,11 @@ def key(window: Window) -> str:
     return f"{window[0]}:{window[1]}"
 
 
+def tested(store: Store, protocol: Protocol) -> list[Tested]:
+    """Return the test windows with the frames to predict."""
+    return [Tested(key(w), w[0], target_rows(store, w, protocol)) for w in windows(store, protocol)]
+
+
 def settings(protocol: Protocol) -> dict[str, Any]:
     """Return what a prediction store says of its windows."""
     return {k: getattr(protocol, k) for k in ("window", "windows", "first", "context", "horizon")}
@@ -36,8 +42,8 @@ def settings(protocol: Protocol) -> dict[str, Any]:
 
 def inputs(store: Store, window: Window, protocol: Protocol) -> np.ndarray:
     """Return the context frames of a window, (context, height, width, 3) uint8."""
-    at = window[1] + protocol.first
-    return store.read(window[0], range(at, at + protocol.context))
+    begin = window[1] + protocol.first
+    return store.read(window[0], range(begin, begin + protocol.context))
 
 
 def targets(store: Store, window: Window, protocol: Protocol) -> np.ndarray:
@@ -47,8 +53,8 @@ def targets(store: Store, window: Window, protocol: Protocol) -> np.ndarray:
 
 def target_rows(store: Store, window: Window, protocol: Protocol) -> range:
     """Return the rows of a store that hold the frames to predict."""
-    at = window[1] + protocol.first + protocol.context
-    return store.clips[window[0]][at : at + protocol.horizon]
+    begin = window[1] + protocol.first + protocol.context
+    return store.clips[window[0]][begin : begin + protocol.horizon]
 
 
 def context_flow(flow: Store, frames: Store, window: Window, protocol: Protocol) -> np.ndarray:

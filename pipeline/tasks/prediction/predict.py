@@ -9,67 +9,39 @@ import numpy as np
 
 from pipeline import compute, tasks, weights
 from pipeline.drawing.images import write_image
-from pipeline.errors import RetakeError, log, progress
+from pipeline.errors import RetakeError, log
+from pipeline.outputs import unused
 from pipeline.params import Params
 from pipeline.sources.images import read_image
 from pipeline.store.frames import Store
+from pipeline.tasks.common import windows_predict
 from pipeline.tasks.common.predict import Run
 from pipeline.tasks.prediction import clips
 from pipeline.tasks.prediction.clips import Window
 
-COUNTED_WINDOWS = 4  # GMACs are the mean over so many: with sampled routing they differ
-
 
 def predict(run: Run) -> tuple[int, int]:
-    """Write the predicted frames of every window; return how many were made, and how many windows at a time.
-
-    They are stored in 16 bits, clip = window ("<clip>:<start>"), frame = step from 1, sample = draw.
-    """
-    import torch
-
+    """Write the predicted frames of every window; return how many were made, and how many windows at a time."""
     protocol, store = run.protocol, Store(run.fields["frames"])
     windows = clips.windows(store, protocol)
     flow = Store(run.fields["flow"]) if run.model.flow is not None else None
     network = run.load()
-    samples = protocol.samples if network.stochastic else 1
-    meta = {
-        "flow": flow.identity if flow else "",
-        "protocol": clips.settings(protocol),
-        "samples": samples,
-        "gmacs": _gmacs(run, store, windows, flow),
-    }
-    batch = run.p.compute.batch
-    with run.writing(store, meta, codec="raw", dtype="uint16") as out:
-        for first in progress(range(0, len(windows), batch), unit="batch", desc=f"predict {run.name}"):
-            together = windows[first : first + batch]
-            frames, context_flow = _inputs(run, store, together), _flow(run, flow, store, together)
-            drawn = []
-            for sample in range(samples):
-                seeds = [(sample << 32) + first + i for i in range(len(together))]
-                with run.clock:
-                    predicted = network.predict(frames, protocol.horizon, seeds=seeds, flow=context_flow)
-                _check(run.name, predicted, together, sample)
-                levels = (predicted.float().clamp(0, 1) * 65535).round().to(torch.int32)
-                drawn.append(levels.cpu().numpy().astype(np.uint16))
-            for i, window in enumerate(together):
-                for sample, images in enumerate(drawn):
-                    for step in range(protocol.horizon):
-                        image = np.ascontiguousarray(images[i, step].transpose(1, 2, 0))
-                        out.add(clips.key(window), step + 1, image, sample=sample)
-    log.info("predicted %d windows x %d steps x %d samples", len(windows), protocol.horizon, samples)
-    return len(windows) * samples * protocol.horizon, batch
 
+    def read(places: range) -> windows_predict.Draw:
+        together = windows[places.start : places.stop]
+        frames, context_flow = _inputs(run, store, together), _flow(run, flow, store, together)
+        return lambda seeds, steps: network.predict(frames, steps, seeds=seeds, flow=context_flow)
 
-def _check(name: str, predicted: Any, windows: list[Window], sample: int) -> None:
-    """Raise RetakeError that names the first frame of a batch (B, T, 3, H, W) with a value that is not finite."""
-    import torch
-
-    bad = ~torch.isfinite(predicted).flatten(2).all(2)
-    if bad.any():
-        place, step = bad.nonzero()[0].tolist()
-        raise RetakeError(
-            f"{name} predicts NaN or infinity: window {clips.key(windows[place])}, sample {sample}, step {step + 1}"
-        )
+    return windows_predict.predict(
+        run,
+        store,
+        [clips.key(window) for window in windows],
+        read,
+        {"flow": flow.identity if flow else "", "protocol": clips.settings(protocol)},
+        steps=protocol.horizon,
+        samples=protocol.samples if network.stochastic else 1,
+        counted=1,
+    )
 
 
 def _inputs(run: Run, store: Store, windows: list[Window]) -> Any:
@@ -90,23 +62,6 @@ def _flow(run: Run, flow: Store | None, store: Store, windows: list[Window]) -> 
     return torch.from_numpy(np.stack(fields)).permute(0, 3, 1, 2).float().to(run.device)
 
 
-def _gmacs(run: Run, store: Store, windows: list[Window], flow: Store | None) -> float:
-    """Return 10^9 multiply-adds of convolutions and matrix products for one frame, mean over a few windows."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counted = windows[:: max(len(windows) // COUNTED_WINDOWS, 1)][:COUNTED_WINDOWS]
-    total = 0
-    with torch.no_grad():
-        for i, window in enumerate(counted):
-            with FlopCounterMode(display=False) as counter:
-                frames, context_flow = _inputs(run, store, [window]), _flow(run, flow, store, [window])
-                run.network.predict(frames, 1, seeds=[i], flow=context_flow)
-            total += counter.get_total_flops()
-    run.network.notes()  # what was counted is no part of what is predicted
-    return round(total / 2 / len(counted) / 1e9, 4)
-
-
 def next_frame(p: Params, name: str, images: list[Path], checkpoint: Path | None, output: Path) -> None:
     """Predict the frame after `images` and write it as PNG, rounded to 8 bits.
 
@@ -119,6 +74,7 @@ def next_frame(p: Params, name: str, images: list[Path], checkpoint: Path | None
         raise RetakeError(f"{name} needs --checkpoint: a file of data/checkpoints/{name}/, or a published one")
     if model.flow is not None:
         raise RetakeError(f"{name} needs precomputed flow: use it in an experiment")
+    unused(output)
     read = [read_image(path) for path in images]
     sizes = {path.name: image.shape[:2] for path, image in zip(images, read, strict=True)}
     if len(set(sizes.values())) > 1:

@@ -1,220 +1,33 @@
-"""Scores of predicted frames: every step of every window, neighbouring steps, samples of a window, and whole sets."""
+"""Scores of predicted frames: those of all windows, and of the flow that the model reads."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
 from pipeline import plan
-from pipeline.errors import RetakeError, progress
-from pipeline.metrics import Undefined, cache, frechet, mean, sets, temporal
 from pipeline.params import Params
 from pipeline.store.frames import Store
 from pipeline.store.scores import Row
-from pipeline.tasks.common.score import Metrics, reads_flow, true_frame, true_motion, unit
-from pipeline.tasks.prediction import Protocol
-from pipeline.tasks.prediction import clips as tested
-from pipeline.tasks.prediction.clips import Window
-
-AT_ONCE = 16  # frames that are read together for features
+from pipeline.tasks.common import windows_score
+from pipeline.tasks.common.score import Metrics, reads_flow
+from pipeline.tasks.prediction import clips
 
 
 def score(
     p: Params, fields: plan.Fields, protocol: Any, frames: Store, predicted: Store, metrics: Metrics
 ) -> tuple[list[Row], dict[str, Any]]:
     """Return the values of predicted frames, and what the metadata says of them."""
-    name = fields["model"]
-    windows = tested.windows(frames, protocol)
-    samples = check(predicted, frames, windows, protocol)
-    flow = Store(fields["flow"]) if metrics.of("flow") and reads_flow(p, name) else None
-    truth = Store(fields["truth"]) if flow and fields["truth"] is not None else None
-    rows: list[Row] = []
-    motion = _window_motion(frames, windows, protocol)
-    for number, window in enumerate(progress(windows, unit="window", desc=f"score {name}")):
-        key = tested.key(window)
-        span = tested.target_rows(frames, window, protocol)
-        height, width = frames.content[span[0]]
-        true = tested.targets(frames, window, protocol)[:, :height, :width]
-        target = unit(true, f"{frames.path}, window {key}")
-        for sample, images in _predictions(predicted, key, range(samples), frames, span):
-            where = f"{predicted.path}, window {key}, sample {sample}"
-            for metric, values in metrics.values("frames", where, images, target):
-                rows += [(key, step + 1, sample, metric, float(v), 1.0) for step, v in enumerate(values)]
-            for metric, value in _neighbours(metrics, where, images, target, motion(window)):
-                rows.append((key, 0, sample, metric, value, 1.0))
-        if metrics.of("samples"):
-            some = np.stack([images for _, images in _predictions(predicted, key, range(samples), frames, span)])
-            for metric, values in metrics.values("samples", f"{predicted.path}, window {key}", some):
-                drop = p.experiments[fields["experiment"]].metrics[metric].drop  # type: ignore[attr-defined]
-                kept = len(windows) if drop is None else frechet.kept(len(windows), drop)
-                rows.append((key, 0, 0, metric, float(values[0]), float(number < kept)))
-        if flow is not None and truth is not None:
-            pair = [tested.context_flow(s, frames, window, protocol)[None, :height, :width] for s in (flow, truth)]
-            for metric, values in metrics.values("flow", f"{truth.path}, window {key}", *pair):
-                rows.append((key, 0, 0, metric, float(values[0]), 1.0))
-    stores = [s.identity for s in (flow, truth) if s is not None]
-    whole, facts = _of_sets(protocol, frames, predicted, windows, samples, metrics)
-    return rows + whole, {"windows": len(windows), "samples": samples, "flow": stores, "sets": facts}
-
-
-def _neighbours(
-    metrics: Metrics, where: str, images: np.ndarray, target: np.ndarray, motion: Callable[[int], temporal.Motion]
-) -> Iterator[tuple[str, float]]:
-    """Yield (metric, mean over neighbouring frames) of the metrics of pairs in a predicted clip."""
-    region = (slice(None), slice(None))
-    found: dict[str, list[float]] = {}
-    for step in range(len(images) - 1):
-        pair = images[step : step + 2], target[step : step + 2]
-        for metric, values in metrics.values("pairs", where, *pair, region, motion(step)):
-            found.setdefault(metric, []).append(float(values[0]))
-    for metric, each in found.items():
-        yield metric, float(mean(np.array(each)))
-    if len(images) < 2:
-        for metric in list(metrics.of("pairs")):
-            metrics.skip(metric, "two predicted frames are needed, the protocol has one")
-
-
-def _of_sets(
-    protocol: Protocol, frames: Store, predicted: Store, windows: list[Window], samples: int, metrics: Metrics
-) -> tuple[list[Row], dict[str, Any]]:
-    """Return one value a sample of the metrics of sets (window "", step 0), and by metric what its interval is made of.
-
-    The true set is the targets of all windows, each frame as often as it is one. Features are kept; those of a true frame that
-    several windows share are made once.
-    """
-    rows: list[Row] = []
-    facts: dict[str, Any] = {}
-    spans = [tested.target_rows(frames, window, protocol) for window in windows]
-    numbers = {clip: number for number, clip in enumerate(frames.clips)}
-    clips = np.array([numbers[clip] for clip, _ in windows])
-    for metric, built in list(metrics.of("features").items()):
-        distance: sets.Distance = built  # type: ignore[assignment]
-        try:
-            true = _true_features(distance, frames, spans)
-            found = [
-                distance.distance(
-                    _predicted_features(distance, frames, predicted, windows, spans, sample),
-                    true,
-                    np.repeat(clips, protocol.horizon) if distance.unit == "frames" else clips,
-                )
-                for sample in range(samples)
-            ]
-        except Undefined as reason:
-            metrics.skip(metric, str(reason))
-            continue
-        except RetakeError as error:
-            raise RetakeError(f"{metric} of {predicted.path}: {error}") from None
-        rows += [("", 0, sample, metric, f.value, 1.0) for sample, f in enumerate(found)]
-        without = np.mean([f.without for f in found], axis=0).tolist()
-        first = found[0]
-        facts[metric] = {"note": first.note, "units": first.units, "sizes": first.sizes, "without": without}
-    return rows, facts
-
-
-def _true_features(distance: sets.Distance, frames: Store, spans: list[range]) -> Any:
-    """Return the features of the targets: those of every frame, or of every window's clip."""
-    if distance.unit == "clips":
-        content = cache.digest(frames.identity.encode(), repr(spans).encode())
-        return distance.rows(
-            content,
-            len(spans),
-            lambda: (unit(np.stack([true_frame(frames, r) for r in span]), str(frames.path)) for span in spans),
-        )
-    wanted = np.concatenate([np.array(span) for span in spans])
-    needed = np.unique(wanted)
-    content = cache.digest(frames.identity.encode(), needed.tobytes())
-
-    def images() -> Iterator[np.ndarray]:
-        """Yield stacks of frames of one size."""
-        changes = np.flatnonzero((np.diff(frames.content[needed], axis=0) != 0).any(axis=1)) + 1
-        for same in np.split(needed, changes):
-            for at in range(0, len(same), AT_ONCE):
-                yield unit(
-                    np.stack([true_frame(frames, int(row)) for row in same[at : at + AT_ONCE]]), str(frames.path)
-                )
-
-    base = distance.rows(content, len(needed), images)
-    return cache.Taken(base, np.searchsorted(needed, wanted))
-
-
-def _predicted_features(
-    distance: sets.Distance, frames: Store, predicted: Store, windows: list[Window], spans: list[range], sample: int
-) -> np.ndarray:
-    """Return the features of one sample of all predictions, window by window."""
-
-    def images() -> Iterator[np.ndarray]:
-        for window, span in zip(progress(windows, unit="window", desc="features"), spans, strict=True):
-            for _, found in _predictions(predicted, tested.key(window), range(sample, sample + 1), frames, span):
-                yield found
-
-    content = f"{predicted.identity} sample {sample}"
-    return distance.rows(content, len(spans) if distance.unit == "clips" else sum(map(len, spans)), images)
-
-
-def _window_motion(
-    frames: Store, windows: list[Window], protocol: Protocol
-) -> Callable[[Window], Callable[[int], temporal.Motion]]:
-    """Return the function of a window and a step that gives a function for the true motion from there to the next step."""
-    reach: dict[str, range] = {}
+    windows = clips.windows(frames, protocol)
+    rows, facts = windows_score.score(
+        p, fields["experiment"], frames, predicted, metrics, clips.tested(frames, protocol), clips.settings(protocol)
+    )
+    if not metrics.of("flow") or not reads_flow(p, fields["model"]) or fields["truth"] is None:
+        return rows, facts
+    stores = [Store(fields["flow"]), Store(fields["truth"])]
     for window in windows:
-        span = tested.target_rows(frames, window, protocol)
-        before = reach.get(window[0], span)
-        reach[window[0]] = range(min(before.start, span.start), max(before.stop, span.stop))
-    kept = {clip: true_motion(frames, clip, rows) for clip, rows in reach.items()}
-
-    def motion(window: Window) -> Callable[[int], temporal.Motion]:
-        first = tested.target_rows(frames, window, protocol).start
-        return lambda step: functools.partial(kept[window[0]], first + step)
-
-    return motion
-
-
-def check(predicted: Store, frames: Store, windows: list[Window], protocol: Protocol) -> int:
-    """Return the samples of each window; raise RetakeError unless the store has every window, step and sample once."""
-    again = f"make it again with `snakemake {predicted.path}`"
-    made = predicted.meta.get("protocol", {})
-    other = {k: v for k, v in made.items() if getattr(protocol, k) != v}
-    if other:
-        raise RetakeError(f"{predicted.path} was made with another protocol ({other}): {again}")
-    if predicted.meta.get("data") != frames.identity:
-        raise RetakeError(f"{predicted.path} was not made from today's {frames.path}: {again}")
-    expected = {tested.key(w) for w in windows}
-    missing = [tested.key(w) for w in windows if tested.key(w) not in predicted.clips]
-    extra = [clip for clip in predicted.clips if clip not in expected]
-    for what, found in (("lacks", missing), ("has unknown", extra)):
-        if found:
-            some = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
-            raise RetakeError(f"{predicted.path} {what} {len(found)} of {len(windows)} windows ({some}): {again}")
-    samples = int(predicted.meta["samples"])
-    whole = {(s, k) for s in range(samples) for k in range(1, protocol.horizon + 1)}
-    for clip, rows in predicted.clips.items():
-        found_rows = [(int(predicted.sample[r]), int(predicted.frame[r])) for r in rows]
-        if len(found_rows) != len(whole) or set(found_rows) != whole:
-            wrong = sorted(whole ^ set(found_rows)) or sorted(x for x in whole if found_rows.count(x) > 1)
-            raise RetakeError(
-                f"{predicted.path}, window {clip}: expected {samples} samples of steps 1 to {protocol.horizon}, "
-                f"each once; wrong (sample, step): {', '.join(map(str, wrong[:5]))}; {again}"
-            )
-    return samples
-
-
-def _predictions(
-    store: Store, key: str, samples: range, frames: Store, span: range
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (sample, images (horizon, H, W, 3) float32 in [0,1]) for the true frames in the rows `span`, without padding."""
-    at = {(int(store.sample[r]), int(store.frame[r])): r for r in store.clips[key]}
-    size, (height, width) = tuple(frames.size[span[0]]), frames.content[span[0]]
-    for sample in samples:
-        images = []
-        for step in range(1, len(span) + 1):
-            image = store.image(at[sample, step])
-            if image.shape != (*size, 3):
-                raise RetakeError(
-                    f"{store.path}, window {key}, step {step}: the image is {image.shape[1]}x{image.shape[0]}, "
-                    f"the true frame {size[1]}x{size[0]}: predict at the size of the dataset"
-                )
-            images.append(image[:height, :width])
-        yield sample, unit(np.stack(images), f"{store.path}, window {key}, sample {sample}")
+        key = clips.key(window)
+        height, width = frames.content[clips.target_rows(frames, window, protocol)[0]]
+        pair = [clips.context_flow(s, frames, window, protocol)[None, :height, :width] for s in stores]
+        for metric, values in metrics.values("flow", f"{stores[1].path}, window {key}", *pair):
+            rows.append((key, 0, 0, metric, float(values[0]), 1.0))
+    return rows, facts | {"flow": [s.identity for s in stores]}

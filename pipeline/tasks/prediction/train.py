@@ -27,10 +27,10 @@ class Validation(train.Validation):
         values: list[float] = []
         with torch.no_grad():
             for i in range(0, len(self.windows), self.batch):
-                some = self.windows[i : i + self.batch]
-                images = np.stack([self.store.read(c, range(s, s + self.network.context + 1)) for c, s in some])
+                together = self.windows[i : i + self.batch]
+                images = np.stack([self.store.read(c, range(s, s + self.network.context + 1)) for c, s in together])
                 frames = torch.from_numpy(images).permute(0, 1, 4, 2, 3).to(device).float() / 255
-                predicted = self.network.predict(frames[:, :-1], 1, seeds=list(range(i, i + len(some))), flow=None)
+                predicted = self.network.predict(frames[:, :-1], 1, seeds=list(range(i, i + len(together))), flow=None)
                 error = (predicted[:, 0] - frames[:, -1]).square().flatten(1).mean(1)
                 values += (-10 * error.clamp_min(1e-10).log10()).tolist()
         return "val_psnr", float(np.mean(values))

@@ -31,10 +31,10 @@ CANDIDATES = 50  # windows among which `picture` looks for its own
 SLOW = 2  # steps a second
 
 
-def show(store: Store, clip: str, folder: Path) -> None:
-    """Write one window's predictions: `t+<k>.png`, its `_truth` and `_error`, `sheet.png` and `clip.mp4`.
+def show(store: Store, clip: str, folder: Path, sheets: Path) -> None:
+    """Write one window's predictions, `t+<k>.png`, to `folder`; to `sheets` `_truth`, `_error`, `sheet.png`, `clip.mp4`.
 
-    With several samples the further ones are `t+<k>_sample<s>.png`; the sheet and the video show the first.
+    With several samples the further ones are `t+<k>_sample<s>.png` there; the sheet and the video show the first.
     """
     frames = frames_of(store)
     window = _Window(frames, clip, **{k: store.meta["protocol"][k] for k in ("first", "context", "horizon")})
@@ -44,21 +44,21 @@ def show(store: Store, clip: str, folder: Path) -> None:
         step, sample = int(store.frame[row]), int(store.sample[row])
         predicted = store.image(row)
         name = f"t+{step}" + (f"_sample{sample}" if sample else "")
-        write_image(folder / f"{name}.png", display(predicted))
+        write_image((sheets if sample else folder) / f"{name}.png", display(predicted))
         if sample:
             continue
         truth = window.image(step)
         error = difference(predicted, truth)
         rows[step] = [(f"truth t+{step}", truth), (f"{model} t+{step}", display(predicted)), error_cell(step, error)]
-        write_image(folder / f"{name}_truth.png", truth)
-        write_image(folder / f"{name}_error.png", error_map(error))
+        write_image(sheets / f"{name}_truth.png", truth)
+        write_image(sheets / f"{name}_error.png", error_map(error))
     given: list[Cell] = [(step_name(step), window.image(step)) for step in window.given]
     shown = [rows[step] for step in spread(sorted(rows), STEPS)]
     title = title_of(store, clip)
-    write_image(folder / "sheet.png", sheet([*wrap(given, 3), *shown], title, error_legend()))
+    write_image(sheets / "sheet.png", sheet([*wrap(given, 3), *shown], title, error_legend()))
     still = [[("truth " + caption, image), ("given", image), ("", np.zeros_like(image))] for caption, image in given]
     video = (sheet([cells], title) for cells in [*still, *(rows[step] for step in sorted(rows))])
-    write_video(folder / "clip.mp4", video, SLOW)
+    write_video(sheets / "clip.mp4", video, SLOW)
 
 
 def picture(fields: plan.Fields, protocol: Any, predictions: dict[str, Store], path: str | Path) -> None:

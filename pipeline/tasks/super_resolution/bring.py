@@ -36,8 +36,8 @@ def expected(fields: plan.Fields, protocol: Any, frames: Store, folder: Path) ->
             for row, image in zip(frames.clips[clip], clips.file_order(images), strict=False)
         ]
     tops = {clip.split("/")[0] for clip in counts} | {"metric_log"}  # the published script's own
-    there = sorted(f.name for f in folder.iterdir() if f.name[0] != ".") if folder.is_dir() else []
-    problems += [f"{name} is no scene of the test set" for name in there if name not in tops]
+    present = sorted(f.name for f in folder.iterdir() if f.name[0] != ".") if folder.is_dir() else []
+    problems += [f"{name} is no scene of the test set" for name in present if name not in tops]
     named = {
         clip: (clip, [int(frames.frame[row]) for row in frames.clips[clip]], size(frames, frames.clips[clip][0]))
         for clip in counts

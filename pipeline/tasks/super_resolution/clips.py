@@ -31,11 +31,11 @@ def scenes(high: Store, low: Store | None, protocol: Protocol) -> list[str]:
 
     Raises RetakeError when there are none, when the two differ in frames, or nothing would be left to score.
     """
-    found = [clip for clip in high.clips if low is None or clip in low.clips]
-    if not found:
+    tested = [clip for clip in high.clips if low is None or clip in low.clips]
+    if not tested:
         have = f", {low.path} has {', '.join(low.clips)}" if low is not None else ""
         raise RetakeError(f"{high.path} has {', '.join(high.clips) or 'no scenes'}{have}: no scene to upscale")
-    for clip in found:
+    for clip in tested:
         count = len(high.clips[clip])
         if low is not None and list(low.frame[low.clips[clip]]) != list(high.frame[high.clips[clip]]):
             raise RetakeError(
@@ -43,7 +43,7 @@ def scenes(high: Store, low: Store | None, protocol: Protocol) -> list[str]:
                 "both stores again from archives that belong together"
             )
         scored_part((count, *high.size[high.clips[clip][0]]), protocol, f"{high.path}, {clip}")
-    return found
+    return tested
 
 
 def scored_part(shape: Sequence[int], protocol: Protocol, where: str) -> tuple[slice, tuple[slice, slice]]:
@@ -97,11 +97,11 @@ def low_resolution(high: Store, low: Store | None, clip: str) -> Iterator[np.nda
 
 def facts(high: Store, low: Store | None, protocol: Protocol) -> dict[str, Any]:
     """Return what a prediction store says of its test set: protocol, where low resolution is from, what is not there."""
-    found = scenes(high, low, protocol)
+    tested = scenes(high, low, protocol)
     made = f"degraded: blur of sigma {SIGMA}, {FRAME_TAPS} taps, every {SCALE}th pixel, not rounded to 8 bits"
     partial = [s.meta.get("partial") for s in (high, low) if s is not None]
-    if len(found) < len(high.clips):
-        partial.append(f"{len(found)} of {len(high.clips)} scenes have low resolution")
+    if len(tested) < len(high.clips):
+        partial.append(f"{len(tested)} of {len(high.clips)} scenes have low resolution")
     return {
         "protocol": {k: getattr(protocol, k) for k in ("saved", "trim", "border")},
         "low": low.identity if low is not None else "",

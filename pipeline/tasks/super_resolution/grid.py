@@ -94,8 +94,8 @@ def resize_nearest(x: Tensor) -> Tensor:
 
     for axis in (2, 3):
         last = x.shape[axis] - 1
-        at = torch.arange(SCALE * x.shape[axis], device=x.device).add(1).div(SCALE, rounding_mode="floor")
-        x = x.index_select(axis, at.clamp(max=last))
+        nearest = torch.arange(SCALE * x.shape[axis], device=x.device).add(1).div(SCALE, rounding_mode="floor")
+        x = x.index_select(axis, nearest.clamp(max=last))
     return x
 
 

@@ -34,11 +34,11 @@ def score(
             frame = int(frames.frame[pair[1]])
             where = f"{predicted.path}, {clip} frame {frame}"
             images = [unit(s.image(r)[None], where) for s, r in zip((predicted, frames), pair, strict=True)]
-            found = list(metrics.values("frames", where, *(image[:, *region] for image in images)))
+            measured = list(metrics.values("frames", where, *(image[:, *region] for image in images)))
             if before and metrics.of("pairs"):
                 both = [np.concatenate(x) for x in zip(before, images, strict=True)]
-                found += metrics.values("pairs", where, *both, region, functools.partial(motion, pair[1] - 1))
-            rows += [(clip, frame, 0, metric, float(values[0]), 1.0) for metric, values in found]
+                measured += metrics.values("pairs", where, *both, region, functools.partial(motion, pair[1] - 1))
+            rows += [(clip, frame, 0, metric, float(values[0]), 1.0) for metric, values in measured]
             before = images
     return rows, {"windows": len(clips), "samples": 1, "flow": []}
 

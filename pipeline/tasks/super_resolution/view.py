@@ -35,8 +35,10 @@ DETAIL = 96  # px, side of the part of a scene that `picture` enlarges
 ABREAST = 5  # such parts side by side
 
 
-def show(store: Store, clip: str, folder: Path) -> None:
-    """Write every upscaled frame of a scene: `<frame>.png`, its `_error`, `sheet.png`, and `clip.mp4` beside the truth."""
+def show(store: Store, clip: str, folder: Path, sheets: Path) -> None:
+    """Write every upscaled frame of a scene, `<frame>.png`, to `folder`; to `sheets` its `_error`, `sheet.png`, and
+    `clip.mp4` beside the truth.
+    """
     frames = frames_of(store)
     rows = store.clips[clip]
     model = str(store.meta.get("model", store.path.stem))
@@ -54,12 +56,12 @@ def show(store: Store, clip: str, folder: Path) -> None:
             assert truth is not None and image is not None and error is not None
             name = f"{store.frame[row]:010d}"
             write_image(folder / f"{name}.png", image)
-            write_image(folder / f"{name}_error.png", error)
+            write_image(sheets / f"{name}_error.png", error)
             yield np.hstack([truth, image])
 
-    write_video(folder / "clip.mp4", pairs(), RATE)
+    write_video(sheets / "clip.mp4", pairs(), RATE)
     shown = [cells(row) for row in spread(rows, STEPS)]
-    write_image(folder / "sheet.png", sheet(shown, title_of(store, clip), error_legend()))
+    write_image(sheets / "sheet.png", sheet(shown, title_of(store, clip), error_legend()))
 
 
 def picture(fields: plan.Fields, protocol: Any, upscaled: dict[str, Store], path: str | Path) -> None:
@@ -104,8 +106,8 @@ def picture(fields: plan.Fields, protocol: Any, upscaled: dict[str, Store], path
     profiles: list[Cell] = []
     for label, images in shown.items():
         lines = []
-        for at, image in zip(numbers, images, strict=True):
-            if at == number:
+        for frame_number, image in zip(numbers, images, strict=True):
+            if frame_number == number:
                 parts.append((label, enlarged(image[part])))
             lines.append(image[top + side // 2, part[1]])
         middle = lines[max(len(lines) - DETAIL, 0) // 2 :][:DETAIL]

@@ -1,0 +1,70 @@
+"""Pictures of generated clips: their samples beside the true frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import plan
+from pipeline.drawing.encode import write_video
+from pipeline.drawing.images import write_image
+from pipeline.drawing.sheets import Cell, difference, display, sheet, spread, title_of, wrap
+from pipeline.errors import RetakeError
+from pipeline.store.frames import Store, frames_of
+from pipeline.tasks.animation import Protocol, clips
+
+STEPS = 8  # frames of a clip on a sheet
+CANDIDATES = 50  # windows among which `picture` looks for its own
+RATE = 10  # frames a second of an MP4
+
+
+def show(store: Store, clip: str, folder: Path) -> None:
+    """Write one window's generated frames, `<step>_sample<s>.png`, the true ones, `<step>_truth.png`, `sheet.png`, `clip.mp4`."""
+    frames = frames_of(store)
+    protocol = Protocol(task="animation", **store.meta["protocol"])
+    window = next((w for w in clips.windows(frames, protocol) if w.name == clip), None)
+    if window is None:
+        raise RetakeError(f"{store.path}: {frames.path} has no window {clip!r}: the predictions are of other frames")
+    rows = dict(enumerate(clips.target_rows(frames, window, protocol), start=1))
+    made = {(int(store.sample[row]), int(store.frame[row])): row for row in store.clips[clip]}
+    samples = sorted({sample for sample, _ in made})
+
+    def images(step: int) -> dict[str, np.ndarray]:
+        drawn = {f"sample {s}": display(store.image(made[s, step])) for s in samples}
+        return {"truth": display(frames.image(rows[step])), **drawn}
+
+    def cells(step: int) -> list[Cell]:
+        return [(f"{name}, {step}", image) for name, image in images(step).items()]
+
+    for step in rows:
+        for name, image in images(step).items():
+            write_image(folder / f"{step:04d}_{name.replace(' ', '')}.png", image)
+    shown = [cells(step) for step in spread(sorted(rows), STEPS)]
+    title = title_of(store, clip)
+    write_image(folder / "sheet.png", sheet([list(row) for row in zip(*shown, strict=True)], title))
+
+    def film() -> Iterator[np.ndarray]:
+        for step in sorted(rows):
+            yield sheet(wrap(cells(step)), title)
+
+    write_video(folder / "clip.mp4", film(), RATE)
+
+
+def picture(fields: plan.Fields, protocol: Any, predictions: dict[str, Store], path: str | Path) -> None:
+    """Write one PNG that shows what the rows of a table look like: the true frames, and below them each row's first sample.
+
+    `predictions`: label -> store. The window is the one, of up to `CANDIDATES` evenly spread over the test set, whose last true
+    frame differs from its first by the median.
+    """
+    frames = Store(fields["frames"])
+    windows = spread(clips.tested(frames, protocol), CANDIDATES)
+    change = [float(difference(*(frames.image(w.rows[i]) for i in (0, -1))).mean()) for w in windows]
+    window = windows[int(np.argsort(change, kind="stable")[len(change) // 2])]
+    steps = spread(list(range(1, protocol.horizon + 1)), STEPS)
+    rows: list[list[Cell]] = [[(f"truth {step}", display(frames.image(window.rows[step - 1]))) for step in steps]]
+    for label, store in predictions.items():
+        rows.append([(f"{label} {step}", display(store.image(store.row(window.name, step)))) for step in steps])
+    write_image(path, sheet(rows, f"{window.name}: the window of median change"))
