@@ -33,7 +33,7 @@ import numpy as np
 
 from pipeline import params
 from pipeline.errors import RetakeError, near, progress, run
-from pipeline.metrics import Undefined, cache, sets, squared, temporal
+from pipeline.metrics import Undefined, cache, left_out, mean, sets, squared, temporal
 from pipeline.sources.clips import Clip, clips, side, unit
 from pipeline.tables import intervals
 from pipeline.tasks.super_resolution import Protocol
@@ -100,6 +100,9 @@ def evaluate(
     if cut:
         sides = "a border left out" if cut.border == "cropped" else "no border left out"
         scores.notes["scored"] = f"protocol {protocol}: {cut.trim} frames at both ends of a clip and {sides}"
+    for name, by_clip in scores.values.items():
+        told = left_out(np.concatenate(list(by_clip.values())), modules[chosen[name].kind].NO_VALUE) if by_clip else ""
+        scores.notes[name] += f"; {told}" if told else ""
     return _table(list(pairs), scores.values, scores.whole, scores.notes | notes_of_pairs, shown)
 
 
@@ -353,7 +356,7 @@ def _table(
     shown: dict[str, Callable[[float], float]],
 ) -> str:
     def cell(metric: str, found: list[np.ndarray]) -> str:
-        return f"{shown[metric](float(np.concatenate(found).mean())):.4f}" if found else ""
+        return f"{shown[metric](float(mean(np.concatenate(found)))):.4f}" if found else ""
 
     rows = [["clip", *values]]
     for clip in names if len(names) > 1 else []:
