@@ -161,7 +161,10 @@ def load_tree(file: str | Path) -> dict[str, Any]:
     file = Path(file)
     if not file.is_file():
         raise RetakeError(f"no checkpoint {file}: check the name, or make it with `snakemake {file}`")
-    _whole(file)
+    try:
+        _whole(file)
+    except RetakeError as error:
+        raise RetakeError(f"{file} is no checkpoint, or damaged: {error}") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats, which are read all the same
