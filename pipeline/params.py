@@ -148,6 +148,7 @@ class Train(Strict):
         "all",
         description="all: every start of every clip is a training window; random: one window a clip, start and stride drawn anew each time",
     )
+    repeats: Count = Field(1, description="windows random: windows that are drawn of each clip in an epoch")
     max_stride: int = Field(
         1, ge=1, description="windows random: the largest step between the frames of a training clip"
     )
@@ -178,8 +179,10 @@ class Model(Strict):
     kind: str = Field(description="module of pipeline/models")
     network: Any = Field(None, description="what the weights depend on")
     train: Train | None = Field(None, description="null: nothing is trained (a baseline, or imported weights)")
-    checkpoint: str | None = Field(
-        None, description="published weights to import: a file, or a name in workflow/weights.csv; null: none"
+    checkpoint: str | dict[str, str] | None = Field(
+        None,
+        description="published weights to import: a file, or a name in workflow/weights.csv, or a mapping from the model's parts "
+        "to such where they are several files; null: none",
     )
     predict: Any = Field(None, description="settings of prediction alone; changing them never retrains")
 
@@ -210,6 +213,8 @@ class Model(Strict):
     @property
     def pretrained(self) -> list[str]:
         """The published files that training or importing reads: names in workflow/weights.csv, or the user's own paths."""
+        if isinstance(self.checkpoint, dict):
+            return list(self.checkpoint.values())
         return [self.checkpoint] if self.checkpoint is not None else []
 
     @property
