@@ -71,7 +71,8 @@ def claim(output: Path) -> None:
     """Say that this process makes a stage's first output; an earlier one that still runs then writes nothing any more."""
     global _claimed
     _claimed = None
-    file, token = (CLAIMS / str(output).replace("/", "~")).absolute(), uuid.uuid4().hex
+    name = str(output.with_suffix(".claim")).replace("/", "~")
+    file, token = (CLAIMS / name).absolute(), uuid.uuid4().hex
     with contextlib.suppress(OSError):  # a read-only tree: there is nothing to write over
         write_text(file, token)
         _claimed = file, token, output

@@ -104,6 +104,9 @@ def evaluate(
     if cut:
         sides = "a border left out" if cut.border == "cropped" else "no border left out"
         scores.notes["scored"] = f"protocol {protocol}: {cut.trim} frames at both ends of a clip and {sides}"
+    for name, by_clip in scores.values.items():
+        told = left_out(np.concatenate(list(by_clip.values())), modules[chosen[name].kind].NO_VALUE) if by_clip else ""
+        scores.notes[name] += f"; {told}" if told else ""
     return _table(list(pairs), scores.values, scores.whole, scores.notes | notes_of_pairs, shown)
 
 

@@ -6,12 +6,12 @@
 
 The store (`data/flow/<estimator>/<dataset>/<split>.arrow`) has a row for each frame whose successor by number is in the
 clip: the flow frame -> frame + 1, (height, width, 2) px, off by at most 0.0111 px (`store/flow.py`). An estimator whose
-`predict.export` is another than `pairs` writes what `tasks/flow/exports.py` says. The estimator `truth` takes exact flow from the dataset's archives; there pixels without flow are NaN. The second form takes two
-images; `.flo`, `.npy` or `.png` (KITTI's 16 bits), and a picture in the colours of Baker et al. Pairs run in parallel on
-all cores; order and bytes do not depend on their number. A network takes pairs of one size in batches of
-`compute.batch`, on the device and the threads of `compute`, while the cores decode the next frames and encode the last
-fields; its checkpoint is the one that the experiment's `trained_on` makes, and without an experiment the one of the
-dataset itself.
+`predict.export` is another than `pairs` writes what `tasks/flow/exports.py` says. The estimator `truth` takes exact
+flow from the dataset's archives; there pixels without flow are NaN. The second form takes two images; `.flo`, `.npy` or
+`.png` (KITTI's 16 bits), and a picture in the colours of Baker et al. Pairs run in parallel on all cores; order and
+bytes do not depend on their number. A network takes pairs of one size in batches of `compute.batch`, on the device and
+the threads of `compute`, while the cores decode the next frames and encode the last fields; its checkpoint is the one
+that the experiment's `trained_on` makes, and without an experiment the one of the dataset itself.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import pytest
 from pipeline.datasets import demo_sky
 from tests.engines import Project
 
-PINNED = "936d03e133d968b65ca821fb8dca3195f750bdcac60eae64a995a19b92b620e0"
+PINNED = "3cda379a7edbe6ef90264786b78bf37595515bbe87c3f279fe5b6184e2a4f9d0"
 
 
 def small() -> demo_sky.Params:

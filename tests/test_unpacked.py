@@ -158,9 +158,7 @@ def test_folders_give_the_same_frames_and_stay_as_they_are(
 
 def test_every_kind_is_here() -> None:
     """But the demo, which is rendered, and TecoGAN's videos, which are never packed."""
-    with_archives = {
-        kind for kind, module in params.registry("datasets").items() if getattr(module, "generate", None) is None
-    }
+    with_archives = {kind for kind, module in params.registry("datasets").items() if module.generate is None}
     assert with_archives - {kind for kind, *_ in KINDS} == {"tecogan_train"}
 
 

@@ -86,7 +86,7 @@ def render(split: str, place: int, k: int, height: int, width: int) -> list[np.n
     way = max(DRIFTS.values()) * (FRAMES - 1)
     h, w = height * SCALE, (width + 2 * way) * SCALE
     clear = ramp(SKY)[np.clip(np.arange(h) * 255 // h, 0, 255)][:, None]
-    cover = np.clip((fractal(f"{name} cover", h, w, [64, 32]) - 108) * 6, 0, 255)[..., None]
+    cover = np.clip((fractal(f"{name} cover", h, w, [64, 32]) - 64) * 2, 0, 255)[..., None]
     whole = (clear * (255 - cover) + ramp(CLOUDS)[fractal(f"{name} billows", h, w, [48, 24])] * cover) // 255
     whole = whole.reshape(height, SCALE, w // SCALE, SCALE, 3).sum(axis=(1, 3)) // SCALE**2
     lefts = [way - DRIFTS[k] * t for t in range(FRAMES)]  # both short videos of a sky begin with the same frame

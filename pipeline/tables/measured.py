@@ -75,10 +75,14 @@ def _lineage(p: Params, experiment: str, name: str, store: Store) -> dict[str, s
     model = p.models.get(name)
     if model is None:
         return told
-    if model.flow is not None:
+    if model.flow is not None and made.get("flow") != "":  # animation's models may draw their motion instead
         estimator = p.models[model.flow]
-        settings = ", ".join(f"{k} {v}" for k, v in flatten(estimator.predict.model_dump(mode="json")).items())
-        told["flow"] = f"by `{model.flow}` ({estimator.kind}: {settings}), {str(made.get('flow', ''))[:12]}"
+        predict = estimator.predict.model_dump(mode="json") if estimator.predict is not None else {}
+        settings = ": ".join(
+            [estimator.kind, *filter(None, [", ".join(f"{k} {v}" for k, v in flatten(predict).items())])]
+        )
+        of = f" of `{model.flow_of}`" if model.flow_of is not None else ""
+        told["flow"] = f"by `{model.flow}` ({settings}){of}, {str(made.get('flow', ''))[:12]}"
     if model.checkpoint is not None:
         told["training"] = f"imported from {model.checkpoint}"
     elif model.train is not None:
@@ -171,7 +175,7 @@ def _cell(
     if not whole.any():
         infinite = np.isinf(averaged).any()
         return Cell(
-            math.inf if infinite else math.nan, note="the mean is infinite" if infinite else "there are no values"
+            math.inf if infinite else math.nan, note="a value is infinite" if infinite else "there are no values"
         )
     averaged, counts = averaged[whole], counts[whole]
     windows = [window for window, counted in zip(windows, whole, strict=True) if counted]
@@ -199,7 +203,7 @@ def _cell(
 
 def _tell_units(row: Row) -> None:
     """Put the units of a row's intervals among its facts, those of the first cell; into its note what is otherwise."""
-    first = next(iter(row.cells.values()), Cell())
+    first = next((cell for cell in row.cells.values() if cell.unit), Cell())
     row.facts |= {"unit": first.unit, "units": str(first.units) if first.unit else ""}
     notes: dict[str, list[str]] = {}
     for name, cell in row.cells.items():
