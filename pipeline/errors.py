@@ -63,13 +63,8 @@ def progress(items: Iterable[T] | None = None, **options: Any) -> Any:
 
     if sys.stderr.isatty():
         return tqdm(items, dynamic_ncols=True, **options)
-<<<<<<< HEAD
-    often: dict[str, Any] = {"mininterval": MINUTE, "maxinterval": MINUTE, "delay": MINUTE, "leave": False}
-    return tqdm(items, file=_Lines(), ascii=True, ncols=100, **{**often, **options})
-=======
     options |= {"mininterval": MINUTE, "maxinterval": MINUTE, "delay": MINUTE, "leave": False}
     return tqdm(items, file=_Lines(), ascii=True, ncols=100, **options)
->>>>>>> main
 
 
 class _Lines:
