@@ -3,12 +3,17 @@
     python -m pipeline.animate sky.jpg --output sky.mp4
     python -m pipeline.animate photos/ --samples 4 --format gif --output clips/
     python -m pipeline.animate sky.jpg --model dtvnet_published --checkpoint data/weights/DTV_G.pth --output sheet.png
+    python -m pipeline.animate sky.jpg --model cinn_landscape --motion-from other.mp4 --output same_motion.gif
+    python -m pipeline.animate table.png --model cinn_push_control --endpoint 0.7 -0.1 0.25 --samples 8 --output sheet.png
 
 An output with a suffix is of one image: a video (.mp4, .mov, .mkv) or .gif with its samples side by side, or a .png with
 frames of all samples on a sheet. A folder gets for each image `<image>_<sample>.mp4` (`--format`: gif, or png for folders
 of frames) and `<image>_sheet.png`. Images may be of any size, grey, see-through (laid on white) or turned by EXIF. The network gets
 them at its own square size; the clip is brought back to the image's size, or stays square with `--size model`. The same
 seed gives the same clips.
+
+`--motion-from`: the motion of a video, a folder of PNG images or an array, in place of a drawn one. `--endpoint`: where motion
+shall end, in the dataset's units; sheets then show the last frames, with the point marked where the dataset knows its pixel.
 """
 
 from __future__ import annotations
@@ -16,16 +21,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline import compute, params, tasks, weights
 from pipeline.drawing.encode import SUFFIXES, write_gif, write_video
 from pipeline.drawing.images import write_image
-from pipeline.drawing.sheets import sheet, spread
+from pipeline.drawing.sheets import sheet, spread, wrap
 from pipeline.errors import RetakeError, log, progress, run
 from pipeline.params import Params
+from pipeline.registry import registry
+from pipeline.sources.clips import clips
 from pipeline.sources.images import read_any
 
 if TYPE_CHECKING:
@@ -35,6 +42,7 @@ DEFAULT = "dtvnet_demo"
 CHECKPOINTS = Path("data/checkpoints")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 SHOWN = 8  # frames of a clip on a sheet
+LARGE = 160  # pixels at a side of an image in which something is marked
 
 
 def main() -> None:
@@ -54,6 +62,12 @@ def main() -> None:
         "--size", choices=["image", "model"], default="image", help="size of the clips (default: image)"
     )
     parser.add_argument("--format", choices=["mp4", "gif", "png"], default="mp4", help="of clips in a folder")
+    parser.add_argument(
+        "--motion-from", type=Path, metavar="CLIP", help="a clip whose motion the images get: one sample"
+    )
+    parser.add_argument(
+        "--endpoint", type=float, nargs="+", metavar="X", help="where motion shall end, as the dataset measures it"
+    )
     args = parser.parse_args()
     for option in ("samples", "frames", "fps"):
         if getattr(args, option) < 1:
@@ -61,16 +75,17 @@ def main() -> None:
     images = found(args.images)
     single = bool(args.output.suffix) and not args.output.is_dir()
     check(args.output, images, single)
-    animator = Animator(params.load(), args.model, args.checkpoint)
+    animator = Animator(params.load(), args.model, args.checkpoint, args.motion_from, args.endpoint)
+    seeds = range(args.seed, args.seed + (args.samples if args.motion_from is None else 1))
     for path in progress(images, unit="image", desc="animate"):
         image = read_any(path)
-        clips = animator.clips(image, args.frames, range(args.seed, args.seed + args.samples))
+        made = animator.clips(image, args.frames, seeds)
         if args.size == "image":
-            clips = [resized(clip, image.shape[1], image.shape[0]) for clip in clips]
+            made = [resized(clip, image.shape[1], image.shape[0]) for clip in made]
         if single:
-            write_single(args.output, clips, path.name, args.fps)
+            write_single(args.output, made, path.name, args.fps, animator.mark)
         else:
-            write_all(args.output / path.stem, clips, args.format, args.fps)
+            write_all(args.output / path.stem, made, args.format, args.fps, animator.mark)
     log.info("animated %d images: %s", len(images), args.output)
 
 
@@ -78,7 +93,9 @@ def found(paths: list[Path]) -> list[Path]:
     """Return the images that are named, and those of the folders that are, by name. Raises RetakeError where there are none."""
     images: list[Path] = []
     for path in paths:
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES) if path.is_dir() else [path]
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES and p.name[0] != ".")
         if not inside:
             raise RetakeError(f"{path} has no images ({', '.join(IMAGES)})")
         images += inside
@@ -88,7 +105,7 @@ def found(paths: list[Path]) -> list[Path]:
 def check(output: Path, images: list[Path], single: bool) -> None:
     """Raise RetakeError when `output` cannot hold the clips of the images, or is there already: before anything is computed."""
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise RetakeError(f"{output} is there already: name another output, or delete it")
+        raise RetakeError(f"{output} is there already: name another output, or move it away")
     if not single:
         stems = [path.stem for path in images]
         twice = sorted({stem for stem in stems if stems.count(stem) > 1})
@@ -102,16 +119,54 @@ def check(output: Path, images: list[Path], single: bool) -> None:
 
 
 class Animator:
-    """A model with its weights. Raises RetakeError for one that cannot animate an image by itself."""
+    """A model with its weights, and what its clips have in common: the motion of a clip, where motion ends.
 
-    def __init__(self, p: Params, name: str, checkpoint: Path | None) -> None:
+    `mark`: where that is in a picture, (x, y) shares of its width and height; None where it is not known. Raises RetakeError for
+    a model that cannot animate an image with what is given.
+    """
+
+    def __init__(
+        self, p: Params, name: str, checkpoint: Path | None, motion: Path | None, endpoint: list[float] | None
+    ) -> None:
+        import torch
+
         model = tasks.model(p, name, "animation")
         if checkpoint is None and model.has_weights:
             checkpoint = only_checkpoint(name)
         self.name, self.device = name, compute.device(p)
         self.network, _ = weights.load_model(model, checkpoint, self.device)
-        if not self.network.stochastic or self.network.controlled:
+        if not self.network.stochastic:
             raise RetakeError(f"{name} draws no motion of its own: use it in an experiment")
+        if self.network.controlled != (endpoint is not None):
+            raise RetakeError(
+                f"{name} is told where motion shall end: give --endpoint"
+                if endpoint is None
+                else f"{name} knows no end points: leave --endpoint out"
+            )
+        self.inputs: dict[str, torch.Tensor] = {}
+        self.mark: tuple[float, float] | None = None
+        if motion is not None:
+            self.inputs["motion"] = self._motion(motion)
+        if endpoint is not None:
+            self.inputs["endpoint"] = torch.tensor([endpoint], device=self.device)
+            dataset = p.datasets.get(checkpoint.stem) if checkpoint is not None else None
+            seen = registry("datasets")[dataset.kind].seen if dataset is not None else None
+            self.mark = seen(endpoint) if seen is not None else None
+
+    def _motion(self, path: Path) -> Any:
+        """Return the one clip at a path, (1, n, 3, S, S) in [0,1]. Raises RetakeError for several, or a model that reads none."""
+        import torch
+
+        if self.network.motion != "frames":
+            raise RetakeError(f"{self.name} takes no motion from frames: leave --motion-from out")
+        there = clips(path)
+        if len(there) != 1:
+            raise RetakeError(f"{path} holds {len(there)} clips ({', '.join(list(there)[:5])}): name one of them")
+        images = next(iter(there.values())).read()
+        if images.dtype != np.uint8:
+            raise RetakeError(f"{path}: --motion-from takes 8-bit images")
+        small = resized(images, self.network.size, self.network.size)
+        return torch.from_numpy(small).permute(0, 3, 1, 2)[None].to(self.device).float() / 255
 
     def clips(self, image: np.ndarray, frames: int, seeds: range) -> list[np.ndarray]:
         """Return a clip (frames, H, W, 3) uint8 for each seed, at the network's size, that begins with the image.
@@ -126,7 +181,8 @@ class Animator:
         start = (small.to(self.device).float() / 255).expand(len(seeds), 1, -1, -1, -1)
 
         def generate(n: int) -> Tensor:
-            return self.network.predict(start, n, seeds=list(seeds))
+            inputs = {name: value.expand(len(seeds), *value.shape[1:]) for name, value in self.inputs.items()}
+            return self.network.predict(start, n, seeds=list(seeds), **inputs)
 
         with torch.no_grad():
             clips = tasks.part("animation", "predict").beginning(self.network, start, frames, "drawn", generate)
@@ -156,16 +212,19 @@ def resized(clip: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(i).resize((width, height), Image.Resampling.BILINEAR)) for i in clip])
 
 
-def write_single(output: Path, clips: list[np.ndarray], title: str, fps: int) -> None:
+Mark = tuple[float, float] | None
+
+
+def write_single(output: Path, clips: list[np.ndarray], title: str, fps: int, mark: Mark) -> None:
     """Write all clips of an image into one file: side by side, or on a sheet."""
     if output.suffix.lower() == ".png":
-        write_image(output, overview(clips, title))
+        write_image(output, overview(clips, title, mark))
         return
     write = write_gif if output.suffix.lower() == ".gif" else write_video
     write(output, np.concatenate(clips, axis=2), fps)
 
 
-def write_all(stem: Path, clips: list[np.ndarray], kind: str, fps: int) -> None:
+def write_all(stem: Path, clips: list[np.ndarray], kind: str, fps: int, mark: Mark) -> None:
     """Write each clip of an image, and their sheet, under names that begin with `stem`."""
     for sample, clip in enumerate(clips):
         where = stem.with_name(f"{stem.name}_{sample}")
@@ -175,14 +234,26 @@ def write_all(stem: Path, clips: list[np.ndarray], kind: str, fps: int) -> None:
         else:
             write: Callable[..., None] = write_gif if kind == "gif" else write_video
             write(where.with_name(f"{where.name}.{kind}"), clip, fps)
-    write_image(stem.with_name(f"{stem.name}_sheet.png"), overview(clips, stem.name))
+    write_image(stem.with_name(f"{stem.name}_sheet.png"), overview(clips, stem.name, mark))
 
 
-def overview(clips: list[np.ndarray], title: str) -> np.ndarray:
-    """Return a sheet with a row a clip, (height, width, 3) uint8."""
+def overview(clips: list[np.ndarray], title: str, mark: Mark) -> np.ndarray:
+    """Return a sheet with a row a clip, (height, width, 3) uint8; with a mark, of the last frames alone."""
+    if mark is not None:
+        return sheet(wrap([(f"sample {s}", marked(clip[-1], mark)) for s, clip in enumerate(clips)]), title)
     numbers = spread(range(len(clips[0])), SHOWN)
     rows = [[(f"sample {s}, {n + 1}", clip[n]) for n in numbers] for s, clip in enumerate(clips)]
     return sheet(rows, title)
+
+
+def marked(image: np.ndarray, mark: tuple[float, float]) -> np.ndarray:
+    """Return an image, made large enough to see it, with a cross at a place that is given in shares of its sides."""
+    import cv2
+
+    factor = max(-(-LARGE // min(image.shape[:2])), 1)
+    large = image.repeat(factor, 0).repeat(factor, 1)
+    x, y = (round(share * (side - 1)) for share, side in zip(mark, large.shape[1::-1], strict=True))
+    return cv2.drawMarker(large, (x, y), (255, 0, 255), cv2.MARKER_CROSS, LARGE // 8, 2)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipeline.errors import RetakeError
 from pipeline.params import Params
 
@@ -20,3 +22,13 @@ def device(p: Params) -> str:
             "compute.device is cuda, but torch finds no GPU here: set compute.device to auto or cpu in params.yaml"
         )
     return "cuda" if cuda and p.compute.device != "cpu" else "cpu"
+
+
+def lay_out(p: Params, network: Any) -> None:
+    """Lay the weights of convolutions out in memory as `compute.channels_last` asks for, of images and of clips."""
+    import torch
+
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for weight in network.parameters() if p.compute.channels_last else ():
+        if weight.dim() in layouts:
+            weight.data = weight.data.contiguous(memory_format=layouts[weight.dim()])

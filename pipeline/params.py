@@ -148,6 +148,7 @@ class Train(Strict):
         "all",
         description="all: every start of every clip is a training window; random: one window a clip, start and stride drawn anew each time",
     )
+    repeats: Count = Field(1, description="windows random: windows that are drawn of each clip in an epoch")
     max_stride: int = Field(
         1, ge=1, description="windows random: the largest step between the frames of a training clip"
     )
@@ -178,8 +179,10 @@ class Model(Strict):
     kind: str = Field(description="module of pipeline/models")
     network: Any = Field(None, description="what the weights depend on")
     train: Train | None = Field(None, description="null: nothing is trained (a baseline, or imported weights)")
-    checkpoint: str | None = Field(
-        None, description="published weights to import: a file, or a name in workflow/weights.csv; null: none"
+    checkpoint: str | dict[str, str] | None = Field(
+        None,
+        description="published weights to import: a file, or a name in workflow/weights.csv, or a mapping from the model's parts "
+        "to such where they are several files; null: none",
     )
     predict: Any = Field(None, description="settings of prediction alone; changing them never retrains")
 
@@ -210,6 +213,8 @@ class Model(Strict):
     @property
     def pretrained(self) -> list[str]:
         """The published files that training or importing reads: names in workflow/weights.csv, or the user's own paths."""
+        if isinstance(self.checkpoint, dict):
+            return list(self.checkpoint.values())
         return [self.checkpoint] if self.checkpoint is not None else []
 
     @property
@@ -463,6 +468,12 @@ def load(overrides: dict[str, Any] | None = None) -> Params:
 
     Raises RetakeError with one line for each key that is wrong: the file, the nearest right name.
     """
+    if "DVC_STAGE" in os.environ and Path("data").is_symlink():
+        raise RetakeError(
+            f"data is a link to {Path('data').resolve()}, and DVC tracks nothing behind a link: make data a folder, and let DVC keep "
+            "what is large elsewhere (`dvc config --local cache.dir /large/disk` and `dvc config --local cache.type symlink`); "
+            "Snakemake takes the link as it is"
+        )
     handed = os.environ.get(VARIABLE)
     if handed and overrides is None:
         return validate(_handed(Path(handed)), lambda keys: handed)

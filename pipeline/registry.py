@@ -31,6 +31,7 @@ OPTIONAL: dict[str, dict[str, Any]] = {
         "expected": lambda p, split: {},  # what is published: clips, frames
         "generate": None,  # makes the archives, for rendered datasets
         "truth": None,  # exact flow
+        "seen": None,  # where in a frame a measured point is
     },
     "models": {},
     "metrics": {

@@ -73,12 +73,16 @@ def import_published(p: Params, fields: plan.Fields) -> None:
 
     model = p.models[fields["model"]]
     network = params.registry("models")[model.kind].build(model)
-    assert model.checkpoint is not None
     claim(plan.path("train", **fields))
-    own = Path(model.checkpoint).exists() or tensorflow.is_checkpoint(model.checkpoint)
-    network.load_published((weights.load_file if own else weights.load)(model.checkpoint, check=True))
+    if isinstance(model.checkpoint, dict):
+        files = {part: name if Path(name).exists() else weights.path(name) for part, name in model.checkpoint.items()}
+        network.load_published({part: weights.load_saved(file) for part, file in files.items()})
+    else:
+        assert model.checkpoint is not None
+        own = Path(model.checkpoint).exists() or tensorflow.is_checkpoint(model.checkpoint)
+        network.load_published((weights.load_file if own else weights.load)(model.checkpoint, check=True))
     save(plan.path("train", **fields), p, fields, network.state_dict(), None, "", 0, [])
-    log.info("imported %s", model.checkpoint)
+    log.info("imported %s", ", ".join(model.pretrained))
 
 
 def save(
@@ -147,8 +151,7 @@ def train(p: Params, fields: plan.Fields, *, resume: bool = False, restart: bool
         raise RetakeError(f"models.{name}.train.batch {recipe.batch} cannot be shared by {fabric.world_size} processes")
     torch.manual_seed(recipe.seed)
     network = params.registry("models")[model.kind].build(model)
-    if p.compute.channels_last:
-        network = network.to(memory_format=torch.channels_last)
+    compute.lay_out(p, network)
     named = network.configure()
     module, *optimisers = fabric.setup(network, *named.values())
     task = tasks.part(model.task, "train")

@@ -237,7 +237,7 @@ def _model(p: Params, name: str | None, checkpoint: Path | None, tile: int | Non
         model = model.model_copy(update={"predict": settings})
     if not model.has_weights:
         return model, None
-    if checkpoint is None and model.checkpoint is not None:
+    if checkpoint is None and isinstance(model.checkpoint, str):
         own = Path(model.checkpoint)
         checkpoint = own if own.exists() else weights.path(model.checkpoint)
     if checkpoint is None:
@@ -256,8 +256,7 @@ def _network(p: Params, model: Model, network: Any, clip: Clip, done: int, state
             waiting.append(frame)
             yield torch.from_numpy(frame.image).to(device).permute(2, 0, 1)[None].float() / 255
 
-    if p.compute.channels_last:
-        network = network.to(memory_format=torch.channels_last)
+    compute.lay_out(p, network)
     first, saved = not done, time.monotonic()
     try:
         with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=p.compute.precision == "bf16-mixed"):

@@ -14,6 +14,7 @@ import torch
 from golden.fill import state_dict
 from torch import Tensor
 
+from pipeline.losses import vgg16
 from pipeline.metrics import frechet
 from pipeline.metrics.networks import i3d, vgg, videos
 
@@ -104,11 +105,14 @@ def cinn_lpips(case: Path, seed: int) -> None:
         "features." + name.partition(".")[2].partition(".")[2]: v for name, v in state.items() if name[:3] == "net"
     }
     heads = [state[f"lin{i}.model.1.weight"] for i in range(5)]
-    shift, scale = state["scaling_layer.shift"], state["scaling_layer.scale"]
     x, y = (torch.from_numpy(a[name]) for name in "ab")
-    close(vgg.lpips(trunk, heads, shift, scale, x, y), a["distance"], 1e-5, "distance")
-    close(vgg.lpips(trunk, heads, shift, scale, y, x), a["distance_ba"], 1e-5, "distance_ba")
-    for i, feature in enumerate(vgg.features(trunk, (x - shift) / scale)):
+    for name, own in (("shift", vgg16.SHIFT), ("scale", vgg16.SCALE)):
+        close(own, state[f"scaling_layer.{name}"].flatten(), 1e-6, name)
+    lpips = vgg16.Lpips(trunk, heads)
+    close(lpips(x, y, dropout=False), a["distance"], 1e-5, "distance")
+    close(lpips(y, x, dropout=False), a["distance_ba"], 1e-5, "distance_ba")
+    shift, scale = (state[f"scaling_layer.{name}"] for name in ("shift", "scale"))
+    for i, feature in enumerate(vgg16.features(trunk, (x - shift) / scale)):
         close(feature.mean((2, 3)), a[f"feature{i}_mean"], 1e-5, f"feature{i}_mean")
 
 

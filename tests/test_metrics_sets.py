@@ -15,6 +15,7 @@ import torchvision
 from pipeline import params, weights
 from pipeline.errors import RetakeError
 from pipeline.evaluate import evaluate
+from pipeline.losses import vgg16
 from pipeline.metrics import Undefined, cache, diversity, dtfvd, fid, fvd, sets
 from pipeline.metrics.networks import i3d, inception, vgg, videos
 from pipeline.sources import tensorflow
@@ -340,7 +341,7 @@ def test_every_fvd_resizes_and_scales_in_its_own_way(monkeypatch: pytest.MonkeyP
 def test_diversity_of_the_samples_of_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "load", lambda name, **_: {})
     monkeypatch.setattr(
-        vgg, "features", lambda state, images: [images, 2 * images]
+        vgg16, "features", lambda state, images: [images, 2 * images]
     )  # the taps; parity holds the real ones
     samples = natural(3, 2, 0).astype(np.float32) / 255
     metric = built(diversity, network="vgg", drop=None)

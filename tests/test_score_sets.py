@@ -16,8 +16,9 @@ from test_score import FRAMES, SIZE, copy, pan, read, toy, write_frames, write_p
 
 from pipeline import score, table, weights
 from pipeline.errors import RetakeError
+from pipeline.losses import vgg16
 from pipeline.metrics import cache, frechet, sets, temporal
-from pipeline.metrics.networks import inception, vgg
+from pipeline.metrics.networks import inception
 from pipeline.params import Params
 from pipeline.store.frames import Store, Writer
 from pipeline.tasks.prediction import clips as prediction
@@ -51,7 +52,7 @@ def cheap_networks(patch: pytest.MonkeyPatch, passes: list[int]) -> None:
     patch.setattr(weights, "load", lambda name, **_: {"w": torch.zeros(1)})
     patch.setattr(inception, "build", lambda state: Cheap())
     patch.setattr(sets, "i3d_scores", lambda variant, device: (means_of_clips, {"network": variant}))
-    patch.setattr(vgg, "features", lambda state, images: [images])
+    patch.setattr(vgg16, "features", lambda state, images: [images])
 
 
 def means_of_clips(x: torch.Tensor) -> torch.Tensor:

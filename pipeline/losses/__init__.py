@@ -1,1 +1,1 @@
-"""Losses that more than one model trains with."""
+"""What more than one model trains with: losses, the networks in them, augmentation, optimiser steps."""

@@ -87,6 +87,7 @@ def _vgg(device: str) -> Callable[[np.ndarray], float]:
     import torch
 
     from pipeline import weights
+    from pipeline.losses import vgg16
     from pipeline.metrics.networks import vgg, videos
 
     state = {name: value.to(device) for name, value in weights.load("vgg16").items()}
@@ -96,7 +97,7 @@ def _vgg(device: str) -> Callable[[np.ndarray], float]:
         for step in range(samples.shape[1]):  # the taps of a frame take 25 MB
             images = torch.from_numpy(samples[:, step].copy()).permute(0, 3, 1, 2).to(device)
             with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-                taps = vgg.features(state, vgg.diversity_input(2 * images - 1))
+                taps = vgg16.features(state, vgg.diversity_input(2 * images - 1))
             found.append(videos.vgg_diversity([t[None].cpu().numpy() for t in taps], len(samples)))
         return float(np.mean(found))
 

@@ -15,7 +15,7 @@ animation         predict(start (B, 1, 3, H, W), horizon, *, seeds) -> (B, horiz
 super_resolution  predict(iterator of (1, 3, h, w)) -> iterator of (1, 3, 4h, 4w), around [0,1]
 trained, any task configure() -> {name: optimiser}; training_step(batch (B, n, 3, h, w), state) -> {name: loss}
                   animation: the batch is a dict, `clip` (B, n, 3, h, w), and as far as the network reads them `flow` (B, n, 2,
-                  h, w) px and `endpoint` (B, values)
+                  h, w) px and `endpoint` (B, values); if wanted validate(batch) -> {name: loss}
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Network:
     """What a model may leave out, with what holds then: `class Mine(nn.Module, Network)`.
 
     `stochastic`: predictions of one input differ by their seeds. `context`: frames of one input.
-    Of animation, see above: `motion`, `draws_start`, `controlled`. `size`: sides of the square frames that it is made for, px.
+    Of animation, see above: `motion`, `draws_start`, `controlled`. `validated_with`: the motion of clips that are
+    made in training's validation, the true clip's own or drawn. `size`: side of the square frames that it takes, px.
     """
 
     stochastic = False
@@ -40,6 +41,7 @@ class Network:
     motion: Literal["flow", "frames"] | None = None
     draws_start = False
     controlled = False
+    validated_with: Literal["own", "drawn"] = "own"
     size: int | None = None
 
     def predicting(self) -> list[Any]:
@@ -63,6 +65,10 @@ class Network:
 
     def augment(self, clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return a training clip (n, h, w, 3) uint8 as the network shall see it."""
+        return clip
+
+    def prepare(self, clip: np.ndarray) -> np.ndarray:
+        """Return a validation clip (n, h, w, 3) uint8 as the network takes it: as `augment`, without chance."""
         return clip
 
     def load_published(self, state: Any) -> None:

@@ -5,9 +5,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import cv2
+import numpy as np
 from pydantic import Field
 
 from pipeline import params
@@ -17,11 +22,17 @@ from pipeline.sources.archives import Stream
 SPLITS = ("train", "val", "test")
 LICENCE = "iPER, for non-commercial research (Liu et al., ICCV 2019)"
 
+RESIZE = "cv2.INTER_LINEAR, to 256x256 first"
+SIDE = 256  # px, to which cINN resizes the videos before anything else
+
 EXPECTED = {"train": 138, "val": 26, "test": 42}
 
 
+Image = Callable[[], np.ndarray]
+
+
 class Params(params.Dataset):
-    """iPER; cINN: 256x256."""
+    """iPER; cINN: 256x256, tested at 64x64."""
 
     release: Literal[1024, 256] = Field(
         1024,
@@ -52,4 +63,18 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Stream]:
     """
     by_name = layout.videos(archives, r"(?P<clip>[0-9]{3}_[0-9]+_[0-9]+)\.(?i:mp4)", "006_1_1.mp4")
     chosen = list(dict.fromkeys(items(p, split)))
-    return [video.clip(name, member) for name, member in layout.listed(by_name, chosen, f"{split}.txt").items()]
+    streams = [video.clip(name, member) for name, member in layout.listed(by_name, chosen, f"{split}.txt").items()]
+    return [dataclasses.replace(stream, frames=functools.partial(_small, stream.frames)) for stream in streams]
+
+
+def _small(frames: Callable[[], Iterator[tuple[int, Image]]]) -> Iterator[tuple[int, Image]]:
+    """Yield frames at 256x256, where they are larger."""
+    for number, image in frames():
+        yield number, functools.partial(_at_most, image)
+
+
+def _at_most(image: Image) -> np.ndarray:
+    pixels = image()
+    if max(pixels.shape[:2]) <= SIDE:
+        return pixels
+    return cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)

@@ -98,8 +98,7 @@ class ARFlow(PWCLite, Network):
         if recipe.start is not None:
             from pipeline import weights
 
-            tree: Any = weights.load_tree(recipe.start)
-            self.load_published(tree["weights"] if "kind" in tree else weights.load_file(recipe.start))
+            self.load_published(weights.starting(recipe.start))
         layers, biases = (
             [p for name, p in self.named_parameters() if name.endswith(".bias") == bias] for bias in (False, True)
         )

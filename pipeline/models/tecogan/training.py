@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pipeline.errors import RetakeError
 from pipeline.losses.slim_vgg import NAMES as VGG_NAMES
 from pipeline.losses.slim_vgg import SlimVgg
+from pipeline.losses.updates import averaged
 from pipeline.models.base import Network
 from pipeline.models.tecogan import SCALE, Params, Train, ops
 from pipeline.models.tecogan.network import (
@@ -158,7 +159,10 @@ class TecoGAN(Recurrent, Network):
         """
         recipe = self._recipe()
         if recipe.start is not None:
-            self.start_from(starting_weights(recipe.start))
+            from pipeline import weights
+
+            state = weights.starting(recipe.start)
+            self.start_from(state if any(key.startswith("generator.") for key in state) else renamed(state))
         adam = TensorFlowAdam if recipe.adam == "tensorflow" else torch.optim.Adam
         return {
             part: adam(self.get_submodule(part).parameters(), lr=recipe.lr, betas=(0.9, 0.999), eps=1e-8)
@@ -218,16 +222,6 @@ class TecoGAN(Recurrent, Network):
         if self.p.train is None:
             raise ValueError("this model has no `train`: nothing says how to train it")
         return self.p.train
-
-
-def starting_weights(source: str) -> dict[str, Tensor]:
-    """Return the state dict of one of our checkpoints, or what a published one has of flow network and generator."""
-    from pipeline import weights
-
-    if Path(source).suffix != ".pt":
-        return renamed(tensorflow.read(source if tensorflow.holds(source) else weights.path(source)))
-    tree: Any = weights.load_tree(source)
-    return tree["weights"] if "kind" in tree else tree
 
 
 def learning_rate(share: float, first: float, last: float) -> float:
@@ -373,15 +367,6 @@ def _judged(
 def moving_average(average: Tensor, value: Tensor) -> Tensor:
     """Return the exponential moving average after one more value; it starts at 0 and is not corrected for that."""
     return DECAY * average + (1 - DECAY) * value
-
-
-def averaged(fabric: Any, tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Return the mean of each tensor over all processes, in one transfer."""
-    tensors = list(tensors)
-    if fabric.world_size == 1:
-        return tensors
-    mean = fabric.all_reduce(torch.cat([x.flatten() for x in tensors]), reduce_op="mean")
-    return [x.view_as(like) for x, like in zip(mean.split([x.numel() for x in tensors]), tensors, strict=True)]
 
 
 class TensorFlowAdam(torch.optim.Adam):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,37 @@ from pipeline import params
 
 if TYPE_CHECKING:
     from pipeline.plan import Build, Inputs
+
+
+# Distances of sets of clips that choose the best weights: {name: (kind of metric, its settings)}
+DISTANCES: dict[str, tuple[str, dict[str, Any]]] = {
+    "pfvd": ("fvd", {"variant": "kinetics", "drop": 20}),
+    "dtfvd": ("dtfvd", {"drop": 40}),
+}
+
+
+class Train(params.Train):
+    """Training whose best weights may be chosen by a distance of sets of clips."""
+
+    best: Literal["loss", "pfvd", "dtfvd"] = Field(
+        "loss",
+        description="what the best weights are chosen by. loss: the validation's loss; pfvd, dtfvd: the Fréchet distance of "
+        "validation clips, or the loss where its I3D's weights are not here",
+    )
+
+    @property
+    def distance(self) -> params.Metric | None:
+        """The metric that chooses the best weights; None: the loss does."""
+        if self.best == "loss" or self.validation is None:
+            return None
+        kind, settings = DISTANCES[self.best]
+        return params.registry("metrics")[kind].Params(kind=kind, **settings)
+
+    @property
+    def pretrained(self) -> list[str]:
+        """The published files that validation reads: names in workflow/weights.csv."""
+        metric = self.distance
+        return params.registry("metrics")[metric.kind].needs_weights(metric) if metric is not None else []
 
 
 class Protocol(params.Task):

@@ -62,8 +62,7 @@ class Run:
         self.device = compute.device(self.p)
         checkpoint = Path(self.fields["checkpoint"]) if self.model.has_weights else None
         self.network, self._digest = weights.load_model(self.model, checkpoint, self.device)
-        if self.p.compute.channels_last:
-            self.network = self.network.to(memory_format=torch.channels_last)
+        compute.lay_out(self.p, self.network)
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         self.clock = Clock(self.device)

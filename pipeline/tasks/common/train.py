@@ -33,7 +33,7 @@ class TrainingClips:
         self, store: Store, train: Train, augment: Callable[[np.ndarray, np.random.Generator], np.ndarray]
     ) -> None:
         self.store, self.train, self.augment = store, train, augment
-        self.windows = windows.windows(store, train.window, every=train.windows == "all")
+        self.windows = windows.windows(store, train.window, every=train.windows == "all") * train.repeats
         if len(self.windows) < train.batch:
             raise RetakeError(
                 f"{store.path} has {len(self.windows)} training windows, fewer than one batch of {train.batch}"
