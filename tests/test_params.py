@@ -130,4 +130,4 @@ def test_resolved_values_are_those_of_november_2026() -> None:
         for section in recipes.SECTIONS
     }
     digest = hashlib.sha256(json.dumps(frozen, sort_keys=True).encode()).hexdigest()
-    assert digest == "f80a0670080e0b7d388de22f0e04706f84183db9ce75bd784d33e272bb840aff"
+    assert digest == "1ce93fa94399a169f5b7db918680228d0871c7299f754da07e7717fbd4712b59"
