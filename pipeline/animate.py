@@ -93,9 +93,7 @@ def found(paths: list[Path]) -> list[Path]:
     """Return the images that are named, and those of the folders that are, by name. Raises RetakeError where there are none."""
     images: list[Path] = []
     for path in paths:
-        inside = [path]
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES and p.name[0] != ".")
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES) if path.is_dir() else [path]
         if not inside:
             raise RetakeError(f"{path} has no images ({', '.join(IMAGES)})")
         images += inside
@@ -105,7 +103,7 @@ def found(paths: list[Path]) -> list[Path]:
 def check(output: Path, images: list[Path], single: bool) -> None:
     """Raise RetakeError when `output` cannot hold the clips of the images, or is there already: before anything is computed."""
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise RetakeError(f"{output} is there already: name another output, or move it away")
+        raise RetakeError(f"{output} is there already: name another output, or delete it")
     if not single:
         stems = [path.stem for path in images]
         twice = sorted({stem for stem in stems if stems.count(stem) > 1})
@@ -180,15 +178,16 @@ class Animator:
         small = torch.from_numpy(resized(image[None], width, height).copy()).permute(0, 3, 1, 2)
         start = (small.to(self.device).float() / 255).expand(len(seeds), 1, -1, -1, -1)
 
+        inputs = {name: value.expand(len(seeds), *value.shape[1:]) for name, value in self.inputs.items()}
+
         def generate(n: int) -> Tensor:
-            inputs = {name: value.expand(len(seeds), *value.shape[1:]) for name, value in self.inputs.items()}
             return self.network.predict(start, n, seeds=list(seeds), **inputs)
 
         with torch.no_grad():
-            clips = tasks.part("animation", "predict").beginning(self.network, start, frames, "drawn", generate)
-        if not torch.isfinite(clips).all():
+            made = tasks.part("animation", "predict").beginning(self.network, start, frames, "drawn", generate)
+        if not torch.isfinite(made).all():
             raise RetakeError(f"{self.name} gives NaN or infinity: look at its training")
-        return list((clips.clamp(0, 1) * 255).round().byte().permute(0, 1, 3, 4, 2).cpu().numpy())
+        return list((made.clamp(0, 1) * 255).round().byte().permute(0, 1, 3, 4, 2).cpu().numpy())
 
 
 def only_checkpoint(name: str) -> Path:

@@ -121,11 +121,20 @@ def load_file(file: str | Path, *, check: bool = False) -> dict[str, Tensor]:
     others = [str(key) for key, value in tree.items() if not (isinstance(value, torch.Tensor) and isinstance(key, str))]
     if others:
         raise RetakeError(
-            f"{file} holds other things than tensors: {', '.join(others[:9])}. It is no checkpoint of a network"
+            f"{file} holds other things than tensors by name: {', '.join(others[:9])}. It is no checkpoint of a network"
         )
     while prefix := next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in tree)), None):
         tree = {key.removeprefix(prefix): value for key, value in tree.items()}
     return dict(tree)
+
+
+def load_saved(file: str | Path) -> dict[str, Any]:
+    """Return a published file as {"state_dict": its tensors by name}, with the "epoch" after which it was saved where it says so.
+
+    Raises RetakeError as `load_file`.
+    """
+    tree: Any = {} if Path(file).suffix == ".safetensors" else load_tree(file)
+    return {"state_dict": load_file(file)} | {key: value for key, value in tree.items() if key == "epoch"}
 
 
 def _safetensors(file: Path) -> dict[str, Tensor]:
@@ -154,14 +163,6 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_saved(file: str | Path) -> dict[str, Any]:
-    """Return a published file as {"state_dict": its tensors by name}, with the "epoch" after which it was saved where it says so.
-
-    Raises RetakeError as `load_file`.
-    """
-    return {"state_dict": load_file(file)} | {key: value for key, value in load_tree(file).items() if key == "epoch"}
-
-
 def load_tree(file: str | Path) -> dict[str, Any]:
     """Return what a checkpoint holds, tensors on the CPU; raises RetakeError as `load_file`."""
     import torch
@@ -169,10 +170,7 @@ def load_tree(file: str | Path) -> dict[str, Any]:
     file = Path(file)
     if not file.is_file():
         raise RetakeError(f"no checkpoint {file}: check the name, or make it with `snakemake {file}`")
-    try:
-        _whole(file)
-    except RetakeError as error:
-        raise RetakeError(f"{file} is no checkpoint, or damaged: {error}") from None
+    _whole(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats, which are read all the same
@@ -350,7 +348,8 @@ def starting(source: str, *, best: bool = False) -> dict[str, Tensor]:
     """
     own = Path(source).suffix == ".pt" or Path(source).exists() or tensorflow.holds(source)
     file = Path(source) if own else path(source)
-    tree: Any = {} if tensorflow.holds(file) else load_tree(file)
+    foreign = tensorflow.holds(file) or file.suffix == ".safetensors"
+    tree: Any = {} if foreign else load_tree(file)
     if "kind" in tree:
         return (best and tree["best"]) or tree["weights"]
     return load_file(file)

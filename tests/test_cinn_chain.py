@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline import params, plan, recipes
-from tests.engines import Project
+from pipeline.sources import layout
+from tests.engines import ROOT, Project
+
+LISTS = "pipeline/datasets/sky_timelapse"
 
 PUSH = {
     "stage1": "cinn_push_stage1-demo_push",
@@ -91,7 +95,7 @@ def test_the_chain_in_both_engines_gives_the_same_bytes(tmp_path: Path) -> None:
         done = run()
         assert done.returncode == 0, done.stdout + done.stderr
         assert project.rows("results/demo_push_metrics.csv").keys() == {
-            (name, True) for name in ("start", "cinn_push_stage1", "cinn_push", "cinn_push_control")
+            (name, True) for name in ("Start frame", "cINN (w/o cINN)", "cINN", "cINN, end point given")
         }
     for file in (
         *(f"data/checkpoints/{name}/demo_push.pt" for name in ("cinn_push_stage1", "cinn_push_encoder", "cinn_push")),
@@ -103,3 +107,81 @@ def test_the_chain_in_both_engines_gives_the_same_bytes(tmp_path: Path) -> None:
     project = projects[0]
     project.edit({"models.cinn_push_encoder.train.kl": 1e-3})
     assert project.rules().count("train") == 3
+
+
+# Real samples
+
+TINY: dict[str, Any] = {"channel_factor": 8, "channels": [16] * 5}
+CUT: dict[str, Any] = {"max_steps": 1, "batch": 2, "validation": None}
+
+
+def flat(key: str, value: Any) -> dict[str, Any]:
+    """Return the leaves of nested mappings by their dotted keys."""
+    if not isinstance(value, dict):
+        return {key: value}
+    return {leaf: v for name, part in value.items() for leaf, v in flat(f"{key}.{name}", part).items()}
+
+
+def cut(stage1: str, encoder: str, flow: str, size: int, norm: str) -> dict[str, Any]:
+    """Return changes of params.yaml that make a recipe of the paper's end in one step of small networks."""
+    first, second = {"size": size, **TINY}, {"size": size, "z_dim": size, "norm": norm, "width": 4}
+    recipe = {**CUT, "perceptual": 0.0}
+    return {
+        **flat(f"models.{stage1}", {"network": first, "train": {**recipe, "best": "loss"}}),
+        **flat(f"models.{encoder}", {"network": second, "train": recipe}),
+        **flat(f"models.{flow}.network", {"blocks": 2, "width": 16, "stage1": first, "encoder": second}),
+        **flat(f"models.{flow}.train", {**CUT, "best": "loss"}),
+        "compute.threads": 1,
+        "compute.workers": 0,
+        "tracking.mlflow": False,
+    }
+
+
+@pytest.mark.slow
+def test_real_records_from_the_archive_to_the_table(shared: Path, tmp_path: Path) -> None:
+    project = Project(
+        tmp_path / "p",
+        cut("cinn_stage1", "cinn_ae", "cinn", 64, "in")
+        | {"datasets.bair.archives": "present", "experiments.bair.metrics": {"psnr": {"kind": "psnr"}}},
+    )
+    data = (shared / "data/bair_tfrecord_sample/traj_0_to_1.tfrecords").read_bytes()
+    for name in ("train/traj_512_to_767", "test/traj_0_to_255"):  # unpacked: the whole tar's checksum is known
+        file = project.folder / f"data/raw/bair/bair_robot_pushing_dataset_v0/softmotion30_44k/{name}.tfrecords"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(data)
+    done = project.snakemake("--", "results/bair_metrics.csv")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = project.rows("results/bair_metrics.csv")
+    assert {name for name, measured in rows if measured} == {"Start frame", "cINN (w/o cINN)", "cINN"}
+    assert "Partial data" in (project.folder / "results/bair_metrics.md").read_text()
+
+
+@pytest.mark.slow
+def test_real_landscapes_from_the_archive_to_the_table(shared: Path, tmp_path: Path) -> None:
+    """As in the archive, resized and cropped in training, at 128x128 in the test."""
+    names = {split: layout.lines((ROOT / LISTS / f"cinn_{split}.txt").read_text())[:2] for split in ("train", "test")}
+    project = Project(
+        tmp_path / "p",
+        cut("cinn_landscape_stage1", "cinn_landscape_ae", "cinn_landscape", 128, "bn")
+        | {
+            "datasets.sky_timelapse_cinn.archives": "present",
+            "experiments.landscape.metrics": {"psnr": {"kind": "psnr"}},
+            "protocols.cinn_landscape.starts": 1,
+            "protocols.cinn_landscape.samples": 1,
+        },
+    )
+    archive = project.folder / "data/raw/sky_timelapse/sky_timelapse.zip"
+    archive.parent.mkdir(parents=True)
+    samples = sorted((shared / "data/landscape_clips").glob("sample*"))
+    with zipfile.ZipFile(archive, "w") as out:
+        for split, clips in names.items():
+            for clip, sample in zip(clips, samples, strict=False):
+                for file in sample.glob("*.jpg"):
+                    out.write(file, f"sky_{split}/{clip}/{clip.split('/')[0]}_frames_{int(file.stem[5:]):08d}.jpg")
+    project.forget_lengths()
+    done = project.snakemake("--", "results/landscape_metrics.csv")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = project.rows("results/landscape_metrics.csv")
+    assert {name for name, measured in rows if measured} == {"Start frame", "cINN"}
+    assert ("DTVNet", False) in {(name.split(" ")[0], measured) for name, measured in rows}
+    assert "compared with true frames 1 earlier" in (project.folder / "results/landscape_metrics.md").read_text()

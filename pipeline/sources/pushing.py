@@ -28,7 +28,7 @@ def episodes(archives: list[Path], split: str) -> list[Stream]:
     `split`: test is the folder of that name, val the file traj_256_to_511 of train, train the rest. Raises RetakeError for an archive that is damaged or of another layout; a record's own checksum is compared when it
     is read.
     """
-    found = []
+    streams = []
     episode = functools.lru_cache(maxsize=2)(_episode)  # its frames and positions are asked for one after the other
     for archive in archives:
         files = [(m, span) for name, span in tars.members(archive).items() if (m := FILE.fullmatch(name))]
@@ -43,10 +43,10 @@ def episodes(archives: list[Path], split: str) -> list[Stream]:
                 for number, record in enumerate(tfrecord.records(span), 1):
                     name = f"{match[2]}/{number}"
                     read = functools.partial(episode, record, f"{archive}: {match[0]}, episode {number}")
-                    found.append(
+                    streams.append(
                         Stream(name, source, functools.partial(_frames, read), functools.partial(_positions, read))
                     )
-    return found
+    return streams
 
 
 def _split(match: re.Match[str]) -> str:

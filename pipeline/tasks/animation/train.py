@@ -29,9 +29,7 @@ class TrainingClips(train.TrainingClips):
             )
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
-        """Return `clip` (n, 3, h, w) uint8, or as the network changes it, and as far as they are read `flow` (n, 2, h, w) px and
-        `endpoint` (values,), float32.
-        """
+        """Return `clip` (n, 3, h, w) uint8, or as the network changes it, and if read `flow` (n, 2, h, w) px and `endpoint` (values,), float32."""
         import torch
 
         clip, positions, rng = self.drawn(item)
