@@ -8,6 +8,7 @@ needs no locks, which network disks mostly do not keep, and holds between machin
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import os
@@ -45,8 +46,10 @@ def atomic(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         _keep_claim()
         temporary.replace(path)
-    except OSError as error:
-        if error.filename in (None, str(temporary)):  # writes that fail name no file: a full disk must be known by one
+    except OSError as error:  # writes that fail name no file: a full disk must be known by one
+        if error.errno is None and "No space left" in str(error):  # pyarrow's
+            raise OSError(errno.ENOSPC, str(error), str(path)) from None
+        if error.errno is not None and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
     finally:
@@ -68,7 +71,8 @@ def claim(output: Path) -> None:
     """Say that this process makes a stage's first output; an earlier one that still runs then writes nothing any more."""
     global _claimed
     _claimed = None
-    file, token = (CLAIMS / str(output).replace("/", "~")).absolute(), uuid.uuid4().hex
+    name = str(output.with_suffix(".claim")).replace("/", "~")
+    file, token = (CLAIMS / name).absolute(), uuid.uuid4().hex
     with contextlib.suppress(OSError):  # a read-only tree: there is nothing to write over
         write_text(file, token)
         _claimed = file, token, output

@@ -63,8 +63,8 @@ def progress(items: Iterable[T] | None = None, **options: Any) -> Any:
 
     if sys.stderr.isatty():
         return tqdm(items, dynamic_ncols=True, **options)
-    often: dict[str, Any] = {"mininterval": MINUTE, "maxinterval": MINUTE, "delay": MINUTE, "leave": False}
-    return tqdm(items, file=_Lines(), ascii=True, ncols=100, **often, **options)
+    options |= {"mininterval": MINUTE, "maxinterval": MINUTE, "delay": MINUTE, "leave": False}
+    return tqdm(items, file=_Lines(), ascii=True, ncols=100, **options)
 
 
 class _Lines:
@@ -129,8 +129,6 @@ def explain(error: OSError) -> str:
     """Return what an operating system's error means for the user: full disk, read-only folder, or its own words."""
     where = error.filename or ""
     number = error.errno
-    if number is None and "No space left" in str(error):  # pyarrow's errors carry no errno
-        number = errno.ENOSPC
     if number == errno.ENOSPC:
         folder = Path(where).parent
         free = f" ({shutil.disk_usage(folder).free / 2**20:.0f} MiB free)" if where and folder.exists() else ""

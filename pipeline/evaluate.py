@@ -11,7 +11,7 @@ float in [0,1]. Clips are paired by name (those of an array are 000000, 000001, 
 in the natural order of their names, whose numbers must be the same; counting from 0 and from 1 is one. What a metric is stands under `profiles` in params.yaml: a bare name is that of
 the profile asked for, `clean` where none is. A protocol of super-resolution leaves out the ends of scenes and the border that it
 does not score. Metrics of frames (and of neighbouring frames) are averaged over a clip, and in
-the last row over all frames; FID, FVD and DTFVD are of the whole set, and their features are kept in data/features. What a
+the last row over all frames, without those that have no finite value; FID, FVD and DTFVD are of the whole set, and their features are kept in data/features. What a
 cell is stands below the table.
 """
 
@@ -33,7 +33,7 @@ import numpy as np
 
 from pipeline import params
 from pipeline.errors import RetakeError, near, progress, run
-from pipeline.metrics import Undefined, cache, sets, squared, temporal
+from pipeline.metrics import Undefined, cache, left_out, mean, sets, squared, temporal
 from pipeline.sources.clips import Clip, clips, side, unit
 from pipeline.tables import intervals
 from pipeline.tasks.super_resolution import Protocol
@@ -97,9 +97,16 @@ def evaluate(
     shown: dict[str, Callable[[float], float]] = {
         name: squared.decibel if modules[m.kind].MEAN is not None else float for name, m in chosen.items()
     }
+    for name, of_clips in scores.values.items():
+        if of_clips:
+            text = left_out(np.concatenate(list(of_clips.values())), modules[chosen[name].kind].NO_VALUE)
+            scores.notes[name] += f"; {text}" if text else ""
     if cut:
         sides = "a border left out" if cut.border == "cropped" else "no border left out"
         scores.notes["scored"] = f"protocol {protocol}: {cut.trim} frames at both ends of a clip and {sides}"
+    for name, by_clip in scores.values.items():
+        told = left_out(np.concatenate(list(by_clip.values())), modules[chosen[name].kind].NO_VALUE) if by_clip else ""
+        scores.notes[name] += f"; {told}" if told else ""
     return _table(list(pairs), scores.values, scores.whole, scores.notes | notes_of_pairs, shown)
 
 
@@ -353,7 +360,7 @@ def _table(
     shown: dict[str, Callable[[float], float]],
 ) -> str:
     def cell(metric: str, found: list[np.ndarray]) -> str:
-        return f"{shown[metric](float(np.concatenate(found).mean())):.4f}" if found else ""
+        return f"{shown[metric](float(mean(np.concatenate(found)))):.4f}" if found else ""
 
     rows = [["clip", *values]]
     for clip in names if len(names) > 1 else []:

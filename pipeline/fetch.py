@@ -128,7 +128,7 @@ def sources(path: Path, *, key: str = "dataset", extra: tuple[str, ...] = ()) ->
     """
     columns = [key, "file", "url", "mirror", "bytes", "sha256", "licence", "login", "note", *extra]
     try:
-        lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
+        lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
         table = [(lines.line_num, values) for values in lines]
     except FileNotFoundError:
         raise RetakeError(f"no {path} in {Path.cwd()}: run from the project's folder") from None

@@ -121,7 +121,7 @@ def load_file(file: str | Path, *, check: bool = False) -> dict[str, Tensor]:
     others = [str(key) for key, value in tree.items() if not (isinstance(value, torch.Tensor) and isinstance(key, str))]
     if others:
         raise RetakeError(
-            f"{file} holds other things than tensors by name: {', '.join(others[:9])}. It is no checkpoint of a network"
+            f"{file} holds other things than tensors: {', '.join(others[:9])}. It is no checkpoint of a network"
         )
     while prefix := next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in tree)), None):
         tree = {key.removeprefix(prefix): value for key, value in tree.items()}
@@ -170,7 +170,10 @@ def load_tree(file: str | Path) -> dict[str, Any]:
     file = Path(file)
     if not file.is_file():
         raise RetakeError(f"no checkpoint {file}: check the name, or make it with `snakemake {file}`")
-    _whole(file)
+    try:
+        _whole(file)
+    except RetakeError as error:
+        raise RetakeError(f"{file} is no checkpoint, or damaged: {error}") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats, which are read all the same

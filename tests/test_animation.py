@@ -374,9 +374,10 @@ def test_from_frames_to_a_table_and_pictures(frames: Store) -> None:
     steps = Path("results/toy_steps.csv").read_text()
     assert "mine,psnr,4,inf" in steps
     store = Store("data/predictions/toy/start.arrow")
-    view.shown(store)(store, "a/a_2:0", Path("shown"))
-    assert {f.name for f in Path("shown").iterdir()} == {
-        "sheet.png", "clip.mp4", *(f"{s:04d}_{what}.png" for s in range(1, 5) for what in ("truth", "sample0"))
+    view.shown(store)(store, "a/a_2:0", Path("shown"), Path("beside"))
+    assert {f.name for f in Path("shown").iterdir()} == {f"{s:04d}.png" for s in range(1, 5)}
+    assert {f.name for f in Path("beside").iterdir()} == {
+        "sheet.png", "clip.mp4", *(f"{s:04d}_truth.png" for s in range(1, 5))
     }  # fmt: skip
     assert Path("results/toy.png").stat().st_size > 1000
 

@@ -14,7 +14,7 @@ import pytest
 from pipeline.datasets import demo_sky
 from tests.engines import Project
 
-PINNED = "3cda379a7edbe6ef90264786b78bf37595515bbe87c3f279fe5b6184e2a4f9d0"
+PINNED = "4f3b2ba5df7ce445256a4d74647af674c8008f9df8f9ea800db1e1538d8b89c1"
 
 
 def small() -> demo_sky.Params:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -771,3 +772,28 @@ def test_command_line(tmp_path: Path, two_images: list[Path]) -> None:
     assert failed.returncode == 1
     assert failed.stderr.strip() == "error: flow is estimated between two images, 1 given: A.png"
     assert not (tmp_path / "other.flo").exists()
+
+
+def test_two_images_are_not_overwritten(tmp_path: Path, two_images: list[Path]) -> None:
+    before = [path.read_bytes() for path in two_images]
+    for output, picture in ((two_images[0], None), (tmp_path / "f.flo", two_images[1])):
+        with pytest.raises(RetakeError, match=r"[AB]\.png exists: nothing is overwritten"):
+            stage.make_pair(MODELS["dis"], two_images, output, picture)
+    assert [path.read_bytes() for path in two_images] == before
+    assert not (tmp_path / "f.flo").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.flo", struct.pack("<fii", 202021.25, 60000, 60000), "claims to be 60000x60000"),
+        ("a.flo", struct.pack("<fii", 202021.25, -5, 3) + bytes(99), "claims to be -5x3"),
+        ("a.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 60000, 60000) + bytes(20), "claims to be 60000x60000"),
+        ("a.png", b"", "is no PNG or JPEG image"),
+    ],
+)  # fmt: skip
+def test_headers_of_flow_files_are_not_believed(tmp_path: Path, name: str, data: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    read = files.read_flo if name == "a.flo" else files.read_kitti
+    with pytest.raises(RetakeError, match=rf"{re.escape(name)}:? {words}"):
+        read(tmp_path / name)

@@ -113,6 +113,9 @@ def test_a_next_frame_that_is_not_finite_is_refused(project: params.Params, monk
     with pytest.raises(RetakeError, match=r"copy_last predicts NaN or infinity for the frame after b\.png"):
         next_frame(project, "copy_last", [Path("a.png"), Path("b.png")], None, Path("next.png"))
     assert not Path("next.png").exists()
+    inputs = [Path("a.png"), Path("b.png")]
+    with pytest.raises(RetakeError, match=r"b\.png exists: nothing is overwritten"):
+        next_frame(project, "copy_last", inputs, None, inputs[1])
     with pytest.raises(RetakeError, match="dis is a flow model: name one of the task prediction"):
         next_frame(project, "dis", [Path("a.png")], None, Path("next.png"))
 

@@ -20,6 +20,7 @@ from pipeline.losses import vgg16
 from pipeline.metrics import cache, frechet, sets, temporal
 from pipeline.metrics.networks import inception
 from pipeline.params import Params
+from pipeline.store import scores
 from pipeline.store.frames import Store, Writer
 from pipeline.tasks.prediction import clips as prediction
 from tests.conftest import furnish
@@ -218,15 +219,12 @@ def test_the_table_prints_them_beside_the_others(project: Params) -> None:
 
 def test_sets_of_four_clips_have_an_interval_by_the_jackknife(project: Params) -> None:
     """0, .1, .2 and .3 more without each clip: pseudo-values with three times that deviation, 3 · .129099."""
-    import pyarrow.parquet as pq
-
     path = Path("data/scores/toy/copy_last.parquet")
-    scores = pq.read_table(path)
-    meta = json.loads(scores.schema.metadata[b"retake"])
+    columns, meta = scores.read(path)
     rows, _ = read(path)
     value = np.mean([rows["", "fid", 0, sample] for sample in (0, 1)])
     meta["sets"]["fid"] |= {"sizes": [3, 3, 3, 3], "without": [value + x for x in (0, 0.1, 0.2, 0.3)]}
-    pq.write_table(scores.replace_schema_metadata({"retake": json.dumps(meta)}), path)
+    scores.write(path, list(zip(*columns.values(), strict=True)), meta)
     table.make(project, "toy")
     half = 3.182446 * 3 * 0.129099 / 2
     copy_last = lines()[0]
@@ -235,13 +233,10 @@ def test_sets_of_four_clips_have_an_interval_by_the_jackknife(project: Params) -
 
 
 def test_rows_of_different_metrics_never_share_a_column(project: Params) -> None:
-    import pyarrow.parquet as pq
-
     path = Path("data/scores/toy/flow_warp.parquet")
-    scores = pq.read_table(path)
-    meta = json.loads(scores.schema.metadata[b"retake"])
+    columns, meta = scores.read(path)
     meta["metrics"]["fid"] |= {"identity": "0" * 8, "settings": {"name": "another FID"}}
-    pq.write_table(scores.replace_schema_metadata({"retake": json.dumps(meta)}), path)
+    scores.write(path, list(zip(*columns.values(), strict=True)), meta)
     with pytest.raises(RetakeError, match=r"fid of flow_warp is .*another FID.*that of copy_last.*do not compare"):
         table.make(project, "toy")
 

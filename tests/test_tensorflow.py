@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.errors import RetakeError
-from pipeline.sources import tensorflow
+from pipeline.sources import tars, tensorflow
 
 DTYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
 
@@ -198,3 +200,32 @@ def test_crc32c_of_the_standard() -> None:
     rng = np.random.default_rng(1)
     long = rng.bytes(100_003)  # longer than the lanes
     assert tensorflow.masked_crc(long) == tf_writer.crc(long)
+
+
+# Archives that are larger than they look
+
+
+def packed(path: Path, members: dict[str, int], header: bytes = b"") -> Path:
+    """Write a gzipped tar of members of zeros, (name, size), behind some bytes of a header."""
+    with gzip.open(path, "wb", compresslevel=9) as out:
+        out.write(header)
+        for name, size in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = size
+            out.write(info.tobuf())
+            for start in range(0, size, 1 << 20):
+                out.write(bytes(min(1 << 20, size - start)))
+            out.write(bytes(-size % 512 + 1024))
+    return path
+
+
+def test_a_packed_archive_is_read_within_the_limits(tmp_path: Path) -> None:
+    bomb = packed(tmp_path / "bomb.tar.gz", {"model.ckpt": 64 << 20})
+    with pytest.raises(RetakeError, match=r"bomb\.tar\.gz is not a whole tar archive: it is truncated, or unpacks to"):
+        tensorflow.holds(bomb)
+    pax = tarfile.TarInfo("pax")
+    pax.type, pax.size = tarfile.XHDTYPE, 32 << 20
+    (tmp_path / "pax.tar").write_bytes(pax.tobuf(tarfile.GNU_FORMAT) + bytes(32 << 20))
+    with pytest.raises(RetakeError, match=r"pax\.tar is not a whole tar archive: a header of it claims"):
+        tars.members(tmp_path / "pax.tar")
+    assert not tensorflow.holds(tmp_path / "pax.tar")

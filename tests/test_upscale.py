@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import itertools
 import json
 import logging
@@ -34,7 +36,7 @@ from pipeline.models.tecogan.training import TecoGAN
 from pipeline.params import Params
 from pipeline.sources.images import read_frame
 from tests.conftest import ROOT, resolved
-from tests.layouts_zips import coded, number, write_video
+from tests.layouts_zips import coded, number, turned, write_video
 
 HEIGHT, WIDTH = 12, 16
 
@@ -268,9 +270,9 @@ def test_kill_9_leaves_whole_pngs_and_the_same_result(p: Params, checkpoint: Pat
 # Videos
 
 
-def with_tone(path: Path, video: Path, codec: str = "aac", seconds: float = 1.0) -> Path:
+def with_tone(path: Path, video: Path, codec: str = "aac", seconds: float = 1.0, **options: str) -> Path:
     """Write a video anew with the same time stamps, and a tone before it."""
-    with av.open(str(video)) as source, av.open(str(path), "w") as out:
+    with av.open(str(video)) as source, av.open(str(path), "w", options=options) as out:
         picture = source.streams.video[0]
         stream: Any = out.add_stream("libx264", rate=picture.average_rate)
         stream.height, stream.width, stream.pix_fmt = picture.height, picture.width, "yuv420p"
@@ -628,3 +630,128 @@ def test_the_command(p: Params, checkpoint: Path, small: Path, tmp_path: Path) -
     assert done.returncode == 1
     assert "out.mp4 exists" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# Tracks, times and shapes of videos
+
+
+def upscaled(p: Params, source: Path, output: Path) -> Path:
+    upscale.upscale(p, source, output, None, "nearest")
+    return output
+
+
+def test_languages_default_track_subtitles_and_title_are_kept(
+    p: Params, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture = write_video(tmp_path / "picture.mkv", (coded(n) for n in range(25)), "libx264")
+    tones = [with_tone(tmp_path / f"{name}.mkv", picture, seconds=0.9) for name in ("eng", "fra")]
+    (tmp_path / "words.srt").write_text("1\n00:00:00,100 --> 00:00:00,600\nbonjour\n")
+    source = tmp_path / "in.mkv"
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(av.open(str(source), "w"))
+        film: Any = out.add_stream("libx264", rate=25)
+        film.height, film.width, film.pix_fmt = 32, 48, "yuv420p"
+        parts = [stack.enter_context(av.open(str(path))) for path in (*tones, tmp_path / "words.srt")]
+        streams: list[Any] = [*(part.streams.audio[0] for part in parts[:2]), parts[2].streams.subtitles[0]]
+        copies = [out.add_stream_from_template(stream) for stream in streams]
+        for copy, language, mark in zip(copies, ("eng", "fra", "fra"), (0, 1, 0), strict=True):
+            copy.metadata["language"] = language
+            copy.disposition = mark
+        out.metadata["title"] = "A title"
+        for n in range(25):
+            out.mux(film.encode(av.VideoFrame.from_ndarray(coded(n), format="rgb24")))
+        out.mux(film.encode(None))
+        for part, stream, copy in zip(parts, streams, copies, strict=True):
+            for packet in part.demux(stream):
+                if packet.dts is not None:
+                    packet.stream = copy
+                    out.mux(packet)
+    with av.open(str(upscaled(p, source, tmp_path / "out.mkv"))) as made:
+        assert [s.metadata.get("language") for s in made.streams.audio] == ["eng", "fra"]
+        assert [int(s.disposition) & 1 for s in made.streams.audio] == [0, 1]
+        assert made.streams.subtitles[0].metadata["language"] == "fra"
+        assert made.metadata["title"] == "A title"
+        assert b"bonjour" in b"".join(bytes(packet) for packet in made.demux(made.streams.subtitles[0]))
+    assert not caplog.records or "left out" not in caplog.text
+    with av.open(str(upscaled(p, source, tmp_path / "out.mp4"))) as made:
+        assert [s.metadata.get("language") for s in made.streams.audio] == ["eng", "fra"]
+        assert len(made.streams.subtitles) == 0
+    assert "its subtitles (subrip) cannot be copied into .mp4 and is left out: write to .mkv to keep it" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_times_start_where_the_video_does(p: Params, tmp_path: Path, suffix: str) -> None:
+    picture = write_video(tmp_path / "picture.mkv", (coded(n) for n in range(25)), "libx264")
+    late = with_tone(tmp_path / "late.ts", picture, seconds=0.9, output_ts_offset="36000")
+    assert decoded(late)[0][0] >= 36000
+    made = upscaled(p, late, tmp_path / f"out.{suffix}")
+    before, after = [t for t, _ in decoded(late)], [t for t, _ in decoded(made)]
+    assert 0 <= after[0] < 0.2
+    for a, b in itertools.pairwise(zip(before, after, strict=True)):
+        assert abs((b[0] - a[0]) - (b[1] - a[1])) <= Fraction(1, 1000)
+    assert abs((sound(made)[0][0] - after[0]) - (sound(late)[0][0] - before[0])) <= Fraction(2, 1000)
+
+
+def anamorphic(path: Path, shape: Fraction, **options: str) -> Path:
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25, options=options)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = shape
+        for n in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(coded(n), format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("turn", [(1, 0, 0, 1), (0, 1, -1, 0), (0, -1, 1, 0), (-1, 0, 0, -1)])
+def test_the_shape_of_pixels_turns_with_the_picture(p: Params, tmp_path: Path, turn: tuple[int, int, int, int]) -> None:
+    source = anamorphic(tmp_path / "in.mp4", Fraction(4, 3))
+    source.write_bytes(turned(source.read_bytes(), turn))
+    with av.open(str(upscaled(p, source, tmp_path / "out.mp4"))) as made:
+        stream = made.streams.video[0]
+        quarter = turn[0] == 0
+        assert stream.sample_aspect_ratio == (Fraction(3, 4) if quarter else Fraction(4, 3))
+        assert (stream.width, stream.height) == ((128, 192) if quarter else (192, 128))
+
+
+def test_interlaced_and_damaged_videos_are_refused(p: Params, tmp_path: Path) -> None:
+    fields = anamorphic(tmp_path / "fields.mkv", Fraction(1), **{"x264-params": "interlaced=1"})
+    damaged = write_video(tmp_path / "damaged.mp4", (coded(n) for n in range(40)), "libx264", bframes=0)
+    with av.open(str(damaged)) as container:
+        place, size = [(packet.pos, packet.size) for packet in container.demux(video=0)][20]
+    data = damaged.read_bytes()
+    damaged.write_bytes(data[:place] + bytes(size) + data[place + size :])
+    for source, words in (
+        (fields, r"fields\.mkv', frame 0 is interlaced, .*ffmpeg -i IN -vf bwdif OUT"),
+        (
+            damaged,
+            r"the 20 frames before that are good\. Let FFmpeg conceal what is damaged first: ffmpeg -i damaged\.mp4",
+        ),
+    ):
+        with pytest.raises(RetakeError, match=words):
+            upscaled(p, source, tmp_path / "out.mp4")
+        assert not [path for path in tmp_path.iterdir() if "out.mp4" in path.name]
+
+
+def test_folders_as_people_have_them(p: Params, tmp_path: Path) -> None:
+    images = pan(2)
+    source = tmp_path / "in: {0}"
+    source.mkdir()
+    for name, image in zip(("10", "9"), images, strict=True):
+        cv2.imwrite(str(source / f"{name}.jpg"), image[..., ::-1])
+        (source / f"._{name}.jpg").write_bytes(b"a Mac's own")
+    made = upscaled(p, source, tmp_path / "out: {0}")
+    assert sorted(path.name for path in made.glob("*.png")) == ["10.png", "9.png"]
+    upscaled(p, source, tmp_path / "c:out.mkv")
+    assert len(decoded(tmp_path / "c:out.mkv")) == 2
+    cv2.imwrite(str(source / "9.JPG"), images[0])
+    with pytest.raises(RetakeError, match=r"9\.(jpg|JPG) and 9\.(jpg|JPG) are both frame 9: rename one"):
+        upscaled(p, source, tmp_path / "again")
+    with pytest.raises(RetakeError, match="FFmpeg writes to names in UTF-8 only"):
+        upscaled(p, tmp_path / "c:out.mkv", tmp_path / os.fsdecode(b"\xe9.mkv"))
+
+
+@pytest.mark.parametrize("text", ["1/0", "many", "", "1/2/3"])
+def test_rates_that_are_none(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is no number or fraction of frames a second"):
+        upscale._rate(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -323,3 +324,74 @@ def test_real_video_that_is_cut(shared: Path, tmp_path: Path) -> None:
     assert 20 < len(images) < 164
     assert np.array_equal(np.stack(images), np.stack(whole[: len(images)]))
     assert "100000 bytes of at least" in message or "not whole" in message
+
+
+# What is said of a video
+
+
+def test_damage_in_the_middle_is_no_cut(tmp_path: Path) -> None:
+    """Whoever may take what is before a cut must know that more lies behind."""
+    path = write_video(tmp_path / "a.mp4", (coded(n) for n in range(COUNT)), "libx264", bframes=0)
+    with av.open(str(path)) as container:
+        packet = [(packet.pos, packet.size) for packet in container.demux(video=0)][20]
+    data = bytearray(path.read_bytes())
+    data[packet[0] : sum(packet)] = bytes(packet[1])
+    path.write_bytes(data)
+    with pytest.raises(video.Damaged):
+        read(path)
+    whole = write_video(tmp_path / "b.mkv", (coded(n) for n in range(COUNT)), "libx264").read_bytes()
+    (tmp_path / "b.mkv").write_bytes(whole[: len(whole) * 3 // 4])
+    with pytest.raises(CutOff) as caught:
+        read(tmp_path / "b.mkv")
+    assert not isinstance(caught.value, video.Damaged)
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixels", "words"),
+    [
+        ("ffv1", "yuva420p", r"a\.mkv' has alpha \(yuva420p\), which is left out"),
+        ("ffv1", "yuv420p10le", r"a\.mkv' has 10 bits a component \(yuv420p10le\): they become 8"),
+        ("ffv1", "yuv420p", ""),
+    ],
+)
+def test_what_eight_bits_cannot_hold_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, codec: str, pixels: str, words: str
+) -> None:
+    path = write_video(tmp_path / "a.mkv", (coded(n) for n in range(3)), codec, pixels=pixels, bframes=0)
+    assert len(read(path)) == 3
+    assert [bool(re.search(words, record.message)) for record in caplog.records] == [True] * bool(words)
+
+
+def test_a_high_dynamic_range_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream: Any = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        stream.codec_context.color_trc = 16
+        frame = av.VideoFrame.from_ndarray(coded(0), format="rgb24").reformat(format="yuv420p")
+        frame.color_trc = 16
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    read(tmp_path / "a.mkv")
+    assert "has a high dynamic range (PQ): its values are read as they are" in caplog.text
+
+
+def test_several_videos_in_one_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with av.open(str(tmp_path / "two.ts"), "w", format="mpegts") as container:
+        streams: list[Any] = [container.add_stream("libx264", rate=25) for _ in range(2)]
+        for side, stream in zip((32, 64), streams, strict=True):
+            stream.height, stream.width, stream.pix_fmt = side, 48, "yuv420p"
+        for n in range(4):
+            for stream in streams:
+                image = np.full((stream.height, 48, 3), 60 * n, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    ((height, width, _),) = {image.shape for image in read(tmp_path / "two.ts")}
+    assert f"two.ts' holds 2 videos: the one of {width}x{height} is read" in caplog.text
+
+
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "zero.mp4").write_bytes(b"")
+    for ask in (read, video.rate, video.info):
+        with pytest.raises(RetakeError, match=r"zero\.mp4'? cannot be read as a video: it is empty, 0 bytes"):
+            ask(tmp_path / "zero.mp4")

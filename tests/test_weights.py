@@ -20,9 +20,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import fetch, weights
+from pipeline import fetch, params, weights
 from pipeline.errors import RetakeError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, resolved
 from tests.server import Move, Server
 
 REFUSED = "http://127.0.0.1:9/w.pth"
@@ -350,3 +350,15 @@ def test_digest_depends_on_names_types_shapes_and_values_alone() -> None:
         {**first, "empty": torch.zeros(0, 3, dtype=torch.bfloat16)},
     ]
     assert len({digest, *map(weights.digest, others)}) == len(others) + 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    model = params.validate(resolved()).models["frvsr_demo"]
+    network = weights.load_model(model, None, "cpu")[0]
+    state = network.state_dict()
+    name = next(iter(state))
+    state[name].view(-1)[0] = value
+    weights.save(tmp_path / "bad.pt", {"kind": model.kind, "weights": state, "best": None, "params": "{}"})
+    with pytest.raises(RetakeError, match=rf"bad\.pt has NaN or infinity in 1 of \d+ tensors, the first is {name}"):
+        weights.load_model(model, tmp_path / "bad.pt", "cpu")

@@ -2,7 +2,8 @@
 
 A network can learn them in minutes because clouds are soft and large, and there are two motions only: of each sky there are two
 short videos, in one the clouds drift to the left, in the other to the right. Where they go cannot be seen in one
-frame, so that a clip can be foretold from its motion alone. Each split has skies of its own.
+frame, so that a clip can be foretold from its motion alone. No colour is near black or white, where the generator's tanh learns
+no more. Each split has skies of its own.
 
 A split is a zip in the layout and with the names of Sky Time-lapse. Its frames are drawn the same on every machine
 (`drawing.rendering`); they are JPEGs as there, which another OpenCV may write in other bytes.
@@ -28,7 +29,7 @@ LICENCE = "rendered by Retake (MIT)"
 SKIES = {"train": 24, "val": 2, "test": 4}  # of two short videos each
 FRAMES = 48  # of a short video
 DRIFTS = {1: -2, 2: 2}  # px a frame that clouds move to the right, by number of the short video
-SKY, CLOUDS = "14305c 4c7cb4", "c8ccd4 ffffff"  # colours from top to bottom, from dark to light
+SKY, CLOUDS = "30508c 4c74b0", "94a0ac b8bcc4"  # colours from top to bottom, from dark to light
 QUALITY = 95  # of the JPEGs
 
 
@@ -86,7 +87,7 @@ def render(split: str, place: int, k: int, height: int, width: int) -> list[np.n
     way = max(DRIFTS.values()) * (FRAMES - 1)
     h, w = height * SCALE, (width + 2 * way) * SCALE
     clear = ramp(SKY)[np.clip(np.arange(h) * 255 // h, 0, 255)][:, None]
-    cover = np.clip((fractal(f"{name} cover", h, w, [64, 32]) - 64) * 2, 0, 255)[..., None]
+    cover = np.clip((fractal(f"{name} cover", h, w, [64, 32]) - 92) * 3, 0, 255)[..., None]
     whole = (clear * (255 - cover) + ramp(CLOUDS)[fractal(f"{name} billows", h, w, [48, 24])] * cover) // 255
     whole = whole.reshape(height, SCALE, w // SCALE, SCALE, 3).sum(axis=(1, 3)) // SCALE**2
     lefts = [way - DRIFTS[k] * t for t in range(FRAMES)]  # both short videos of a sky begin with the same frame

@@ -96,7 +96,7 @@ def names(path: Path) -> list[str]:
         root = "" if below == "." else f"{below}/"
         for name in folders:
             inner = Path(folder, name)
-            if inner.is_symlink() and Path(folder).resolve().is_relative_to(inner.resolve()):
+            if inner.is_symlink() and inner.resolve() in {p.resolve() for p in inner.parents}:
                 raise RetakeError(f"{inner} is a link to a folder that it lies in: remove the link")
         known += [f"{root}{name}/" for name in folders] + [f"{root}{name}" for name in files]
     return sorted(known)

@@ -132,7 +132,7 @@ def read_any(path: str | Path) -> np.ndarray:
     """Return an image of any kind as people see it, (height, width, 3) uint8 RGB.
 
     Turned as its EXIF says; grey and palettes become RGB, 16 bits become 8, what can be seen through lies on white. Raises
-    RetakeError for a file that is missing, cut, no image or beyond 8K.
+    RetakeError for a file that is missing, cut, no image, of several frames or beyond the limits.
     """
     from PIL import Image, ImageOps
 
@@ -143,6 +143,8 @@ def read_any(path: str | Path) -> np.ndarray:
         with Image.open(path) as image:
             if reason := limits.beyond(image.height, image.width):
                 raise RetakeError(f"{path} {reason}")
+            if (count := getattr(image, "n_frames", 1)) > 1:
+                raise RetakeError(f"{path} holds {count} frames ({image.format}): give them one by one")
             turned = ImageOps.exif_transpose(image)
             if turned.mode.startswith("I"):  # 16 bits; Pillow would cut them off at 255
                 turned = Image.fromarray((np.asarray(turned, np.uint32) // 257).clip(0, 255).astype(np.uint8))

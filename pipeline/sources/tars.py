@@ -8,15 +8,25 @@ has checksums of its headers, none of its contents: what is in a member must bri
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gzip
+import io
 import tarfile
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import RetakeError
 from pipeline.sources.archives import bad_name, names
+from pipeline.sources.limits import RATIO, SMALL
 
 BLOCK = 512
+HEADER = 1 << 20  # bytes that a header and its extensions (long names) may have
+GZIP = b"\x1f\x8b"
+ERRORS = (tarfile.TarError, EOFError, OSError, OverflowError, ValueError, zlib.error)  # of a tar that is none
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,51 @@ class Span:
         with self.path.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
+
+
+@contextlib.contextmanager
+def opened(path: Path, *, packed: bool = True) -> Iterator[tarfile.TarFile]:
+    """Yield a tar archive, plain or (`packed`) compressed by gzip, that is read within the limits.
+
+    What goes beyond them, or is no tar, raises one of ERRORS.
+    """
+    with contextlib.ExitStack() as stack:
+        file: Any = stack.enter_context(path.open("rb"))
+        length = path.stat().st_size
+        if packed and file.read(2) == GZIP:
+            length = max(RATIO * length, SMALL)
+            file.seek(0)
+            file = stack.enter_context(gzip.open(file))
+        file.seek(0)
+        yield stack.enter_context(tarfile.open(fileobj=_Bounded(file, length), mode="r:"))
+
+
+class _Bounded(io.RawIOBase):
+    """A file of which at most `length` bytes are read, and no headers larger than HEADER."""
+
+    def __init__(self, file: Any, length: int) -> None:
+        self._file, self._length = file, length
+
+    def read(self, size: int = -1) -> bytes:
+        """Return `size` bytes, fewer at the file's end."""
+        if not 0 <= size <= HEADER:
+            raise tarfile.ReadError(f"a header of it claims {size} bytes, up to {HEADER} are read")
+        self._check(self._file.tell() + size)
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place, counted from the start."""
+        assert whence == io.SEEK_SET
+        self._check(offset)
+        return self._file.seek(offset)
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._file.tell()
+
+    def _check(self, place: int) -> None:
+        if place > self._length + 2 * BLOCK:
+            raise tarfile.ReadError(f"it is truncated, or unpacks to more than {self._length} bytes")
 
 
 def check(path: Path) -> None:
@@ -64,7 +119,7 @@ def _members(path: Path) -> dict[str, Span]:
     found: dict[str, Span] = {}
     size, end = path.stat().st_size, 0
     try:
-        with tarfile.open(path, "r:") as archive:
+        with opened(path, packed=False) as archive:
             for info in archive:
                 if checked(path, info).name in found:
                     raise RetakeError(f"{path}: refused, its member {info.name!r} stands in it twice. {remedy}")
@@ -73,7 +128,7 @@ def _members(path: Path) -> dict[str, Span]:
                 end = info.offset_data + -(-info.size // BLOCK) * BLOCK
             # A damaged header ends the listing as the end mark does: two blocks of zeros are the difference.
             mark = Span(path, end, 2 * BLOCK).bytes()
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except ERRORS as error:
         raise RetakeError(f"{path} is not a whole tar archive: {_why(path, error)}. {remedy}") from None
     if mark != bytes(2 * BLOCK):
         what = "is truncated" if end + len(mark) >= size else "is damaged"

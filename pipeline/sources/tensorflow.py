@@ -14,10 +14,8 @@ import functools
 import math
 import mmap
 import struct
-import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -135,7 +133,15 @@ def unpacked(archive: Path) -> Iterator[Path]:
 
 
 def _is_archive(path: Path) -> bool:
-    return path.is_file() and not is_checkpoint(path) and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+    return path.is_file() and not is_checkpoint(path) and (zipfile.is_zipfile(path) or _is_tar(path))
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        with tars.opened(path) as archive:
+            return archive.next() is not None
+    except tars.ERRORS:
+        return False
 
 
 def _tables(members: Iterable[str]) -> list[str]:
@@ -148,9 +154,9 @@ def _members(archive: Path) -> list[str]:
     if zipfile.is_zipfile(archive):
         return [name for name in archives.names(archive) if not name.endswith("/")]
     try:
-        with tarfile.open(archive) as tarred:
+        with tars.opened(archive) as tarred:
             return [member.name for member in tarred if tars.checked(archive, member).isreg()]
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except tars.ERRORS as error:
         raise RetakeError(f"{archive} is not a whole tar archive: {error}. Fetch it again") from None
 
 
@@ -161,7 +167,7 @@ def _contents(archive: Path, wanted: list[str]) -> Iterator[tuple[str, Iterator[
             for name in wanted:
                 yield name, zipped.chunks(name)
         return
-    with tarfile.open(archive) as tarred:
+    with tars.opened(archive) as tarred:
         for member in tarred:
             data = tarred.extractfile(member) if member.name in wanted else None
             if data is not None:

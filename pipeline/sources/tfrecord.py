@@ -14,11 +14,11 @@ import struct
 import numpy as np
 
 from pipeline.errors import RetakeError
+from pipeline.sources.limits import MEMBER
 from pipeline.sources.tars import Span
 from pipeline.sources.tensorflow import Damaged, fields, masked_crc, varints
 
 HEAD, TAIL = 12, 4
-LIMIT = 1 << 28  # bytes of one record
 REMEDY = "The file is damaged: put the publisher's there again, then run again"
 
 
@@ -39,8 +39,8 @@ def records(file: Span) -> list[Span]:
             length, crc = struct.unpack("<QI", head)
             if masked_crc(head[:8]) != crc:
                 raise RetakeError(f"{where}: wrong CRC-32C of its length. {REMEDY}")
-            if length > LIMIT:
-                raise RetakeError(f"{where} claims {length} bytes, more than the {LIMIT} that are read. {REMEDY}")
+            if length > MEMBER:
+                raise RetakeError(f"{where} claims {length} bytes, more than the {MEMBER} that are read. {REMEDY}")
             at += HEAD + length + TAIL
             if at > file.size:
                 raise RetakeError(f"{where} is cut off: {at - file.size} of its {length} bytes are missing. {REMEDY}")

@@ -234,7 +234,7 @@ def _shown(frame: Any, ordered: bool, aspect: Fraction) -> Shown:
 def _file(member: Member) -> BinaryIO:
     """Return the member as a file that can be sought in: one in a folder is read as it is asked for."""
     path = member.archive / member.name
-    if member.archive.is_dir() and path.is_file() and not bad_name(member.name):
+    if member.archive.is_dir() and path.is_file() and (path.name == member.name or not bad_name(member.name)):
         return path.open("rb")
     return io.BytesIO(read(member))
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from pipeline.atomic import write_bytes
 from pipeline.errors import RetakeError
+from pipeline.sources import images, limits
 
 UNIT = 64  # steps a pixel
 ERROR = 2**0.5 / (2 * UNIT)  # px, the most that a decoded vector is off
@@ -83,6 +84,8 @@ def from_flo(data: bytes, where: str) -> np.ndarray:
         raise RetakeError(f"{where} is not a .flo file: it does not begin with the float {FLO_MAGIC}")
     width, height = struct.unpack_from("<ii", data, 4)
     expected = 12 + 8 * width * height
+    if reason := limits.beyond(height, width):
+        raise RetakeError(f"{where} {reason}")
     if width < 1 or height < 1 or len(data) != expected:
         raise RetakeError(
             f"{where}: {width}x{height} flow takes {expected} bytes, the file has {len(data)}: it is cut off or "
@@ -117,9 +120,14 @@ def read_kitti(path: str | Path) -> np.ndarray:
 
 def from_kitti(data: bytes, where: str) -> np.ndarray:
     """Return the flow that the bytes of a KITTI flow file hold; `where` names it in errors. As `read_kitti`."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    try:
+        images.header(data)
+        images.check_whole(data)
+    except ValueError as error:
+        raise RetakeError(f"{where} {error}") from None
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
-        raise RetakeError(f"{where} cannot be read as PNG: it is cut off or no PNG")
+        raise RetakeError(f"{where} cannot be read as PNG: it is damaged")
     if image.dtype != np.uint16 or image.ndim != 3 or image.shape[2] != 3:
         channels = 1 if image.ndim == 2 else image.shape[2]
         raise RetakeError(

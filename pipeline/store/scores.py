@@ -42,7 +42,7 @@ def read(path: Path) -> tuple[dict[str, list[Any]], dict[str, Any]]:
     """Return the columns by name and the metadata; raises RetakeError for a file that is missing, damaged, or no score file."""
     again = f"make it again with `snakemake --force {path}`"
     if not path.is_file():  # a named pipe would be waited for
-        raise RetakeError(f"no {'file' if path.exists() else 'scores'} {path}: {again}")
+        raise RetakeError(f"no {'file' if path.exists() else 'scores'} {path}: make them with `snakemake {path}`")
     try:
         table = pq.read_table(path, memory_map=False)
         table.validate(full=True)

@@ -175,7 +175,7 @@ def _cell(
     if not whole.any():
         infinite = np.isinf(averaged).any()
         return Cell(
-            math.inf if infinite else math.nan, note="the mean is infinite" if infinite else "there are no values"
+            math.inf if infinite else math.nan, note="a value is infinite" if infinite else "there are no values"
         )
     averaged, counts = averaged[whole], counts[whole]
     windows = [window for window, counted in zip(windows, whole, strict=True) if counted]
@@ -203,7 +203,7 @@ def _cell(
 
 def _tell_units(row: Row) -> None:
     """Put the units of a row's intervals among its facts, those of the first cell; into its note what is otherwise."""
-    first = next(iter(row.cells.values()), Cell())
+    first = next((cell for cell in row.cells.values() if cell.unit), Cell())
     row.facts |= {"unit": first.unit, "units": str(first.units) if first.unit else ""}
     notes: dict[str, list[str]] = {}
     for name, cell in row.cells.items():

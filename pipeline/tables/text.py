@@ -264,8 +264,7 @@ def _tabular(rows: list[Row], columns: list[Column], notes: list[str], partial: 
         label = _tex(row.label) + ("" if row.measured else f" [{notes.index(row.source) + 1}]")
         lines.append(" & ".join([label, *cells, _tex(_millions(row.facts.get("parameters", "")))]) + r" \\")
     words = (_tex(f"Partial data: {told}. Not comparable with published numbers.") for told in partial)
-    below = [rf"\multicolumn{{{len(columns) + 2}}}{{l}}{{{text}}} \\" for text in words]
-    return [*lines, r"\hline", *below, r"\end{tabular}"]
+    return [*lines, r"\hline", r"\end{tabular}", *(rf"\par {{\footnotesize {text}}}" for text in words)]
 
 
 def _tex(text: str) -> str:

@@ -21,8 +21,10 @@ CANDIDATES = 50  # windows among which `picture` looks for its own
 RATE = 10  # frames a second of an MP4
 
 
-def show(store: Store, clip: str, folder: Path) -> None:
-    """Write one window's generated frames, `<step>_sample<s>.png`, the true ones, `<step>_truth.png`, `sheet.png`, `clip.mp4`."""
+def show(store: Store, clip: str, folder: Path, sheets: Path) -> None:
+    """Write one window's generated frames, `<step>.png` of the first sample, to `folder`; to `sheets` those of further ones,
+    `<step>_sample<s>.png`, the true ones, `<step>_truth.png`, `sheet.png` and `clip.mp4`.
+    """
     frames = frames_of(store)
     protocol = Protocol(task="animation", **store.meta["protocol"])
     window = next((w for w in clips.windows(frames, protocol) if w.name == clip), None)
@@ -41,16 +43,19 @@ def show(store: Store, clip: str, folder: Path) -> None:
 
     for step in rows:
         for name, image in images(step).items():
-            write_image(folder / f"{step:04d}_{name.replace(' ', '')}.png", image)
+            first = name == f"sample {samples[0]}"
+            write_image(
+                folder / f"{step:04d}.png" if first else sheets / f"{step:04d}_{name.replace(' ', '')}.png", image
+            )
     shown = [cells(step) for step in spread(sorted(rows), STEPS)]
     title = title_of(store, clip)
-    write_image(folder / "sheet.png", sheet([list(row) for row in zip(*shown, strict=True)], title))
+    write_image(sheets / "sheet.png", sheet([list(row) for row in zip(*shown, strict=True)], title))
 
     def film() -> Iterator[np.ndarray]:
         for step in sorted(rows):
             yield sheet(wrap(cells(step)), title)
 
-    write_video(folder / "clip.mp4", film(), RATE)
+    write_video(sheets / "clip.mp4", film(), RATE)
 
 
 def picture(fields: plan.Fields, protocol: Any, predictions: dict[str, Store], path: str | Path) -> None:
