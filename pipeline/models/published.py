@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from pipeline.errors import RetakeError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 NAMED = 4  # keys that a message names
 
