@@ -157,10 +157,10 @@ class Animator:
 
         if self.network.motion != "frames":
             raise RetakeError(f"{self.name} takes no motion from frames: leave --motion-from out")
-        there = clips(path)
-        if len(there) != 1:
-            raise RetakeError(f"{path} holds {len(there)} clips ({', '.join(list(there)[:5])}): name one of them")
-        images = next(iter(there.values())).read()
+        by_name = clips(path)
+        if len(by_name) != 1:
+            raise RetakeError(f"{path} holds {len(by_name)} clips ({', '.join(list(by_name)[:5])}): name one of them")
+        images = next(iter(by_name.values())).read()
         if images.dtype != np.uint8:
             raise RetakeError(f"{path}: --motion-from takes 8-bit images")
         small = resized(images, self.network.size, self.network.size)
@@ -192,14 +192,14 @@ class Animator:
 
 def only_checkpoint(name: str) -> Path:
     """Return the one checkpoint of a model in data/checkpoints; raises RetakeError for none or several."""
-    there = sorted((CHECKPOINTS / name).glob("*.pt"))
-    if len(there) != 1:
-        what = f"several: {', '.join(p.name for p in there)}" if there else "none"
+    checkpoints = sorted((CHECKPOINTS / name).glob("*.pt"))
+    if len(checkpoints) != 1:
+        what = f"several: {', '.join(p.name for p in checkpoints)}" if checkpoints else "none"
         raise RetakeError(
             f"checkpoints in {CHECKPOINTS / name}: {what}. Give --checkpoint, or train the model with "
             f"`snakemake {CHECKPOINTS / name}/DATASET.pt` (the demo: `snakemake {CHECKPOINTS / DEFAULT}/demo_sky.pt`)"
         )
-    return there[0]
+    return checkpoints[0]
 
 
 def resized(clip: np.ndarray, width: int, height: int) -> np.ndarray:
