@@ -67,12 +67,15 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def claim(output: Path) -> None:
-    """Say that this process makes a stage's first output; an earlier one that still runs then writes nothing any more."""
+def claim(output: Path, work: str = "") -> None:
+    """Say that this process makes a stage's first output; an earlier one that still runs then writes nothing any more.
+
+    `work`: processes that give the same words do the same, may run together, and both end well.
+    """
     global _claimed
     _claimed = None
     name = str(output.with_suffix(".claim")).replace("/", "~")
-    file, token = (CLAIMS / name).absolute(), uuid.uuid4().hex
+    file, token = (CLAIMS / name).absolute(), work or uuid.uuid4().hex
     with contextlib.suppress(OSError):  # a read-only tree: there is nothing to write over
         write_text(file, token)
         _claimed = file, token, output

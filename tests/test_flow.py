@@ -167,7 +167,7 @@ def flo(width: int, height: int, values: np.ndarray, magic: float = 202021.25) -
         (b"PIEH", "not a .flo file"),
         (flo(3, 2, np.zeros(12))[:-5], "3x2 flow takes 60 bytes, the file has 55: it is cut off"),
         (flo(3, 2, np.zeros(14)), "takes 60 bytes, the file has 68"),
-        (flo(-3, 2, np.zeros(12)), "damaged"),
+        (flo(-3, 2, np.zeros(12)), "claims to be -3x2, frames of 1 to"),
         (flo(3, 2, np.r_[np.zeros(8), np.nan, np.zeros(3)]), "NaN at 1 pixels, the first at x 1, y 1"),
     ],
 )
@@ -209,7 +209,7 @@ def test_kitti_channels_are_u_v_valid_in_rgb_order(tmp_path: Path) -> None:
     [
         (np.zeros((4, 5, 3), np.uint8), "3 channels of 16 bits, this has 3 of 8"),
         (np.zeros((4, 5), np.uint16), "this has 1 of 16"),
-        (None, "cannot be read as PNG"),
+        (None, "cannot be read as an image: it is cut off or damaged"),
     ],
 )
 def test_kitti_bad_input(tmp_path: Path, image: np.ndarray | None, message: str) -> None:

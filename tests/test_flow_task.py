@@ -167,7 +167,9 @@ def test_validation_is_by_truth_where_there_is_some(project: params.Params) -> N
 
 
 def test_training_clips_of_different_sizes_are_of_one(project: params.Params) -> None:
-    train: Any = SimpleNamespace(batch=1, window=2, windows="all", crop=None, seed=0, height=32, width=64, max_stride=1)
+    train: Any = SimpleNamespace(
+        batch=1, window=2, windows="all", crop=None, seed=0, height=32, width=64, max_stride=1, repeats=1
+    )
     clips = flow_train.TrainingClips(Store(FRAMES), train, lambda clip, rng: clip)
     assert {tuple(clips[0, i].shape) for i in range(len(clips))} == {(2, 3, 32, 64)}
 

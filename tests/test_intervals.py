@@ -16,8 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import lfilter
 
+from pipeline import tasks
 from pipeline.metrics import frechet
-from pipeline.tables import intervals, layouts, measured
+from pipeline.registry import registry
+from pipeline.tables import intervals, measured
 from pipeline.tables.cells import Column, Row
 
 T3, T2 = 3.182446, 4.302653  # 97.5 % quantiles of Student's t with 3 and 2 degrees of freedom, from printed tables
@@ -209,8 +211,8 @@ def test_several_pairs_of_a_clip_are_one_unit() -> None:
 
 
 def test_every_layout_names_its_windows() -> None:
-    assert {task: layout.over for task, layout in layouts.LAYOUTS.items()} == {
-        "prediction": "windows", "flow": "pairs", "super_resolution": "scenes",
+    assert {task: tasks.part(task, "table").LAYOUT.over for task in registry("tasks")} == {
+        "prediction": "windows", "flow": "pairs", "super_resolution": "scenes", "animation": "windows",
     }  # fmt: skip
 
 

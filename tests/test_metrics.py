@@ -350,7 +350,7 @@ def test_every_metric_says_what_it_is() -> None:
     registry = params.registry("metrics")
     for module in (psnr, ssim, ms_ssim, lpips, epe):
         kind = module.__name__.rpartition(".")[2]
-        assert registry[kind] is module
+        assert registry[kind].module is module
         told = module.settings(module.Params(kind=kind, **keys.get(module, {})))
         assert told["name"] == module.LABEL
         assert (module.BETTER, module.NEEDS) in {("higher", "frames"), ("lower", "frames"), ("lower", "flow")}

@@ -350,15 +350,17 @@ def test_whole_scenes_can_be_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found["psnr", "a", 3] == pytest.approx(-10 * np.log10(mse), rel=1e-6)
 
 
-def test_a_metric_that_one_scene_is_too_small_for_has_no_values_at_all(project: params.Params) -> None:
+def test_a_metric_that_one_scene_is_too_small_for_has_values_of_the_others(project: params.Params) -> None:
     write_stores(scenes={"a": (5, 192, 208), "b c": (5, 64, 80)})
     p = toy(experiment__metrics={"psnr_y": {"kind": "psnr_y"}, "ms_ssim": {"kind": "ms_ssim"}}, protocol__border="kept")
     for name in ("nearest", "bicubic"):
         predict.predict(p, "toy", name)
         score.score(p, "toy", name)
-    assert {m for m, *_ in values("bicubic")} == {"psnr_y"}
+    similarity = {(scene, frame): v for (m, scene, frame), v in values("bicubic").items() if m == "ms_ssim"}
+    assert {scene for (scene, _), v in similarity.items() if not np.isnan(v)} == {"a"}
     row = measured.row(p, "toy", "bicubic")
-    assert row.facts["note"] == "ms_ssim: MS-SSIM needs sides of more than 160 px, the frames are 80x64"
+    reason = "MS-SSIM needs sides of more than 160 px, the frames are 80x64"
+    assert row.facts["note"] == f"ms_ssim: mean of 1 of 2 values, left out: 1 without a value ({reason})"
 
 
 def test_tlp_compares_changes(monkeypatch: pytest.MonkeyPatch) -> None:

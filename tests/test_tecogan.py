@@ -383,8 +383,8 @@ def scenes(tmp_path: Path) -> Store:
 
 @pytest.mark.parametrize("moving", [0.0, 1.0])
 def test_training_clips(scenes: Store, moving: float) -> None:
-    train = params(1, recipe(**FRVSR, window=3, crop=40, batch=2, moving_first_frame=moving)).train
-    clips = train.TrainingClips(scenes, train, lambda images, rng: images)  # type: ignore[arg-type]
+    settings = params(1, recipe(**FRVSR, window=3, crop=40, batch=2, moving_first_frame=moving)).train
+    clips = train.TrainingClips(scenes, settings, lambda images, rng: images)  # type: ignore[arg-type]
     assert len(clips) == 3 + 2
     for index, (name, start) in enumerate(clips.windows):
         found = clips[7, index].permute(0, 2, 3, 1).numpy()
