@@ -75,8 +75,8 @@ def download(p: Params, dataset: str, split: str) -> None:
             "\n".join([f"{dataset} {split}: {len(facts)} of {len(names)} archives are there and right", *problems])
         )
     missing = [source.file for source, _ in absent]
-    there = [vars(fact) for fact in facts]
-    manifest = {"dataset": dataset, "split": split, "archives": there, "missing": missing}
+    present = [vars(fact) for fact in facts]
+    manifest = {"dataset": dataset, "split": split, "archives": present, "missing": missing}
     sealed.write(path, manifest)
     size = fetch.human(sum(fact.bytes for fact in facts))
     log.info("%s %s: %d of %d archives, %s", dataset, split, len(facts), len(names), size)
@@ -190,10 +190,10 @@ def _missing(dataset: str, folder: Path, absent: Absent, count: int, setting: st
     lines += [f"{source.file}: {source.note}" for source, _ in absent if source.note and not source.urls]
     lines.append(f"Put them into {folder} under these names and run the same command again: they are verified there.")
     if setting == "all":
-        there = count - len(absent)
+        present = count - len(absent)
         lines.append(
             f"Or set datasets.{dataset}.archives to present in params.yaml: nothing is downloaded, the run goes on "
-            f"with those that are there (now {there} of {count}), and the table says so."
+            f"with those that are there (now {present} of {count}), and the table says so."
         )
     return lines
 

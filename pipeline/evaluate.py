@@ -88,12 +88,12 @@ def evaluate(
         scores.add(clip, read[clip], cut)
     for name in [name for name in scores.built if scores.needs[name] == "features"]:
         try:
-            found = _set(scores.built[name], pairs, list(read.values()))
+            distance = _set(scores.built[name], pairs, list(read.values()))
         except Undefined as reason:
             scores.skip(name, reason)
             continue
-        scores.whole[name] = found.value
-        scores.notes[name] += f"; {found.note}; {_interval(found)}"
+        scores.whole[name] = distance.value
+        scores.notes[name] += f"; {distance.note}; {_interval(distance)}"
     shown: dict[str, Callable[[float], float]] = {
         name: squared.decibel if modules[m.kind].MEAN is not None else float for name, m in chosen.items()
     }
@@ -335,9 +335,9 @@ def _count_from_elsewhere(ours: Clip, theirs: Clip) -> bool:
     consecutive = all(numbers == list(range(numbers[0], numbers[0] + len(numbers))) for numbers in (one, other))
     if consecutive and {one[0], other[0]} == {0, 1}:
         return True
-    at = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+    index = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
     raise RetakeError(
-        f"{ours.where} has {ours.names[at]} where {theirs.where} has {theirs.names[at]}: their names say other frames. "
+        f"{ours.where} has {ours.names[index]} where {theirs.where} has {theirs.names[index]}: their names say other frames. "
         "Give the frames of both the same numbers"
     )
 

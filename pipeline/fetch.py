@@ -315,28 +315,28 @@ def _receive(
     stop: threading.Event,
 ) -> None:
     """Write the body to `part` from byte `start`. The part is there before its state: without one it is not trusted."""
-    at = start
+    received = start
     with part.open("r+b" if start else "wb") as file:
         file.seek(start)
         if start == 0:
             write_text(_state(part), json.dumps({"url": url, **_version(answer)}))
         for chunk in answer.iter_content(CHUNK):
-            if at == 0 and re.match(rb"\s*<(!doctype|html)", chunk[:64].lower()):
+            if received == 0 and re.match(rb"\s*<(!doctype|html)", chunk[:64].lower()):
                 _discard(part)
                 raise _Refused(PAGE)
-            at += len(chunk)
-            if source.bytes and at > source.bytes:
+            received += len(chunk)
+            if source.bytes and received > source.bytes:
                 _discard(part)
                 raise _Refused(f"sends more than the {source.bytes} bytes that are published")
             file.write(chunk)
-            moved(at)
+            moved(received)
             if stop.is_set():
                 raise Stopped
         file.flush()
         os.fsync(file.fileno())
-    whole = total or source.bytes or at
-    if at < whole:
-        raise _Broken(f"the connection broke after {at} of {whole} bytes")
+    whole = total or source.bytes or received
+    if received < whole:
+        raise _Broken(f"the connection broke after {received} of {whole} bytes")
 
 
 def _accept(source: Source, part: Path, check: Check | None, whole: bool) -> str:

@@ -325,7 +325,7 @@ def load_model(model: Model, checkpoint: Path | None, device: str) -> tuple[Any,
     `checkpoint`: ours or a published file. Raises RetakeError for a checkpoint of another network.
     """
     network = params.registry("models")[model.kind].build(model)
-    found = ""
+    weights_digest = ""
     if checkpoint is not None:
         foreign = tensorflow.holds(checkpoint) or checkpoint.suffix == ".safetensors"
         tree: Any = {} if foreign else load_tree(checkpoint)
@@ -337,10 +337,10 @@ def load_model(model: Model, checkpoint: Path | None, device: str) -> tuple[Any,
             best = tree.get("best") if getattr(model.predict, "weights", "last") == "best" else None
             chosen = best or tree["weights"]
             network.load_published(chosen)
-        found = digest(network.state_dict())
+        weights_digest = digest(network.state_dict())
     if checkpoint is not None:
         _check_finite(network.state_dict(), checkpoint)
-    return network.to(device).eval(), found
+    return network.to(device).eval(), weights_digest
 
 
 def starting(source: str, *, best: bool = False) -> dict[str, Tensor]:

@@ -75,8 +75,8 @@ def expected(p: Params, split: str) -> dict[str, int]:
 
 def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
     """Return the scenes, frames numbered from 0."""
-    found = layout.frames(archives, "(?P<clip>[^/]+)", f"(?P<frame>[0-9]+){layout.PNG}", "<scene>/0001.png")
-    return layout.clips(layout.in_order(found))
+    frames = layout.frames(archives, "(?P<clip>[^/]+)", f"(?P<frame>[0-9]+){layout.PNG}", "<scene>/0001.png")
+    return layout.clips(layout.in_order(frames))
 
 
 def generate(p: Params, split: str, folder: Path) -> None:

@@ -112,21 +112,21 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
     if _published(p, split):
         return _published_clips(Path(p.published_test or ""))
     cameras = _cameras(p, split)
-    found = drives.clips(archives, cameras)
-    count = {clip.name: len(clip.frames) for clip in found}
+    made = drives.clips(archives, cameras)
+    count = {clip.name: len(clip.frames) for clip in made}
     problems = []
     for group in _groups(split):
         most = sum(EXPECTED[split][drive] for drive in group)
         for camera in cameras:
-            there = {drive: count[f"{drive}/{camera}"] for drive in group if f"{drive}/{camera}" in count}
-            if sum(there.values()) > most:
-                listed = ", ".join(f"{drive} {frames}" for drive, frames in there.items())
+            lengths = {drive: count[f"{drive}/{camera}"] for drive in group if f"{drive}/{camera}" in count}
+            if sum(lengths.values()) > most:
+                listed = ", ".join(f"{drive} {frames}" for drive, frames in lengths.items())
                 names = " and ".join(group) + (" have together" if len(group) > 1 else " has")
                 problems.append(f"{camera}: {listed} frames, more than the {most} that {names}")
     if problems:
         problems.append("These are not the archives of the synced drives: move them away to have those downloaded")
         raise RetakeError("\n".join(problems))
-    return found
+    return made
 
 
 def _groups(split: str) -> list[tuple[str, ...]]:
@@ -146,23 +146,23 @@ def _published(p: Params, split: str) -> bool:
 def _published_clips(folder: Path) -> list[Clip]:
     """The folder may be given with or without its last level, `test`."""
     root = folder / "test" if (folder / "test").is_dir() else folder
-    found = sorted(path for path in root.glob("*") if re.fullmatch(r"\d{6}", path.name)) if root.is_dir() else []
-    if not found:
+    folders = sorted(path for path in root.glob("*") if re.fullmatch(r"\d{6}", path.name)) if root.is_dir() else []
+    if not folders:
         raise RetakeError(
             f"published_test: no clips in {folder}: a folder with test/000000/0000000000.png and so on is needed"
         )
     names = [f"{number:010d}.png" for number in range(PUBLISHED_FRAMES)]
     problems = []
-    for clip in found:
-        there = {path.name for path in clip.glob("[!.]*.png")}
-        if there != set(names):
-            missing = [name for name in names if name not in there]
+    for clip in folders:
+        files = {path.name for path in clip.glob("[!.]*.png")}
+        if files != set(names):
+            missing = [name for name in names if name not in files]
             problems.append(
                 f"{clip}: "
-                + (f"{', '.join(missing)} missing" if missing else f"{len(there)} frames, not the 9 of a window")
+                + (f"{', '.join(missing)} missing" if missing else f"{len(files)} frames, not the 9 of a window")
             )
-    if len(found) > PUBLISHED_CLIPS:
-        problems.append(f"{root}: {len(found)} clips, more than the published {PUBLISHED_CLIPS}")
+    if len(folders) > PUBLISHED_CLIPS:
+        problems.append(f"{root}: {len(folders)} clips, more than the published {PUBLISHED_CLIPS}")
     if problems:
         raise RetakeError("published_test: copy the published folder again:\n" + "\n".join(problems))
-    return [Clip(path.name, [(n, Member(path, name)) for n, name in enumerate(names)]) for path in found]
+    return [Clip(path.name, [(n, Member(path, name)) for n, name in enumerate(names)]) for path in folders]

@@ -66,12 +66,12 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
     """
     if split == "train":
         return _training_clips(p, archives)
-    found = _frames(p, archives, PAIRS, LEFT, range(FLOW, FLOW + 2))
+    pairs = _frames(p, archives, PAIRS, LEFT, range(FLOW, FLOW + 2))
     if p.views == 3:
         earlier = _frames(p, archives, MULTIVIEW, LEFT)
         before = {scene: [frame for frame in frames if frame[0] == FLOW - 1] for scene, frames in earlier.items()}
-        found = {scene: before[scene] + frames for scene, frames in found.items() if scene in before}
-    return layout.clips(found)
+        pairs = {scene: before[scene] + frames for scene, frames in pairs.items() if scene in before}
+    return layout.clips(pairs)
 
 
 def truth(
@@ -87,35 +87,35 @@ def truth(
     folder = f"training/flow_{which}"
     file = f"(?P<clip>[0-9]{{6}})_{FLOW}{layout.PNG}"
     pairs = [path for path in archives if path.stem == Path(PAIRS[p.year]).stem]
-    found = layout.members(pairs, folder, file, f"{folder}/000000_{FLOW}.png")
-    there = {match["clip"]: Member(archive, match[0]) for archive, match, is_file in found if is_file}
+    matches = layout.members(pairs, folder, file, f"{folder}/000000_{FLOW}.png")
+    members = {match["clip"]: Member(archive, match[0]) for archive, match, is_file in matches if is_file}
     for clip in clips(p, split, archives):
-        if clip.name not in there:
+        if clip.name not in members:
             raise RetakeError(f"{pairs[0]}: no {folder}/{clip.name}_{FLOW}.png, the true flow of that scene")
-        member = there[clip.name]
+        member = members[clip.name]
         field = flow.from_kitti(read(member), f"{member.archive}: {member.name!r}")
         yield clip.name, FLOW, field, ~np.isnan(field).any(axis=-1)
 
 
 def _training_clips(p: Params, archives: list[Path]) -> list[Clip]:
-    found: layout.Found = {}
+    parts: layout.Found = {}
     for camera, folders in (("image_2", LEFT), ("image_3", RIGHT)):
         for scene, frames in _frames(p, archives, MULTIVIEW, folders).items():
             for part in (BEFORE, AFTER):
-                some = [frame for frame in frames if frame[0] in part]
-                found[f"{scene}/{camera}/{part[0]:02d}-{part[-1]:02d}"] = some
-    return layout.clips(dict(sorted(found.items())))
+                consecutive = [frame for frame in frames if frame[0] in part]
+                parts[f"{scene}/{camera}/{part[0]:02d}-{part[-1]:02d}"] = consecutive
+    return layout.clips(dict(sorted(parts.items())))
 
 
 def _frames(
     p: Params, archives: list[Path], zips: dict[int, str], folders: dict[int, str], numbers: range | None = None
 ) -> layout.Found:
     """Return scene -> frames of one camera in one of the archives, which may be unpacked into the same folder."""
-    wanted = "|".join(f"{number:02d}" for number in numbers or VIEWS)
+    numbered = "|".join(f"{number:02d}" for number in numbers or VIEWS)
     return layout.frames(
         [path for path in archives if path.stem == Path(zips[p.year]).stem],
         f"training/(?:{folders[p.year]})",
-        f"(?P<clip>[0-9]{{6}})_(?P<frame>{wanted}){layout.PNG}",
+        f"(?P<clip>[0-9]{{6}})_(?P<frame>{numbered}){layout.PNG}",
         f"training/{folders[p.year].split('|')[0]}/000000_10.png",
         numbers=numbers,
     )

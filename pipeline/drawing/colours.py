@@ -34,8 +34,8 @@ def _wheel() -> np.ndarray:
     corners = {"red": (1, 0, 0), "yellow": (1, 1, 0), "green": (0, 1, 0), "cyan": (0, 1, 1), "blue": (0, 0, 1)}
     stops = np.array([*corners.values(), (1, 0, 1), (1, 0, 0)], np.float32)
     starts = np.cumsum([0, 15, 6, 4, 11, 13, 6])  # hues from one corner to the next
-    at = np.arange(starts[-1])
-    return np.stack([np.interp(at, starts, stops[:, c]) for c in range(3)], axis=-1).astype(np.float32)
+    hues = np.arange(starts[-1])
+    return np.stack([np.interp(hues, starts, stops[:, c]) for c in range(3)], axis=-1).astype(np.float32)
 
 
 _WHEEL = _wheel()

@@ -219,9 +219,13 @@ def flying(name: str, height: int, width: int, motions: Sequence[tuple[int, int]
     x, y = width * (64 + u // 2) // 256, height * (80 + v // 4) // 256
     balloons = []
     for i, motion in enumerate(motions):
-        at = (x, y) if i == 2 else (x + width * (offsets[i][0] - 128) // 800, y + height * (offsets[i][1] - 128) // 600)
+        corner = (
+            (x, y) if i == 2 else (x + width * (offsets[i][0] - 128) // 800, y + height * (offsets[i][1] - 128) // 600)
+        )
         text = BALLOONS[(hue + i) % len(BALLOONS)]
-        balloons.append(Sprite(*draw_balloon(f"{name} {i}", max(height * (11 + 5 * i) // 256, 2), text), at, motion))
+        balloons.append(
+            Sprite(*draw_balloon(f"{name} {i}", max(height * (11 + 5 * i) // 256, 2), text), corner, motion)
+        )
     return balloons
 
 

@@ -70,12 +70,15 @@ def unsupervised(
         flow12, flow21 = flow[:, :2], flow[:, 2:]
         if weight:
             visible.append(mask)
-            there = distance(image1, warp(image2, flow12, corners=corners), mask[:, :1], l1, ssim, ternary)
-            back = distance(image2, warp(image1, flow21, corners=corners), mask[:, 1:], l1, ssim, ternary)
-            photometric = photometric + weight * (there + back) / 2
+            forward = distance(image1, warp(image2, flow12, corners=corners), mask[:, :1], l1, ssim, ternary)
+            backward = distance(image2, warp(image1, flow21, corners=corners), mask[:, 1:], l1, ssim, ternary)
+            photometric = photometric + weight * (forward + backward) / 2
         if smooth_weight:
-            there, back = smoothness_of(flow12 / length, image1, order), smoothness_of(flow21 / length, image2, order)
-            smoothness = smoothness + smooth_weight * (there + back) / 2
+            forward, backward = (
+                smoothness_of(flow12 / length, image1, order),
+                smoothness_of(flow21 / length, image2, order),
+            )
+            smoothness = smoothness + smooth_weight * (forward + backward) / 2
     smoothness = smooth * smoothness
     return Terms(photometric + smoothness, photometric, smoothness, flows[0].detach().abs().mean(), visible)
 
@@ -105,14 +108,14 @@ def visibility(flow: Tensor, occlusion: Occlusion | None, corners: bool = True) 
     return 1 - torch.cat([inconsistent(there, back, corners), inconsistent(back, there, corners)], dim=1)
 
 
-def inconsistent(there: Tensor, back: Tensor, corners: bool = True) -> Tensor:
-    """Return 1 where the flow back does not undo the flow there, (B, 1, h, w), from flows (B, 2, h, w), px.
+def inconsistent(forward: Tensor, backward: Tensor, corners: bool = True) -> Tensor:
+    """Return 1 where the backward flow does not undo the forward flow, (B, 1, h, w), from flows (B, 2, h, w), px.
 
-    That is |there + back'|^2 > 0.01 (|there|^2 + |back'|^2) + 0.5; back' is `back` warped by `there`, 0 outside.
+    That is |forward + b|^2 > 0.01 (|forward|^2 + |b|^2) + 0.5; b is `backward` warped by `forward`, 0 outside.
     """
-    returned = warp(back, there, corners=corners, padding="zeros")
-    length = there.square().sum(1, keepdim=True) + returned.square().sum(1, keepdim=True)
-    return ((there + returned).square().sum(1, keepdim=True) > 0.01 * length + 0.5).to(there.dtype)
+    returned = warp(backward, forward, corners=corners, padding="zeros")
+    length = forward.square().sum(1, keepdim=True) + returned.square().sum(1, keepdim=True)
+    return ((forward + returned).square().sum(1, keepdim=True) > 0.01 * length + 0.5).to(forward.dtype)
 
 
 def unreached(flow: Tensor) -> Tensor:

@@ -93,12 +93,12 @@ def _vgg(device: str) -> Callable[[np.ndarray], float]:
     state = {name: value.to(device) for name, value in weights.load("vgg16").items()}
 
     def measure(samples: np.ndarray) -> float:
-        found = []
+        diversities = []
         for step in range(samples.shape[1]):  # the taps of a frame take 25 MB
             images = torch.from_numpy(samples[:, step].copy()).permute(0, 3, 1, 2).to(device)
             with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
                 taps = vgg16.features(state, vgg.diversity_input(2 * images - 1))
-            found.append(videos.vgg_diversity([t[None].cpu().numpy() for t in taps], len(samples)))
-        return float(np.mean(found))
+            diversities.append(videos.vgg_diversity([t[None].cpu().numpy() for t in taps], len(samples)))
+        return float(np.mean(diversities))
 
     return measure

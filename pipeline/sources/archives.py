@@ -172,8 +172,8 @@ class Zip(zipfile.ZipFile):
             )
         order = np.argsort(offsets, kind="stable")
         ends = (offsets + 30 + stored)[order]
-        for at in np.flatnonzero(offsets[order][1:] < ends[:-1])[:1]:
-            one, other = (self._name(int(order[i])) for i in (at + 1, at))
+        for place in np.flatnonzero(offsets[order][1:] < ends[:-1])[:1]:
+            one, other = (self._name(int(order[i])) for i in (place + 1, place))
             raise RetakeError(f"{self.path}: refused, its member {one!r} shares bytes with {other!r}")
 
     def _name(self, place: int) -> str:
@@ -201,8 +201,8 @@ class Zip(zipfile.ZipFile):
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
             raise RetakeError(f"{where} is damaged: {error}") from None
         if size != declared:
-            found = f"more than the {declared}" if size > declared else f"{size} of the {declared}"
-            raise RetakeError(f"{where} unpacks to {found} bytes that it declares")
+            unpacked = f"more than the {declared}" if size > declared else f"{size} of the {declared}"
+            raise RetakeError(f"{where} unpacks to {unpacked} bytes that it declares")
 
 
 class _Sink:

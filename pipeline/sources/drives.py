@@ -33,10 +33,10 @@ def clips(archives: Sequence[Path], cameras: Sequence[str]) -> list[Clip]:
 
     Raises RetakeError with a line for each archive that cannot be opened or lacks a camera or the first frame.
     """
-    found, problems = [], []
+    made, problems = [], []
     for archive in archives:
         try:
-            there = names(archive)
+            files = names(archive)
         except RetakeError as error:
             problems.append(str(error))
             continue
@@ -45,19 +45,19 @@ def clips(archives: Sequence[Path], cameras: Sequence[str]) -> list[Clip]:
             date, drive = folder(archive).split("/")
             above = f"(?:(?:{date}/)?{drive}/)?" if archive.is_dir() else f"{date}/{drive}/"
             numbered = re.compile(rf"{above}{camera}/data/(\d{{10}})\.png")
-            matches = [m for m in map(numbered.fullmatch, there) if m]
+            matches = [m for m in map(numbered.fullmatch, files) if m]
             frames = sorted((int(m[1]), Member(archive, m[0])) for m in matches)
             if not frames:
-                problems.append(f"{archive}: no frame {data}/0000000000.png or any other. {_why(there, camera)}")
+                problems.append(f"{archive}: no frame {data}/0000000000.png or any other. {_why(files, camera)}")
             elif frames[0][0] != 0:
                 problems.append(
                     f"{archive}: {data} begins with frame {frames[0][0]}, the frames before it are missing: "
                     "move the archive away to have it downloaded again"
                 )
-            found.append(Clip(f"{Path(data).parts[1]}/{camera}", frames))
+            made.append(Clip(f"{Path(data).parts[1]}/{camera}", frames))
     if problems:
         raise RetakeError("\n".join(problems))
-    return found
+    return made
 
 
 def _why(names: Sequence[str], camera: str) -> str:

@@ -155,11 +155,11 @@ def _folder(name: str, part: Path, moved: Moved, stop: threading.Event, patient:
         raise Refused(f"the folder {what}. {BY_HAND.format(page=page)} and pack it as a zip")
     done = 0
     for file in sorted(listed, key=lambda f: f.path):
-        at = folder / file.path
-        if not at.is_file():
-            at.parent.mkdir(parents=True, exist_ok=True)
-            _file(file.id, at, lambda now, before=done: moved(before + now), stop, patient)  # type: ignore[misc]
-        done += at.stat().st_size
+        target = folder / file.path
+        if not target.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _file(file.id, target, lambda now, before=done: moved(before + now), stop, patient)  # type: ignore[misc]
+        done += target.stat().st_size
         moved(done)
     with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as out:
         for path in sorted(names):

@@ -65,8 +65,8 @@ def _holds(others: list[str]) -> str:
     """Say what an archive holds instead, and what to do."""
     if len(others) == 1 and re.search(r"\.(zip|tar|tgz|gz|rar|7z)$", others[0], re.IGNORECASE):
         return f"it holds another archive, {others[0]!r}: put that one there in its place"
-    some = ", ".join(map(repr, others[:3]))
-    what = f"it holds {len(others)} other files ({some}, …)" if others else "it holds no files"
+    shown = ", ".join(map(repr, others[:3]))
+    what = f"it holds {len(others)} other files ({shown}, …)" if others else "it holds no files"
     return f"{what}. It is another archive, or not the publisher's: move it away to have it downloaded again"
 
 
@@ -86,26 +86,26 @@ def frames(
     frames that every clip has. Raises RetakeError for two members that are the same frame, and clips without just those
     `numbers`.
     """
-    found: Found = {}
+    numbered: Found = {}
     problems = []
     for archive, match, is_file in members(archives, folder, file, example):
         if is_file:
             number = int("".join(re.findall("[0-9]", match["frame"])))
-            found.setdefault(name(match), []).append((number, Member(archive, match[0])))
+            numbered.setdefault(name(match), []).append((number, Member(archive, match[0])))
         elif "(?P<clip>" in folder:
-            found.setdefault(match["clip"], [])
-    for clip, some in found.items():
-        some.sort(key=lambda frame: (frame[0], frame[1].name))
-        for (number, first), (other, second) in itertools.pairwise(some):
+            numbered.setdefault(match["clip"], [])
+    for clip, listed in numbered.items():
+        listed.sort(key=lambda frame: (frame[0], frame[1].name))
+        for (number, first), (other, second) in itertools.pairwise(listed):
             if number == other:
                 where = first.archive
                 problems.append(f"{where}: {first.name!r} and {second.name!r} are both frame {number} of {clip!r}")
-        there = [number for number, _ in some]
-        if numbers is not None and there and there != list(numbers):
-            wanted = f"{numbers[0]} to {numbers[-1]}"
-            problems.append(f"{some[0][1].archive}: clip {clip!r} has frames {spans(there)}, not {wanted}")
+        present = [number for number, _ in listed]
+        if numbers is not None and present and present != list(numbers):
+            expected = f"{numbers[0]} to {numbers[-1]}"
+            problems.append(f"{listed[0][1].archive}: clip {clip!r} has frames {spans(present)}, not {expected}")
     _raise(problems)
-    return dict(sorted(found.items()))
+    return dict(sorted(numbered.items()))
 
 
 def videos(archives: Iterable[Path], file: str, example: str) -> dict[str, Member]:
@@ -113,15 +113,15 @@ def videos(archives: Iterable[Path], file: str, example: str) -> dict[str, Membe
 
     Raises RetakeError for two videos that are the same clip.
     """
-    found: dict[str, Member] = {}
+    named: dict[str, Member] = {}
     problems = []
     for archive, match, _ in members(archives, "", file, example):
         member = Member(archive, match[0])
-        other = found.setdefault(match["clip"], member)
+        other = named.setdefault(match["clip"], member)
         if other is not member:
             problems.append(f"{archive}: {other.name!r} and {member.name!r} are both clip {match['clip']!r}")
     _raise(problems)
-    return dict(sorted(found.items()))
+    return dict(sorted(named.items()))
 
 
 def clips(found: Found) -> list[Clip]:
@@ -134,15 +134,15 @@ def text(archives: Iterable[Path], path: str) -> str:
 
     Raises RetakeError where none has it.
     """
-    there = list(archives)
-    for archive in there:
+    searched = list(archives)
+    for archive in searched:
         for name in names(archive):
             if name == path or name.endswith(f"/{path}"):
                 try:
                     return read(Member(archive, name)).decode("utf-8-sig")
                 except UnicodeDecodeError as error:
                     raise RetakeError(f"{archive}: {name!r} is not text in UTF-8: {error}") from None
-    raise RetakeError(f"no {path} in {', '.join(map(str, there)) or 'the archives, none of which is there'}")
+    raise RetakeError(f"no {path} in {', '.join(map(str, searched)) or 'the archives, none of which is there'}")
 
 
 def lines(text: str) -> list[str]:
@@ -150,20 +150,20 @@ def lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def listed(found: dict[str, T], wanted: Sequence[str], source: str) -> dict[str, T]:
+def listed(clips: dict[str, T], names: Sequence[str], source: str) -> dict[str, T]:
     """Return what a list names, in its order; what is not there is said in the log (the table says "partial").
 
     Raises RetakeError when nothing that it names is there.
     """
-    there = {name: found[name] for name in wanted if name in found}
-    missing = [name for name in dict.fromkeys(wanted) if name not in found]
-    if found and missing:
-        some = ", ".join(map(repr, missing[:SHOWN])) + (", …" if len(missing) > SHOWN else "")
-        text = f"{len(missing)} of the {len(set(wanted))} clips that {source} names are not in the archives: {some}"
-        if not there:
-            raise RetakeError(f"{text}. The archives have {', '.join(map(repr, list(found)[:3]))}, …: they are others")
+    kept = {name: clips[name] for name in names if name in clips}
+    missing = [name for name in dict.fromkeys(names) if name not in clips]
+    if clips and missing:
+        shown = ", ".join(map(repr, missing[:SHOWN])) + (", …" if len(missing) > SHOWN else "")
+        text = f"{len(missing)} of the {len(set(names))} clips that {source} names are not in the archives: {shown}"
+        if not kept:
+            raise RetakeError(f"{text}. The archives have {', '.join(map(repr, list(clips)[:3]))}, …: they are others")
         log.warning("%s", text)
-    return there
+    return kept
 
 
 # Low- and high-resolution pairs
@@ -193,7 +193,7 @@ def check_pairs(low: Found, high: Found, scale: int) -> None:
         if len(low[clip]) != len(high[clip]):
             problems.append(f"{clip}: {len(low[clip])} low-resolution frames, {len(high[clip])} high-resolution ones")
             continue
-        (h, w), (height, width) = (_size(some[0][1]) for some in (low[clip], high[clip]))
+        (h, w), (height, width) = (_size(frames_of[0][1]) for frames_of in (low[clip], high[clip]))
         if (h * scale, w * scale) != (height, width):
             problems.append(
                 f"{clip}: low resolution {w}x{h}, high resolution {width}x{height}, not {w * scale}x{h * scale}"

@@ -34,12 +34,12 @@ def cuts(images: Iterable[np.ndarray]) -> tuple[list[int], int]:
         if before is not None:
             differences.append(float(np.abs(small - before).mean()))
         before = small
-    found = []
-    for at, difference in enumerate(differences):
-        around = differences[max(at - AROUND, 1) : at] + differences[at + 1 : at + 1 + AROUND]
+    firsts = []
+    for index, difference in enumerate(differences):
+        around = differences[max(index - AROUND, 1) : index] + differences[index + 1 : index + 1 + AROUND]
         if difference >= LARGE and difference >= OUTSTANDING * float(np.median(around or [0.0])):
-            found.append(at)
-    return found, len(differences) if before is not None else 0
+            firsts.append(index)
+    return firsts, len(differences) if before is not None else 0
 
 
 def starts(positions: list[int], total: int, length: int) -> list[int]:

@@ -116,15 +116,15 @@ def _remembered(path: Path, size: int, mtime_ns: int) -> dict[str, Span]:
 
 def _members(path: Path) -> dict[str, Span]:
     remedy = _remedy(path)
-    found: dict[str, Span] = {}
+    members: dict[str, Span] = {}
     size, end = path.stat().st_size, 0
     try:
         with opened(path, packed=False) as archive:
             for info in archive:
-                if checked(path, info).name in found:
+                if checked(path, info).name in members:
                     raise RetakeError(f"{path}: refused, its member {info.name!r} stands in it twice. {remedy}")
                 if info.isreg():
-                    found[info.name] = Span(path, info.offset_data, info.size)
+                    members[info.name] = Span(path, info.offset_data, info.size)
                 end = info.offset_data + -(-info.size // BLOCK) * BLOCK
             # A damaged header ends the listing as the end mark does: two blocks of zeros are the difference.
             mark = Span(path, end, 2 * BLOCK).bytes()
@@ -133,7 +133,7 @@ def _members(path: Path) -> dict[str, Span]:
     if mark != bytes(2 * BLOCK):
         what = "is truncated" if end + len(mark) >= size else "is damaged"
         raise RetakeError(f"{path} {what}: no header and no end mark at byte {end} of {size}. {remedy}")
-    return found
+    return members
 
 
 def checked(path: Path, info: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -77,14 +77,14 @@ def read(source: str | Path, names: Iterable[str] | None = None, *, check: bool 
         with unpacked(path) as inside:
             return read(inside, names, check=check)
     bundle = Bundle(source, check=check)
-    wanted = list(bundle.variables) if names is None else list(names)
-    missing = [name for name in wanted if name not in bundle.variables]
+    asked = list(bundle.variables) if names is None else list(names)
+    missing = [name for name in asked if name not in bundle.variables]
     if missing:
         raise RetakeError(
-            f"{bundle.path} lacks {len(missing)} of {len(wanted)} variables: {', '.join(missing[:8])}"
+            f"{bundle.path} lacks {len(missing)} of {len(asked)} variables: {', '.join(missing[:8])}"
             f"{', …' if len(missing) > 8 else ''}{near(missing[0], bundle.variables) if len(bundle.variables) < 2000 else ''}"
         )
-    return {name: bundle.array(name) for name in wanted if names is not None or bundle.numeric(name)}
+    return {name: bundle.array(name) for name in asked if names is not None or bundle.numeric(name)}
 
 
 def shapes(source: str | Path) -> dict[str, tuple[int, ...]]:
@@ -124,9 +124,9 @@ def unpacked(archive: Path) -> Iterator[Path]:
             "Unpack it and give the checkpoint's path"
         )
     prefix = tables[0].removesuffix(".index")
-    wanted = [name for name in members if name == tables[0] or name.startswith(f"{prefix}.data-")]
+    needed = [name for name in members if name == tables[0] or name.startswith(f"{prefix}.data-")]
     with tempfile.TemporaryDirectory() as folder:
-        for name, chunks in _contents(archive, wanted):
+        for name, chunks in _contents(archive, needed):
             with (Path(folder) / PurePosixPath(name).name).open("wb") as file:
                 file.writelines(chunks)
         yield Path(folder) / PurePosixPath(tables[0]).name
@@ -224,7 +224,7 @@ class Bundle:
     def _v2(self, header: Message, entries: list[tuple[bytes, memoryview]]) -> dict[str, Variable]:
         self.shards = int(_one(header, 1, 1))
         self.big_endian = bool(_one(header, 2, 0))
-        found = {}
+        variables = {}
         for key, value in entries[1:]:
             if key.startswith(b"\0"):
                 continue  # a slice of a partitioned variable
@@ -232,8 +232,8 @@ class Bundle:
             crc = int.from_bytes(_one(entry, 6, b"\0\0\0\0"), "little")
             shard, offset, size = (int(_one(entry, number, 0)) for number in (3, 4, 5))
             shape = _shape(_one(entry, 2, b""))
-            found[key.decode()] = Variable(int(_one(entry, 1, 0)), shape, shard, offset, size, crc, 7 in entry)
-        return found
+            variables[key.decode()] = Variable(int(_one(entry, 1, 0)), shape, shard, offset, size, crc, 7 in entry)
+        return variables
 
     def _array_v2(self, name: str, variable: Variable) -> np.ndarray:
         if variable.partitioned:
@@ -269,22 +269,22 @@ class Bundle:
     # V1
 
     def _v1(self, entries: list[tuple[bytes, memoryview]]) -> dict[str, Variable]:
-        found = {}
+        variables = {}
         for raw in fields(_one(fields(entries[0][1]), 1, b"")).get(1, []):
             meta = fields(raw)
             name = bytes(_one(meta, 1, b"")).decode()
-            found[name] = Variable(int(_one(meta, 3, 0)), _shape(_one(meta, 2, b"")))
+            variables[name] = Variable(int(_one(meta, 3, 0)), _shape(_one(meta, 2, b"")))
         for _, value in entries[1:]:
             data = fields(value).get(2)
             if data is None:
                 continue
             part = fields(data[-1])
-            variable = found.get(bytes(_one(part, 1, b"")).decode())
+            variable = variables.get(bytes(_one(part, 1, b"")).decode())
             if variable is not None:
                 extents = [fields(extent) for extent in fields(_one(part, 2, b"")).get(1, [])]
                 where = [(int(_one(e, 1, 0)), int(_one(e, 2, -1))) for e in extents]
                 variable.parts.append((where, _one(part, 3, b"")))
-        return found
+        return variables
 
     def _array_v1(self, name: str, variable: Variable) -> np.ndarray:
         dtype = np.dtype(DTYPES[variable.code])
@@ -324,14 +324,14 @@ def _entries(data: memoryview, path: Path, check: bool) -> Iterator[tuple[bytes,
     if len(data) < FOOTER or data[-len(MAGIC) :] != MAGIC:
         raise Damaged("it does not end with a table's footer")
     footer = data[-FOOTER:]
-    at = _varint(footer, _varint(footer, 0)[1])[1]  # after the metaindex handle
-    for _, handle in _block(data, footer[at:], path, check):
+    index = _varint(footer, _varint(footer, 0)[1])[1]  # after the metaindex handle
+    for _, handle in _block(data, footer[index:], path, check):
         yield from _block(data, handle, path, check)
 
 
 def _block(data: memoryview, handle: memoryview, path: Path, check: bool) -> Iterator[tuple[bytes, memoryview]]:
-    offset, at = _varint(handle, 0)
-    size, _ = _varint(handle, at)
+    offset, index = _varint(handle, 0)
+    size, _ = _varint(handle, index)
     block, trailer = data[offset : offset + size], data[offset + size : offset + size + TRAILER]
     if len(trailer) != TRAILER or size < 4:
         raise Damaged(f"a block of {size} bytes at {offset} reaches past the end")
@@ -346,17 +346,17 @@ def _block(data: memoryview, handle: memoryview, path: Path, check: bool) -> Ite
     end = size - 4 - 4 * restarts
     if end < 0:
         raise Damaged(f"the block at byte {offset} has {restarts} restarts")
-    at, key = 0, b""
-    while at < end:
-        shared, at = _varint(block, at)
-        unshared, at = _varint(block, at)
-        length, at = _varint(block, at)
-        if at + unshared + length > end or shared > len(key):
+    cursor, key = 0, b""
+    while cursor < end:
+        shared, cursor = _varint(block, cursor)
+        unshared, cursor = _varint(block, cursor)
+        length, cursor = _varint(block, cursor)
+        if cursor + unshared + length > end or shared > len(key):
             raise Damaged(f"an entry of the block at byte {offset} reaches past its end")
-        key = key[:shared] + bytes(block[at : at + unshared])
-        at += unshared
-        yield key, block[at : at + length]
-        at += length
+        key = key[:shared] + bytes(block[cursor : cursor + unshared])
+        cursor += unshared
+        yield key, block[cursor : cursor + length]
+        cursor += length
 
 
 # Protobuf
@@ -378,24 +378,24 @@ def _varint(data: memoryview | bytes, at: int) -> tuple[int, int]:
 
 def fields(data: memoryview | bytes) -> Message:
     """Return {field number: values} of a message: int for varints, bytes-like for the others."""
-    found: Message = {}
-    at, end = 0, len(data)
-    while at < end:
-        key, at = _varint(data, at)
+    message: Message = {}
+    cursor, end = 0, len(data)
+    while cursor < end:
+        key, cursor = _varint(data, cursor)
         kind = key & 7
         value: Any
         if kind == 0:
-            value, at = _varint(data, at)
+            value, cursor = _varint(data, cursor)
         else:
             if kind == 2:
-                length, at = _varint(data, at)
+                length, cursor = _varint(data, cursor)
             else:
                 length = {1: 8, 5: 4}.get(kind, -1)
-            if length < 0 or at + length > end:
+            if length < 0 or cursor + length > end:
                 raise Damaged("a protobuf field reaches past its message")
-            value, at = data[at : at + length], at + length
-        found.setdefault(key >> 3, []).append(value)
-    return found
+            value, cursor = data[cursor : cursor + length], cursor + length
+        message.setdefault(key >> 3, []).append(value)
+    return message
 
 
 def _one(message: Message, number: int, default: Any) -> Any:

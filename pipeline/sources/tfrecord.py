@@ -27,13 +27,13 @@ def records(file: Span) -> list[Span]:
 
     Raises RetakeError that names the record and its place for a wrong checksum and for a file that is cut off.
     """
-    found: list[Span] = []
-    at = 0
+    spans: list[Span] = []
+    offset = 0
     with file.path.open("rb") as source:
-        while at < file.size:
-            source.seek(file.offset + at)
-            head = source.read(min(HEAD, file.size - at))
-            where = f"{file.path}, byte {file.offset + at}: record {len(found)}"
+        while offset < file.size:
+            source.seek(file.offset + offset)
+            head = source.read(min(HEAD, file.size - offset))
+            where = f"{file.path}, byte {file.offset + offset}: record {len(spans)}"
             if len(head) < HEAD:
                 raise RetakeError(f"{where} is cut off after {len(head)} bytes. {REMEDY}")
             length, crc = struct.unpack("<QI", head)
@@ -41,11 +41,13 @@ def records(file: Span) -> list[Span]:
                 raise RetakeError(f"{where}: wrong CRC-32C of its length. {REMEDY}")
             if length > MEMBER:
                 raise RetakeError(f"{where} claims {length} bytes, more than the {MEMBER} that are read. {REMEDY}")
-            at += HEAD + length + TAIL
-            if at > file.size:
-                raise RetakeError(f"{where} is cut off: {at - file.size} of its {length} bytes are missing. {REMEDY}")
-            found.append(Span(file.path, file.offset + at - TAIL - length, length))
-    return found
+            offset += HEAD + length + TAIL
+            if offset > file.size:
+                raise RetakeError(
+                    f"{where} is cut off: {offset - file.size} of its {length} bytes are missing. {REMEDY}"
+                )
+            spans.append(Span(file.path, file.offset + offset - TAIL - length, length))
+    return spans
 
 
 def payload(record: Span) -> bytes:
@@ -61,7 +63,7 @@ def example(data: bytes) -> dict[str, list[bytes] | np.ndarray]:
 
     Raises ValueError for what is none.
     """
-    found: dict[str, list[bytes] | np.ndarray] = {}
+    features: dict[str, list[bytes] | np.ndarray] = {}
     try:
         for message in fields(data).get(1, []):
             for raw in fields(message).get(1, []):
@@ -69,10 +71,10 @@ def example(data: bytes) -> dict[str, list[bytes] | np.ndarray]:
                 feature = fields(entry[2][-1]) if 2 in entry else {}
                 name = bytes(entry[1][-1]).decode() if 1 in entry else ""
                 for kind, lists in feature.items():
-                    found[name] = _values(kind, fields(lists[-1]).get(1, []))
+                    features[name] = _values(kind, fields(lists[-1]).get(1, []))
     except (Damaged, IndexError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(f"no tf.train.Example: {error}") from None
-    return found
+    return features
 
 
 def _values(kind: int, values: list) -> list[bytes] | np.ndarray:

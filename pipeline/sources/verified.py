@@ -48,10 +48,10 @@ def verify(path: Path, size: int | None, sha256: str, check: Check | None = None
     `size` (bytes) and `sha256` are the published ones, None and "" where there are none. Raises RetakeError when it is
     another, or when `check` finds its structure wrong.
     """
-    found = path.stat().st_size
-    if size and found != size:
-        what = "truncated, or another file" if found < size else "another file"
-        raise RetakeError(f"{path} has {found} bytes, {size} are published: it is {what}")
+    measured = path.stat().st_size
+    if size and measured != size:
+        what = "truncated, or another file" if measured < size else "another file"
+        raise RetakeError(f"{path} has {measured} bytes, {size} are published: it is {what}")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 and digest != sha256:
@@ -146,10 +146,10 @@ def _remember(root: Path, name: str, entry: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def lock(path: Path, stop: threading.Event | None = None) -> Iterator[None]:
     """Hold the lock of `path`, `.<name>.lock` beside it; waits while another thread or process holds it."""
-    at = path.with_name(f".{path.name}.lock")
-    at.parent.mkdir(parents=True, exist_ok=True)
+    lock_file = path.with_name(f".{path.name}.lock")
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
     waited = 0
-    while not (release := _acquire(at)):
+    while not (release := _acquire(lock_file)):
         if waited == 20:
             log.info("waiting for another process that works on %s", path)
         waited += 1

@@ -279,29 +279,29 @@ def _short(file: BinaryIO) -> str | None:
 
 def _riff(file: BinaryIO, length: int) -> int:
     """Return where the last RIFF chunk of an AVI ends, by its own word."""
-    at = 0
-    while at + 8 <= length:
-        file.seek(at)
+    offset = 0
+    while offset + 8 <= length:
+        file.seek(offset)
         name, size = struct.unpack("<4sI", file.read(8))
         if name != b"RIFF" or size in (0, 2**32 - 1):  # a recording that was never finished knows no size
             break
-        at += 8 + size + size % 2
-    return at
+        offset += 8 + size + size % 2
+    return offset
 
 
 def _boxes(file: BinaryIO, length: int) -> int:
     """Return where the last outermost box of an MP4 or QuickTime file ends, by its own word."""
-    at = 0
-    while at + 8 <= length:
-        file.seek(at)
+    offset = 0
+    while offset + 8 <= length:
+        file.seek(offset)
         size, name = struct.unpack(">I4s", file.read(8))
         least = 8
         if size == 1:
             size, least = int.from_bytes(file.read(8), "big"), 16
         if size < least or not (name.isascii() and name.decode().isprintable()):  # 0: to the end; others: rubbish there
             break
-        at += size
-    return at
+        offset += size
+    return offset
 
 
 def _matroska(file: BinaryIO) -> int:

@@ -167,8 +167,8 @@ def resize(flow: np.ndarray, height: int, width: int) -> np.ndarray:
     scale = np.array([width / flow.shape[1], height / flow.shape[0]], np.float32)
     for axis, size in ((0, height), (1, width)):
         last = flow.shape[axis] - 1
-        at = np.linspace(0, last, size)
-        low = np.floor(at).astype(int)
-        share = (at - low).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (-1, 1))
+        position = np.linspace(0, last, size)
+        low = np.floor(position).astype(int)
+        share = (position - low).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (-1, 1))
         flow = flow.take(low, axis) * (1 - share) + flow.take(np.minimum(low + 1, last), axis) * share
     return flow * scale

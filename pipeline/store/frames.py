@@ -350,10 +350,10 @@ class Store:
         """Return the row of a frame by its number (its first sample); raises RetakeError where there is none."""
         rows = self.clips.get(clip, range(0))
         of_clip = slice(rows.start, rows.stop)
-        found = np.flatnonzero((self.frame[of_clip] == frame) & (self.sample[of_clip] == 0))
-        if not len(found):
+        matching = np.flatnonzero((self.frame[of_clip] == frame) & (self.sample[of_clip] == 0))
+        if not len(matching):
             raise RetakeError(f"{self.path} has no {clip} frame {frame}: make it again with `snakemake {self.path}`")
-        return rows[int(found[0])]
+        return rows[int(matching[0])]
 
     def source(self, row: int) -> str:
         """Return the archive member (or file) that row came from."""
@@ -370,14 +370,14 @@ class Store:
         return self._batches[batch], row - int(self._first[batch])
 
     def _column(self, name: str, row: int) -> pa.Scalar:
-        batch, at = self._place(row)
-        return batch.column(name)[at]
+        batch, index = self._place(row)
+        return batch.column(name)[index]
 
     def encoded(self, row: int) -> memoryview:
         """Return the stored bytes of one image, without copying."""
-        batch, at = self._place(row)
+        batch, index = self._place(row)
         starts, data = _images(batch)
-        return data[int(starts[at]) : int(starts[at + 1])]
+        return data[int(starts[index]) : int(starts[index + 1])]
 
     def image(self, row: int) -> np.ndarray:
         """Return one image, (height, width, channels); with codec raw a read-only view of the mapped file."""

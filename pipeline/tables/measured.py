@@ -118,27 +118,27 @@ def _pivot(
     values: dict[str, Windows] = {}
     horizons: dict[str, dict[str, list[int]]] = {}
     for metric, windows in cells.items():
-        horizons[metric] = {w: list(dict.fromkeys(h for _, h in found)) for w, found in windows.items()}
+        horizons[metric] = {w: list(dict.fromkeys(h for _, h in filled)) for w, filled in windows.items()}
         values[metric] = {
             w: np.array(
                 [
-                    [found.get((s, h), math.nan) for h in horizons[metric][w]]
-                    for s in dict.fromkeys(s for s, _ in found)
+                    [filled.get((s, h), math.nan) for h in horizons[metric][w]]
+                    for s in dict.fromkeys(s for s, _ in filled)
                 ],
                 np.float64,
             )
-            for w, found in windows.items()
+            for w, filled in windows.items()
         }
     missing = []
     for metric, about in meta["metrics"].items():
-        found = values.get(metric, {}).values()
-        if sum(v.size for v in found) != about["values"] or (
-            metric not in meta["lacking"] and any(np.isnan(v).any() for v in found)
+        filled = values.get(metric, {}).values()
+        if sum(v.size for v in filled) != about["values"] or (
+            metric not in meta["lacking"] and any(np.isnan(v).any() for v in filled)
         ):
             missing.append(metric)
     if missing:
         raise RetakeError(f"{path} lacks values of {', '.join(missing)}: make it again with `snakemake {path}`")
-    empty = [metric for metric, found in weights.items() if not any(found.values())]
+    empty = [metric for metric, filled in weights.items() if not any(filled.values())]
     if empty:
         raise RetakeError(f"{path}: no clip counts for {', '.join(empty)}: look at `clips` of those metrics")
     return values, weights, horizons

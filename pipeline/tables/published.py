@@ -26,14 +26,14 @@ def rows_of(e: Experiment, columns: list[Column]) -> list[Row]:
         return []
     files = sorted(PUBLISHED.glob("*.csv"))
     lines = [line for file in files for line in csv.DictReader(file.read_text().splitlines())]
-    wanted = e.published if isinstance(e.published, dict) else {"": e.published}
+    datasets = e.published if isinstance(e.published, dict) else {"": e.published}
     entries = []
-    for key, dataset in wanted.items():
-        found = [line | {"column": key} for line in lines if line["dataset"] == dataset]
-        if not found:
+    for key, dataset in datasets.items():
+        listed = [line | {"column": key} for line in lines if line["dataset"] == dataset]
+        if not listed:
             known = ", ".join(dict.fromkeys(line["dataset"] for line in lines)) or "no rows"
             raise RetakeError(f"no published row of dataset {dataset!r} in {PUBLISHED}/*.csv (known: {known})")
-        entries += found
+        entries += listed
     methods = {(x["paper"], x["method"]) for x in entries}  # a network's size has no dataset
     entries += [x | {"column": ""} for x in lines if x["dataset"] == "-" and (x["paper"], x["method"]) in methods]
     scales = {c.name: c.about["scale"] for c in columns}

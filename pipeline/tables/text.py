@@ -86,14 +86,14 @@ def digits(value: float) -> str:
 
 def best(rows: list[Row], columns: list[Column]) -> set[tuple[str, str]]:
     """Return the (row name, column name) that are best among the measured rows, as printed: ties are all best."""
-    found = set()
+    bold = set()
     for column in columns:
         cells = {row.name: row.cells[column.name].mean for row in rows if row.measured and column.name in row.cells}
         cells = {name: mean for name, mean in cells.items() if not math.isnan(mean)}
         if cells:
             top = (max if column.about["better"] == "higher" else min)(cells.values())
-            found |= {(name, column.name) for name, mean in cells.items() if column.short(mean) == column.short(top)}
-    return found
+            bold |= {(name, column.name) for name, mean in cells.items() if column.short(mean) == column.short(top)}
+    return bold
 
 
 def as_markdown(experiment: str, e: Experiment, rows: list[Row], columns: list[Column], layout: Layout) -> str:
@@ -132,9 +132,9 @@ def as_markdown(experiment: str, e: Experiment, rows: list[Row], columns: list[C
     if any("".join(line[1:]) for line in body):
         text += [*_pipes(["model", *(c.title for c in main)], body), ""]
     for group in dict.fromkeys(c.group for c in columns if c.group):
-        some = [c for c in columns if c.group == group]
-        body = [[r.label, *(both(r, c) for c in some)] for r in ours]
-        text += [f"## {visible(group)}", "", *_pipes(["model", *map(title, some)], body), ""]
+        grouped = [c for c in columns if c.group == group]
+        body = [[r.label, *(both(r, c) for c in grouped)] for r in ours]
+        text += [f"## {visible(group)}", "", *_pipes(["model", *map(title, grouped)], body), ""]
     text += [
         f"* Test set: `{e.dataset}`, {layout.tested(e, ours[0].meta)}. Bold: best measured row.",
         *_explain(e, ours),
@@ -231,9 +231,9 @@ def as_latex(experiment: str, rows: list[Row], columns: list[Column]) -> str:
     ]
     partial = list(dict.fromkeys(row.facts["partial"] for row in ours if row.facts["partial"]))
     for group in dict.fromkeys(c.group for c in columns):
-        some = [row for row in rows if row.measured or not group]
+        shown = [row for row in rows if row.measured or not group]
         lines += [f"% {visible(group)}"] if group else []
-        lines += _tabular(some, [c for c in columns if c.group == group], notes, partial)
+        lines += _tabular(shown, [c for c in columns if c.group == group], notes, partial)
     return "\n".join(lines) + "\n"
 
 

@@ -68,7 +68,7 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Stream]:
 
     Videos and scenes that cannot be had are listed in the log, with the reason. Raises RetakeError when none can.
     """
-    found: list[Stream] = []
+    streams: list[Stream] = []
     lost: list[str] = []
     for name, member, starts in _own(Path(p.videos) / split) if p.videos else _vimeo(split, archives):
         try:
@@ -84,13 +84,13 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Stream]:
             gone = ", ".join(str(start) for start in starts if start not in whole) or "all"
             lost.append(f"{member.name} has {length} frames, no scene of {LENGTH} at {gone}")
         reader = _Reader(member)
-        found += [Stream(f"{name}/{start}", member, functools.partial(reader.scene, start)) for start in whole]
+        streams += [Stream(f"{name}/{start}", member, functools.partial(reader.scene, start)) for start in whole]
     for reason in lost:
         log.warning("left out: %s", reason)
-    if not found:
+    if not streams:
         where = Path(p.videos) / split if p.videos else Path("data/raw/tecogan_train")
         raise RetakeError("\n".join([f"no scenes of {LENGTH} frames in {where}: put videos there", *lost]))
-    return found
+    return streams
 
 
 Videos = Iterator[tuple[str, Member, list[int] | None]]  # name, file, first frames of its scenes if they are known
@@ -108,8 +108,8 @@ def _vimeo(split: str, archives: list[Path]) -> Videos:
 def _own(folder: Path) -> Videos:
     if not folder.is_dir():
         raise RetakeError(f"no folder {folder}: own videos lie in train/ and val/ of datasets.<entry>.videos")
-    found = [name for name in names(folder) if Path(name).suffix.lower() in SUFFIXES]
-    for name in progress(found, unit="video", desc="shots"):
+    videos = [name for name in names(folder) if Path(name).suffix.lower() in SUFFIXES]
+    for name in progress(videos, unit="video", desc="shots"):
         yield name, Member(folder, name), None
 
 

@@ -148,8 +148,8 @@ class I3D(nn.Module):
             (set(own) ^ set(state)) - counters | {k for k in set(own) & set(state) if own[k].shape != state[k].shape}
         )
         if wrong:
-            some = ", ".join(wrong[:6]) + (f" and {len(wrong) - 6} more" if len(wrong) > 6 else "")
-            raise RetakeError(f"{name} is not this I3D: missing, unknown or of another shape: {some}")
+            shown = ", ".join(wrong[:6]) + (f" and {len(wrong) - 6} more" if len(wrong) > 6 else "")
+            raise RetakeError(f"{name} is not this I3D: missing, unknown or of another shape: {shown}")
         self.load_state_dict({**{key: own[key] for key in counters}, **state})
         return self
 
@@ -234,10 +234,10 @@ def from_tensorflow(variables: dict[str, np.ndarray]) -> dict[str, Tensor]:
     leaves = {"conv3d.weight": "conv_3d/w", "batch3d.bias": "batch_norm/beta",
               "batch3d.running_mean": "batch_norm/moving_mean",
               "batch3d.running_var": "batch_norm/moving_variance"}  # fmt: skip
-    wanted = {f"{ours}.{leaf}": f"{theirs}/{tail}" for ours, theirs in units.items() for leaf, tail in leaves.items()}
-    wanted |= {f"{KINETICS['top']}.{leaf}": f"Logits/Conv3d_0c_1x1/conv_3d/{leaf[0]}" for leaf in ("weight", "bias")}
+    sources = {f"{ours}.{leaf}": f"{theirs}/{tail}" for ours, theirs in units.items() for leaf, tail in leaves.items()}
+    sources |= {f"{KINETICS['top']}.{leaf}": f"Logits/Conv3d_0c_1x1/conv_3d/{leaf[0]}" for leaf in ("weight", "bias")}
     state, missing = {}, []
-    for ours, tail in wanted.items():
+    for ours, tail in sources.items():
         outputs = [name for name in variables if name == tail or name.endswith(f"/{tail}")]
         if len(outputs) != 1:
             missing.append(tail)
@@ -251,6 +251,6 @@ def from_tensorflow(variables: dict[str, np.ndarray]) -> dict[str, Tensor]:
             state[ours.removesuffix("bias") + "weight"] = torch.ones(array.size)
     if missing:
         raise RetakeError(
-            f"no I3D: the checkpoint lacks (or has twice) {', '.join(missing[:6])} of {len(wanted)} variables"
+            f"no I3D: the checkpoint lacks (or has twice) {', '.join(missing[:6])} of {len(sources)} variables"
         )
     return state

@@ -54,15 +54,15 @@ def distance(net: str, colour: str, device: str) -> Callable[[np.ndarray, np.nda
         )
         layers = network.net(x)
         unit = [y.div_(torch.linalg.vector_norm(y, dim=1, keepdim=True).add_(1e-10)) for y in layers]
-        return [list(some) for some in zip(*(y.split(1) for y in unit), strict=True)]
+        return [list(taps) for taps in zip(*(y.split(1) for y in unit), strict=True)]
 
     def features(images: list[np.ndarray]) -> list[list[Any]]:
         if device == "cpu":
-            return [found for one in pool.map(lambda image: batch([image]), images) for found in one]
+            return [taps for alone in pool.map(lambda image: batch([image]), images) for taps in alone]
         return batch(images) if images else []
 
     def lpips(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
-        parts = [slice(at, at + AT_ONCE) for at in range(0, len(target), AT_ONCE)]
+        parts = [slice(first, first + AT_ONCE) for first in range(0, len(target), AT_ONCE)]
         return np.concatenate([few(prediction[part], target[part], part.start) for part in parts])
 
     def few(prediction: np.ndarray, target: np.ndarray, before: int) -> np.ndarray:

@@ -44,10 +44,10 @@ def tensorflow_input(video: Tensor) -> Tensor:
     x = (video + 1) * 127.5
     for axis in (3, 4):
         size = x.shape[axis]
-        at = torch.arange(SIDE, dtype=torch.float32, device=x.device) * float(np.float32(size / SIDE))
-        low = at.floor().long()
+        position = torch.arange(SIDE, dtype=torch.float32, device=x.device) * float(np.float32(size / SIDE))
+        low = position.floor().long()
         high = (low + 1).clamp(max=size - 1)
-        share = (at - low).view(-1, *[1] * (4 - axis))
+        share = (position - low).view(-1, *[1] * (4 - axis))
         below, above = x.index_select(axis, low), x.index_select(axis, high)
         x = below + (above - below) * share
     return (2 * x / 255 - 1).transpose(1, 2)
@@ -84,5 +84,5 @@ def texture_diversity(embeddings: np.ndarray) -> float:
 def _pairs(samples: np.ndarray) -> float:
     """Return the mean over pairs of different samples of their mean squared difference; (S, N, D)."""
     rows = samples.astype(np.float64)
-    found = [np.mean((a - b) ** 2) for a, b in itertools.combinations(rows, 2)]  # both orders have the same
-    return float(np.mean(found))
+    distances = [np.mean((a - b) ** 2) for a, b in itertools.combinations(rows, 2)]  # both orders have the same
+    return float(np.mean(distances))

@@ -291,8 +291,8 @@ class _Correlation(torch.autograd.Function):
         inner = to_windows[RANGE : RANGE + height]
         to_two = two.new_zeros(height, batch, count * tile + 2 * RANGE, channels)
         to_two[:, :, : count * tile] = inner[:, :, :, :tile].flatten(2, 3)
-        for at in range(count):
-            to_two[:, :, (at + 1) * tile : (at + 1) * tile + 2 * RANGE] += inner[:, :, at, tile:]
+        for row in range(count):
+            to_two[:, :, (row + 1) * tile : (row + 1) * tile + 2 * RANGE] += inner[:, :, row, tile:]
         return to_one, to_two[:, :, RANGE : RANGE + width].permute(1, 3, 0, 2)
 
 

@@ -242,17 +242,17 @@ class DMVFN(nn.Module, Network):
         """
         recipe = self._recipe()
         laplacians = laplacian.losses(torch.stack(predictions), target)
-        found = {"laplacian": laplacians @ laplacians.new_tensor([DISCOUNT**i for i in reversed(range(BLOCKS))])}
-        found["loss"] = found["laplacian"]
+        terms = {"laplacian": laplacians @ laplacians.new_tensor([DISCOUNT**i for i in reversed(range(BLOCKS))])}
+        terms["loss"] = terms["laplacian"]
         if recipe.vgg_weight:
             assert self._vgg is not None
             last = predictions[-1]
             if recipe.vgg_channels == "rgb":
                 last, target = last.flip(1), target.flip(1)
             with fabric.autocast():
-                found["vgg"] = self._vgg.to(target.device).terms(last, target).sum()
-            found["loss"] = found["laplacian"] + recipe.vgg_weight * found["vgg"]
-        return found
+                terms["vgg"] = self._vgg.to(target.device).terms(last, target).sum()
+            terms["loss"] = terms["laplacian"] + recipe.vgg_weight * terms["vgg"]
+        return terms
 
     def _recipe(self) -> Any:
         assert self.p.train is not None, "this entry of params.yaml has no training"
@@ -315,11 +315,11 @@ class DMVFN(nn.Module, Network):
             rows = np.flatnonzero(gates[:, i])
             if not len(rows):
                 continue
-            some: Any = slice(None) if len(rows) == len(pair) else torch.from_numpy(rows).to(pair.device)
-            step = block(torch.cat([pair[some], warped[some], mask[some], flow[some]], 1), scale)
-            flow[some] += step[:, :4]
-            mask[some] += step[:, 4:]
-            warped[some] = warp_pair(pair[some], flow[some])
+            taking: Any = slice(None) if len(rows) == len(pair) else torch.from_numpy(rows).to(pair.device)
+            step = block(torch.cat([pair[taking], warped[taking], mask[taking], flow[taking]], 1), scale)
+            flow[taking] += step[:, :4]
+            mask[taking] += step[:, 4:]
+            warped[taking] = warp_pair(pair[taking], flow[taking])
         frame = blend(warped, mask)
         self.frames_made += len(frame)
         empty = ~gates.any(1)

@@ -384,8 +384,8 @@ def from_tensorflow(value: Any) -> Tensor:
 
 def published_blocks(state: Mapping[str, Any]) -> int:
     """Return the number of residual blocks of a published generator, 0 where there is none."""
-    found = (re.fullmatch(r"generator/generator_unit/resblock_(\d+)/.*", name) for name in state)
-    return max((int(m[1]) for m in found if m), default=0)
+    matches = (re.fullmatch(r"generator/generator_unit/resblock_(\d+)/.*", name) for name in state)
+    return max((int(m[1]) for m in matches if m), default=0)
 
 
 def _check_blocks(network: nn.Module, found: int) -> None:

@@ -278,8 +278,8 @@ def losses(network: Recurrent, low: Tensor, target: Tensor, recipe: Train, vgg: 
     if recipe.vgg:
         assert vgg is not None
         with torch.no_grad():
-            wanted = [f.unflatten(0, (-1, n))[:, order].flatten(0, 1) for f in vgg.features(target.flatten(0, 1))]
-        distances = vgg.distances(vgg.features(output.flatten(0, 1)), wanted)
+            features = [f.unflatten(0, (-1, n))[:, order].flatten(0, 1) for f in vgg.features(target.flatten(0, 1))]
+        distances = vgg.distances(vgg.features(output.flatten(0, 1)), features)
         values.update({f"vgg_loss_{block}": value for block, value in enumerate(distances, 2)})
         values["vgg_all"] = torch.stack(distances).sum()
         generator = generator + recipe.vgg * values["vgg_all"]

@@ -48,11 +48,11 @@ def windows(store: Store, protocol: Protocol) -> list[Window]:
         else [0] * each
         for w in every
     }
-    found = []
+    tested = []
     for n in range(each):
         for clip, drawn in starts.items():
-            found.append(Window(clip, drawn[n], drawn[:n].count(drawn[n])))
-    return found[: protocol.items]
+            tested.append(Window(clip, drawn[n], drawn[:n].count(drawn[n])))
+    return tested[: protocol.items]
 
 
 def _random_starts(clip: str, count: int, each: int) -> list[int]:
@@ -114,10 +114,10 @@ def flow(store: Store, frames: Store, clip: str, positions: range) -> np.ndarray
     fields = [store.image(store.row(clip, number if sky else number - 1)) for number in numbers[1:]]
     first = store.clips.get(clip, range(1))[0]
     still = sky and store.frame[first] == numbers[0]
-    found = np.stack([store.image(first) if still else np.zeros_like(fields[0]), *fields])
-    if not np.isfinite(found).all():
+    fields_of_clip = np.stack([store.image(first) if still else np.zeros_like(fields[0]), *fields])
+    if not np.isfinite(fields_of_clip).all():
         raise RetakeError(f"{store.path}: {clip}, frames {numbers[0]} to {numbers[-1]}: flow is unknown in places")
-    return found
+    return fields_of_clip
 
 
 def open_flow(path: str, frames: Store) -> Store:

@@ -61,10 +61,10 @@ def _names(folder: Path, windows: int, images: list[str]) -> list[str]:
     """Return what is missing in the folder and what is not known; hidden files are passed over."""
 
     def compare(where: Path, expected: list[str], what: str) -> list[str]:
-        found = {entry.name for entry in where.iterdir() if not entry.name.startswith(".")}
+        names = {entry.name for entry in where.iterdir() if not entry.name.startswith(".")}
         shown = "" if where == folder else f"{where.name}/"
-        return [f"{shown}{name} is missing" for name in expected if name not in found] + [
-            f"{shown}{name} is no {what}" for name in sorted(found - set(expected))
+        return [f"{shown}{name} is missing" for name in expected if name not in names] + [
+            f"{shown}{name} is no {what}" for name in sorted(names - set(expected))
         ]
 
     problems = compare(folder, [f"{number:06d}" for number in range(windows)], "test window")
