@@ -43,6 +43,18 @@ WRAPPERS = (
     "params",
     "network",
 )  # keys under which training code keeps a network's tensors
+# What torch raises for truncated and foreign files differs with the place of the damage
+DAMAGE = (
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    struct.error,
+    OverflowError,
+)
 PREFIXES = ("module.", "_orig_mod.")  # of names, by DistributedDataParallel and torch.compile
 
 
@@ -188,18 +200,7 @@ def load_tree(file: str | Path) -> dict[str, Any]:
                 "you trust it, save its state_dict with torch.save on the machine that made it, and give that file"
             ) from None
         raise RetakeError(f"{file} is no checkpoint, or damaged: {_first(text.split('error:')[-1])}") from None
-    # What torch raises for truncated and foreign files differs with the place of the damage.
-    except (
-        RuntimeError,
-        EOFError,
-        LookupError,
-        ValueError,
-        AttributeError,
-        TypeError,
-        AssertionError,
-        struct.error,
-        OverflowError,
-    ) as error:
+    except DAMAGE as error:
         why = _first(str(error)) if isinstance(error, RuntimeError) else f"{type(error).__name__} {error}".strip()
         raise RetakeError(f"{file} is no checkpoint, or truncated: {why}") from None
 
@@ -231,16 +232,7 @@ def load_script(file: str | Path) -> dict[str, Tensor]:
             return dict(_tensors(tree, ""))
     except pickle.UnpicklingError as error:
         raise RetakeError(f"{file} is refused: {error}") from None
-    except (
-        RuntimeError,
-        EOFError,
-        LookupError,
-        ValueError,
-        AttributeError,
-        TypeError,
-        struct.error,
-        zipfile.BadZipFile,
-    ) as error:
+    except (*DAMAGE, zipfile.BadZipFile) as error:
         raise RetakeError(f"{file} is no TorchScript archive, or truncated: {type(error).__name__} {error}") from None
 
 

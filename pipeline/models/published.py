@@ -20,10 +20,13 @@ def load(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
 
 
 def check(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Raise RetakeError unless `state` has the keys of a network, no more and no fewer, and its shapes.
+    """Raise RetakeError, its message beginning with `what`, unless `state` is a state dict of this network."""
+    if told := misfits(network, state):
+        raise RetakeError(f"{what}; keys {told}")
 
-    The message begins with `what` and lists keys that are missing, unknown or of another shape.
-    """
+
+def misfits(network: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """Return which keys of a state dict are missing, unknown or of another shape; "" where all of them fit the network."""
     own = network.state_dict()
     problems = {
         "missing": [key for key in own if key not in state],
@@ -34,13 +37,11 @@ def check(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
             if key in state and getattr(state[key], "shape", None) != own[key].shape
         ],
     }
-    parts = [
+    return "; ".join(
         f"{len(keys)} {problem}: {', '.join(keys[:NAMED])}{', …' if len(keys) > NAMED else ''}"
         for problem, keys in problems.items()
         if keys
-    ]
-    if parts:
-        raise RetakeError(f"{what}; keys {'; '.join(parts)}")
+    )
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

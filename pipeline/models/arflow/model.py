@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.errors import RetakeError
 from pipeline.losses import unflow
+from pipeline.models import published
 from pipeline.models.arflow import MULTIPLE, Loss, Params, Train, transform
 from pipeline.models.arflow.network import PWCLite
 from pipeline.models.base import Network
@@ -231,25 +232,8 @@ class ARFlow(PWCLite, Network):
         """
         if "state_dict" in state:
             state = state["state_dict"]
-        own = self.state_dict()
-        wrong = {
-            "missing": [key for key in own if key not in state],
-            "unknown": [key for key in state if key not in own],
-            "of another shape": [
-                f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-                for key in own
-                if key in state and state[key].shape != own[key].shape
-            ],
-        }
-        if any(wrong.values()):
-            parts = [
-                f"{len(keys)} {what}: {', '.join(keys[:4])}{', …' if len(keys) > 4 else ''}"
-                for what, keys in wrong.items()
-                if keys
-            ]
-            raise RetakeError(
-                f"the checkpoint is not of this ARFlow network; keys {'; '.join(parts)}.{_guess(state, self.p)}"
-            )
+        if told := published.misfits(self, state):
+            raise RetakeError(f"the checkpoint is not of this ARFlow network; keys {told}.{_guess(state, self.p)}")
         self.load_state_dict(dict(state))
 
 

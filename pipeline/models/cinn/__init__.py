@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline import params
-from pipeline.losses.augment import Augment
 from pipeline.models import cinn_ae, cinn_stage1
+from pipeline.models.cinn_recipe import Recipe
 from pipeline.tasks import animation
 
 if TYPE_CHECKING:
@@ -51,20 +51,12 @@ class Network(params.Strict):
     )
 
 
-class Train(animation.Train):
+class Train(Recipe, animation.Train):
     """The published recipe: one Adam, its rate halved every few epochs."""
 
     batch: params.Count = Field(50)
     epochs: params.Count = Field(31)
-    seed: int = Field(42)
     window: Literal[17] = Field(17)
-    windows: Literal["all", "random"] = Field("random")
-    crop: None = Field(None)
-    validate_windows: params.Count = Field(256)
-
-    augment: Augment = Field(
-        default_factory=Augment, description="resizing, cropping, flipping and colour jitter, each clip as a whole"
-    )
     stage1: str = Field(
         default="data/checkpoints/cinn_stage1/bair.pt",
         description="data/checkpoints/<model>/<dataset>.pt of the video auto-encoder, trained or imported",

@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 
 from pipeline import params
 from pipeline.losses.augment import Augment
+from pipeline.models.cinn_recipe import Recipe
 
 if TYPE_CHECKING:
     from pipeline.models.cinn_ae.training import AutoEncoder
@@ -54,16 +55,12 @@ class Network(params.Strict):
         return self
 
 
-class Train(params.Train):
+class Train(Recipe):
     """The published recipe: frames are clips of length 1."""
 
     batch: params.Count = Field(30)
     epochs: params.Count = Field(60)
-    seed: int = Field(42)
     window: Literal[1] = Field(1)
-    windows: Literal["all", "random"] = Field("random")
-    crop: None = Field(None)
-    validate_windows: params.Count = Field(256)
 
     augment: Augment = Field(
         default_factory=lambda: Augment(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1),

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from pipeline import params
-from pipeline.losses.augment import Augment
+from pipeline.models.cinn_recipe import Recipe
 from pipeline.tasks import animation
 
 if TYPE_CHECKING:
@@ -53,20 +53,12 @@ class Network(params.Strict):
     )
 
 
-class Train(animation.Train):
+class Train(Recipe, animation.Train):
     """The published recipe: three Adam optimisers; the discriminators rest while the VAE is pretrained."""
 
     batch: params.Count = Field(10)
     epochs: params.Count = Field(55)
-    seed: int = Field(42)
     window: Literal[17] = Field(17)
-    windows: Literal["all", "random"] = Field("random")
-    crop: None = Field(None)
-    validate_windows: params.Count = Field(256)
-
-    augment: Augment = Field(
-        default_factory=Augment, description="resizing, cropping, flipping and colour jitter, each clip as a whole"
-    )
     lr: float = Field(2.0e-4, gt=0, description="learning rate of all three Adam optimisers in the first epoch")
     lr_gamma: float = Field(0.98, gt=0, le=1, description="factor of the learning rate from each epoch to the next")
     weight_decay: float = Field(1.0e-5, ge=0, description="L2 in the gradient of all weights")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import RetakeError, log
-from pipeline.models import base
+from pipeline.models import base, published
 from pipeline.models.dtvnet import Params, Train, check
 from pipeline.models.dtvnet.network import (
     ADVERSARIAL,
@@ -261,19 +261,8 @@ class DTVNet(nn.Module, base.Network):
 
 def load(part: str, network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load a whole state dict; raises RetakeError that lists missing, unknown and misshapen keys."""
-    own = network.state_dict()
-    wrong = {
-        "missing": [key for key in own if key not in state],
-        "unknown": [key for key in state if key not in own],
-        "of another shape": [key for key in own if key in state and state[key].shape != own[key].shape],
-    }
-    if any(wrong.values()):
-        told = "; ".join(
-            f"{len(keys)} {what}: {', '.join(keys[:6])}{', …' if len(keys) > 6 else ''}"
-            for what, keys in wrong.items()
-            if keys
-        )
-        here, given = options(own), options(state)
+    if told := published.misfits(network, state):
+        here, given = options(network.state_dict()), options(state)
         differ = [
             f"network.{key} {given[key]}, not {here[key]}" for key in given if here.get(key) not in (None, given[key])
         ]
