@@ -88,7 +88,7 @@ def _reading(folder: Path) -> tuple[Row, float]:
         cv2.imwrite(str(folder / f"{i:08d}.jpg"), picture)
         np.save(folder / f"{i:08d}.npy", field)
     with (
-        Writer(folder / "frames.arrow", codec="zstd", meta=meta) as frames,
+        Writer(folder / "frames.arrow", codec="raw", meta=meta) as frames,
         Writer(folder / "flow.arrow", codec="flow64", dtype="float32", channels=2, meta=meta) as flow,
     ):
         for i in range(FRAMES):

@@ -63,10 +63,16 @@ def decode(data: memoryview, shape: tuple[int, ...], dtype: np.dtype) -> np.ndar
         raise RetakeError(
             f"a stored flow field cannot be decoded as {shape}: the store is damaged, delete and remake it"
         ) from error
-    planes = np.ascontiguousarray(shuffled.T).view(kind).reshape(channels, height, width)
-    steps = planes.cumsum(axis=2, dtype=kind)
-    flow = np.ascontiguousarray(steps.transpose(1, 2, 0)).astype(dtype) / dtype.type(UNIT)
-    flow[(steps == np.iinfo(kind).min).any(axis=0)] = np.nan
+    joined = np.zeros(shuffled.shape[1], f"<u{kind.itemsize}")
+    for place in range(kind.itemsize):
+        joined |= shuffled[place].astype(joined.dtype) << (8 * place)
+    steps = np.add.accumulate(joined.view(kind).reshape(channels, height, width), axis=2, dtype=kind)
+    flow = np.empty(shape, dtype)
+    for channel in range(channels):
+        np.multiply(steps[channel], dtype.type(1 / UNIT), out=flow[..., channel])
+    invalid = steps[0] == np.iinfo(kind).min
+    if invalid.any():
+        flow[invalid] = np.nan
     return flow
 
 
