@@ -59,7 +59,7 @@ def download(p: Params, dataset: str, split: str) -> None:
     if split not in module.SPLITS:
         raise RetakeError(f"dataset {dataset} has no split {split!r}{near(split, module.SPLITS)}")
     path = plan.path("download", dataset=dataset, split=split)
-    claim(path, work=entry.model_dump_json())
+    claim(path, work=repr(entry))
     folder = RAW / entry.kind
     names = module.archives(entry, split)
     if made := module.generate is not None:

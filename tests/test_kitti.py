@@ -71,6 +71,7 @@ def test_table_says_that_it_is_partial(made: Project) -> None:
     assert (made.folder / "results/kitti.png").stat().st_size > 100_000
 
 
+@pytest.mark.slow
 def test_same_bytes_with_dvc(made: Project, tmp_path: Path, shared: Path) -> None:
     other = project(tmp_path / "dvc", shared)
     done = other.dvc("repro")
