@@ -124,24 +124,24 @@ def rows(project: Project) -> dict[str, dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("vsr") / "snakemake", TINY)
     done = project.snakemake(TABLE)
     assert done.returncode == 0, done.stdout + done.stderr
     return project
 
 
-def test_the_chain_from_nothing_to_a_table(made: Project) -> None:
-    assert list(rows(made)) == ["Nearest", "Bicubic", "FRVSR"]
+def test_the_chain_from_nothing_to_a_table(chain: Project) -> None:
+    assert list(rows(chain)) == ["Nearest", "Bicubic", "FRVSR"]
 
 
 @pytest.mark.slow
-def test_same_bytes_from_dvc(made: Project, tmp_path: Path) -> None:
+def test_same_bytes_from_dvc(chain: Project, tmp_path: Path) -> None:
     other = Project(tmp_path / "dvc", TINY)
     done = other.dvc("repro")
     assert done.returncode == 0, done.stdout + done.stderr
     for name in (TABLE, "results/demo_vsr_steps.csv", "results/demo_vsr.png"):
-        assert (made.folder / name).read_bytes() == (other.folder / name).read_bytes(), name
+        assert (chain.folder / name).read_bytes() == (other.folder / name).read_bytes(), name
 
 
 @pytest.mark.slow
