@@ -263,10 +263,11 @@ def _neighbours(function: Callable[..., float], both: list[np.ndarray], region: 
 
 def _interval(found: sets.Found) -> str:
     """Return the interval of a distance in words, or why there is none."""
-    low, high, unit, units, note = intervals.of_set(found.value, found.without, found.sizes, found.units)
-    if math.isnan(low):
-        return f"no interval: {note}"
-    return f"95 % interval {max(low, 0):.4f} to {high:.4f} over {units} {unit}" + (f" ({note})" if note else "")
+    interval = intervals.of_set(found.value, found.without, found.sizes, found.units)
+    if math.isnan(interval.low):
+        return f"no interval: {interval.note}"
+    told = f"95 % interval {max(interval.low, 0):.4f} to {interval.high:.4f} over {interval.units} {interval.unit}"
+    return told + (f" ({interval.note})" if interval.note else "")
 
 
 def _set(distance: sets.Distance, pairs: Pairs, read: list[Read]) -> sets.Found:

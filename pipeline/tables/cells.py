@@ -20,6 +20,8 @@ class Cell:
     """One mean and its interval; for published values only `text`, as printed.
 
     `unit`, `units`: what the interval's units are, and how many; `note`: what must be said of it, or why there is none.
+    `trainings`: the means of the trainings that `mean` is the mean of, where there are several; `grade`, `where`: of a published
+    value how it came to be known (docs/verdicts.md), and where it was read.
     """
 
     mean: float = math.nan
@@ -30,6 +32,9 @@ class Cell:
     unit: str = ""
     units: int = 0
     note: str = ""
+    trainings: list[float] = field(default_factory=list)
+    grade: str = ""
+    where: str = ""
 
 
 @dataclass

@@ -28,13 +28,18 @@ SOKAL = 5  # correlations are summed up to so many correlation times
 
 
 class Interval(NamedTuple):
-    """An interval, NaN where there is none: its ends, what its units are, how many, and what must be said of it or why it is missing."""
+    """An interval, NaN where there is none: its ends, what its units are, how many, and what must be said of it or why it is missing.
+
+    `error`: the standard error behind it; `freedom`: the degrees of freedom of its Student's t.
+    """
 
     low: float
     high: float
     unit: str
     units: int
     note: str = ""
+    error: float = math.nan
+    freedom: float = math.nan
 
 
 def of_mean(
@@ -72,10 +77,11 @@ def of_mean(
         if of_block is None:
             return none(f"{note}, and too few are independent")
         unit, of_unit = f"blocks of {unit}", of_block[of_clip]
-    half = half_width(shares, weights, of_unit)
-    if math.isnan(half):
+    error, freedom = standard_error(shares, weights, of_unit)
+    if math.isnan(error):
         return none(f"one of the {unit} counts for most of the mean")
-    return Interval(mean - half, mean + half, unit, int(of_unit.max()) + 1, note)
+    half = quantile(freedom) * error
+    return Interval(mean - half, mean + half, unit, int(of_unit.max()) + 1, note, error, freedom)
 
 
 def of_set(value: float, without: Sequence[float], sizes: Sequence[int], name: str) -> Interval:
@@ -97,8 +103,26 @@ def of_set(value: float, without: Sequence[float], sizes: Sequence[int], name: s
     return interval._replace(low=interval.low + shift, high=interval.high + shift)
 
 
-def half_width(shares: np.ndarray, weights: np.ndarray, units: np.ndarray) -> float:
-    """Return half the length of the interval of a weighted mean, Student's t over units; NaN where one unit counts for most.
+def of_trainings(values: Sequence[float]) -> Interval:
+    """Return the interval of the mean of a table's cell over trainings that differ in their seed: Student's t.
+
+    It answers another question than the other intervals: how far would the cell move with other seeds, on the same windows?
+    """
+    if len(values) < 2 or not np.isfinite(values).all():
+        return Interval(math.nan, math.nan, "trainings", len(values), "fewer than 2 trainings")
+    mean, freedom = float(np.mean(values)), len(values) - 1.0
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = quantile(freedom) * error
+    return Interval(mean - half, mean + half, "trainings", len(values), "", error, freedom)
+
+
+def quantile(freedom: float) -> float:
+    """Return how many standard errors half an interval is long, with so many degrees of freedom."""
+    return float(stdtrit(freedom, (1 + LEVEL) / 2))
+
+
+def standard_error(shares: np.ndarray, weights: np.ndarray, units: np.ndarray) -> tuple[float, float]:
+    """Return the standard error of a weighted mean over units, and its degrees of freedom; NaN where one unit counts for most.
 
     `shares`: weight times deviation from the mean, (n,); `weights`: (n,), with the sum 1; `units`: the number of the unit
     that each is of, (n,).
@@ -110,9 +134,8 @@ def half_width(shares: np.ndarray, weights: np.ndarray, units: np.ndarray) -> fl
     totals, sizes = np.bincount(units, shares), np.bincount(units, weights)
     worth = 1 / (sizes @ sizes)
     if worth < 2:
-        return math.nan
-    error = math.sqrt(totals @ totals * worth / (worth - 1))
-    return float(stdtrit(worth - 1, (1 + LEVEL) / 2)) * error
+        return math.nan, math.nan
+    return math.sqrt(totals @ totals * worth / (worth - 1)), float(worth - 1)
 
 
 def blocks(shares: np.ndarray, clip: np.ndarray, overlap: int) -> np.ndarray | None:
