@@ -59,6 +59,7 @@ wildcard_constraints:
     estimator=NAME,
     experiment=NAME,
     weights=NAME,
+    paper=NAME,
 
 
 report: "workflow/report/workflow.rst"

@@ -236,6 +236,7 @@ class Task(Strict):
     BRINGS: ClassVar[bool]  # whether predictions made elsewhere can be scored
     HOOKS: ClassVar[tuple[str, ...]]  # what a model of this task must define, beside `build`
     TRAINING_HOOKS: ClassVar[tuple[str, ...]] = ("configure", "training_step")  # and one that is trained
+    CURVE: ClassVar[tuple[str, str]] = ("step", "mean")  # columns of <experiment>_steps.csv: where, and what
 
     task: str = Field(description="how a clip becomes inputs and targets: a folder of pipeline/tasks")
 
@@ -262,6 +263,11 @@ class Experiment(Strict):
     models: dict[Name, Label] = Field(
         min_length=1, description="rows, in this order: entry of models -> the label that tables print"
     )
+    seeds: dict[Name, Count] = Field(
+        default_factory=dict,
+        description="entry of models -> how often it is trained, with its recipe's seed and those that follow; its cells are means "
+        "over these trainings, with an interval over them. 1 where it is not named",
+    )
     metrics: dict[Name, Metric] = Field(
         min_length=1,
         description="column groups, the key names the columns; or a profile's name, for all of its metrics",
@@ -282,6 +288,16 @@ class Experiment(Strict):
         None,
         description="dataset name in results/published/*.csv whose rows stand beside ours, or a name for each metric; null: none",
     )
+
+    def trainings(self, model: str) -> list[str]:
+        """Return the entries of `models` that are trainings of one, itself first: those that `seeds` adds differ in their seed."""
+        return [model, *(f"{model}_seed{k}" for k in range(2, self.seeds.get(model, 1) + 1))]
+
+    @property
+    def rows(self) -> list[str]:
+        """The models and brought predictions that the table has a row for."""
+        again = {name for model in self.seeds for name in self.trainings(model)[1:]}
+        return [name for name in (*self.models, *self.predictions) if name not in again]
 
 
 class Params(Strict):
@@ -484,7 +500,8 @@ def load(overrides: dict[str, Any] | None = None) -> Params:
 def validate(values: dict[str, Any], source: Callable[[recipes.Keys], str] = lambda keys: "") -> Params:
     """Return plain values as typed objects; `source` gives the file that a key stands in, for messages. Raises as `load`."""
     try:
-        return params_class().model_validate(_expanded(values))
+        p = params_class().model_validate(_expanded(values))
+        return params_class().model_validate(_seeded(p)) if any(e.seeds for e in p.experiments.values()) else p
     except ValidationError as error:
         raise RetakeError("params are not valid:\n" + "\n".join(_explain(e, source) for e in error.errors())) from None
 
@@ -536,6 +553,27 @@ def _expanded(raw: Any) -> Any:
             experiment = {k: _without_nulls(v) if k in ROWS else v for k, v in experiment.items()}
         experiments[name] = experiment
     return raw | {"experiments": experiments}
+
+
+def _seeded(p: Params) -> dict[str, Any]:
+    """Return the tree with an entry for each further training that `seeds` of an experiment asks for."""
+    tree = p.model_dump(mode="json")
+    for where, e in p.experiments.items():
+        for model in e.seeds:
+            _known(f"experiments.{where}.seeds", model, e.models, "model of this experiment")
+            recipe = p.models[model].train
+            if recipe is None:
+                raise RetakeError(
+                    f"experiments.{where}.seeds: {model} is not trained, so it has no seeds: leave it out"
+                )
+            for offset, name in enumerate(e.trainings(model)[1:], start=1):
+                entry = tree["models"][model] | {
+                    "train": tree["models"][model]["train"] | {"seed": recipe.seed + offset}
+                }
+                if tree["models"].setdefault(name, entry) != entry:
+                    raise RetakeError(f"experiments.{where}.seeds: another model is called {name}: rename it")
+                tree["experiments"][where]["models"][name] = f"{e.models[model]} (seed {recipe.seed + offset})"
+    return tree
 
 
 def _without_nulls(value: Any) -> Any:

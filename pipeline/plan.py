@@ -25,12 +25,13 @@ from typing import Any
 
 import yaml
 
-from pipeline import identity, params, recipes, tasks
+from pipeline import cite, identity, params, recipes, tasks
 from pipeline.atomic import write_text
 from pipeline.errors import RetakeError, log, near
 from pipeline.params import Params
 from pipeline.registry import registry
 from pipeline.store import sealed
+from pipeline.tables import papers
 
 FILE = Path("workflow/plan.yaml")
 RESOLVED = Path("workflow/resolved.yaml")
@@ -55,7 +56,12 @@ OUTPUTS: dict[str, list[str]] = {
         "results/{experiment}_steps.csv",
         "results/{experiment}_speed.csv",
         "results/{experiment}.png",
+        "results/records/{experiment}.json",
+        "results/{experiment}_means.json",
     ],
+    "paper": ["results/paper/{paper}.csv", "results/paper/{paper}.md", "results/paper/{paper}.tex"],
+    "results": ["results/results.json", "results/paper/macros.tex"],
+    "report": ["results/report.html"],
 }
 
 # The params keys that a stage uses, and only those: changing a metric never retrains.
@@ -83,6 +89,16 @@ USES: dict[str, list[str]] = {
     "bring": ["protocols.{protocol}"],
     "score": ["{metrics}", "experiments.{experiment}.missing_weights"],
     "table": ["experiments.{experiment}"],
+    "paper": ["reproduce"],
+    "results": ["reproduce"],
+    "report": ["reproduce"],
+}
+# What stages read beside inputs that the plan pairs; dvc.yaml names the same.
+FILES = {
+    "table": [str(PUBLISHED)],
+    "paper": [str(PUBLISHED), str(papers.FILE)],
+    "results": [str(PUBLISHED), str(papers.FILE), str(cite.FILE)],
+    "report": ["workflow/report/report.html.j2"],
 }
 NAMES = {
     "dataset",
@@ -93,6 +109,7 @@ NAMES = {
     "protocol",
     "metrics",
     "weights",
+    "paper",
 }  # fields that are no input
 TRUTH = ("truth", "truth_noc")  # kinds of model whose flow is read from a dataset's archives
 
@@ -118,7 +135,7 @@ class Build:
 
     def add(self, stage: str, **fields: str | None) -> str:
         """Add one instance."""
-        self.stages[stage]["-".join(str(fields[k]) for k in _keys(stage))] = fields
+        self.stages[stage][_name(stage, fields)] = fields
         return str(path(stage, **fields))
 
     def frames(self, dataset: str, split: str) -> str:
@@ -192,6 +209,23 @@ class Build:
             self.add("score", experiment=name, model=row, metrics=metrics, **inputs["score"], **weights)
         self.add("table", experiment=name, protocol=e.protocol, **inputs["table"])
 
+    def paper(self, name: str) -> None:
+        """Add a paper's table, of which those experiments are measured that `reproduce` names."""
+        measured = [e for e in papers.table(name).experiments if e in self.p.reproduce]
+        self.add("paper", paper=name, **{f"record_{i}": str(record(e)) for i, e in enumerate(measured)})
+
+    def publish(self) -> None:
+        """Add what is made of all tables that `reproduce` names together."""
+        tables = [name for name in self.p.reproduce if name in self.p.experiments]
+        if not tables:
+            return
+        for name, table in papers.tables().items():
+            if set(table.experiments) & set(tables):
+                self.paper(name)
+        records = {f"record_{i}": str(record(name)) for i, name in enumerate(tables)}
+        self.add("results", **records)
+        self.add("report", results=str(path("results")), **records)
+
 
 def plan(p: Params, asked: list[str]) -> Plan:
     """Return stage -> instance name -> fields, for everything behind `asked`: experiments, flow stores and checkpoints by path.
@@ -207,6 +241,24 @@ def plan(p: Params, asked: list[str]) -> Plan:
         else:
             build.experiment(name)
     return build.stages
+
+
+def reproduced(p: Params) -> Plan:
+    """Return the plan of all that `reproduce` names, with what is made of its tables together."""
+    build = Build(p)
+    build.stages = plan(p, p.reproduce)
+    build.publish()
+    return build.stages
+
+
+def record(experiment: str) -> Path:
+    """Return the record of an experiment's table."""
+    return Path(f"results/records/{experiment}.json")
+
+
+def _name(stage: str, fields: Fields) -> str:
+    """Return the name of an instance; a stage with a single one has `all`."""
+    return "-".join(str(fields[k]) for k in _keys(stage)) or "all"
 
 
 def _keys(stage: str) -> list[str]:
@@ -294,8 +346,7 @@ def roots(p: Params, stage: str, fields: Fields) -> tuple[str, ...]:
 def own_files(stage: str, fields: Fields) -> dict[str, str]:
     """Return {path: digest} of the inputs that the user made; an engine that goes by times alone would miss a change."""
     own = [v for k, v in fields.items() if v is not None and (k.startswith("own_") or k == "source")]
-    if stage == "table":
-        own.append(str(PUBLISHED))
+    own += FILES.get(stage, [])
     return {file: identity.content(Path(file)) for file in own}
 
 
@@ -306,14 +357,16 @@ def uses(p: Params, stage: str, fields: Fields) -> dict[str, Any]:
 
 def files(p: Params, asked: list[str]) -> Iterator[str]:
     """Yield every file between raw data and what is `asked` for (as in `plan`), that included."""
-    for stage, instances in plan(p, asked).items():
+    for stage, instances in (reproduced(p) if asked == p.reproduce else plan(p, asked)).items():
         for fields in instances.values():
             yield from (output.format(**fields) for output in OUTPUTS[stage])
 
 
 def targets(p: Params) -> list[str]:
     """Return the files that are made when no target is given."""
-    return [str(path("table", experiment=name)) if name in p.experiments else name for name in p.reproduce]
+    made = [str(path("table", experiment=name)) if name in p.experiments else name for name in p.reproduce]
+    stages = reproduced(p)
+    return made + [str(path(s, **fields)) for s in ("paper", "results", "report") for fields in stages[s].values()]
 
 
 def stale(weights: str) -> bool:
@@ -339,15 +392,18 @@ def dump(p: Params) -> str:
     length, in which a shorter one repeats its first.
     """
     instances: dict[str, Any] = {}
-    for stage, entries in plan(p, p.reproduce).items():
+    for stage, entries in reproduced(p).items():
         read = {}
         for name, fields in entries.items():
             # A table reads every row's files: dvc.yaml names their folders.
             own = {k: v for k, v in fields.items() if k not in NAMES} if stage == "table" else None
             read[name] = [v for v in own.values() if v] if own is not None else inputs(p, stage, fields)
+            if stage in FILES and stage != "table":
+                read[name] = []  # of the records, too, the folder
         longest = max(map(len, read.values()), default=0)
         instances[stage] = {
             name: {k: v for k, v in fields.items() if k in NAMES}
+            | (_curves(p, fields) if stage == "table" else {})
             | ({"inputs": read[name] + read[name][:1] * (SLOTS[stage] - len(read[name]))} if SLOTS[stage] else {})
             for name, fields in entries.items()
         }
@@ -356,6 +412,12 @@ def dump(p: Params) -> str:
                 f"a stage {stage} reads {longest} files, dvc.yaml has room for {SLOTS[stage]}: add a line there"
             )
     return HEAD + yaml.safe_dump(instances, sort_keys=False, width=200)
+
+
+def _curves(p: Params, fields: Fields) -> dict[str, str]:
+    """Return the columns of <experiment>_steps.csv that DVC's plot of it has as x and y."""
+    x, y = registry("tasks")[p.protocols[str(fields["protocol"])].task].Protocol.CURVE
+    return {"x": x, "y": y}
 
 
 SLOTS = {
@@ -368,6 +430,9 @@ SLOTS = {
     "bring": 4,
     "score": 10,
     "table": 4,
+    "paper": 0,
+    "results": 0,
+    "report": 0,
 }
 
 
@@ -375,7 +440,7 @@ def resolved(p: Params) -> dict[str, Any]:
     """Return the content of workflow/resolved.yaml."""
     before = _resolved_before()
     tree: dict[str, Any] = {"read": recipes.digest(), "code": {}, "pretrained": {}}
-    for stage, entries in plan(p, p.reproduce).items():
+    for stage, entries in reproduced(p).items():
         for name, fields in entries.items():
             tree["code"].setdefault(stage, {})[name] = code(p, stage, fields)
             for key, value in uses(p, stage, fields).items():
@@ -445,7 +510,7 @@ def fields_of(p: Params, stage: str, **wildcards: str) -> Fields:
     if id(p) not in _WHOLE:
         _WHOLE[id(p)] = (p, plan(p, list(dict.fromkeys([*p.experiments, *p.reproduce]))))
     everything = _WHOLE[id(p)][1][stage]
-    name = "-".join(wildcards[k] for k in _keys(stage))
+    name = _name(stage, wildcards)
     if name not in everything:
         build = Build(p)
         dataset, split = wildcards.get("dataset", ""), wildcards.get("split", "")
@@ -458,6 +523,10 @@ def fields_of(p: Params, stage: str, **wildcards: str) -> Fields:
             build.flow(model, dataset, split, dataset)
         elif stage == "train" and dataset in p.datasets and model in p.models and p.models[model].has_weights:
             build.checkpoint(model, dataset)
+        elif stage == "paper":
+            build.paper(wildcards["paper"])
+        elif stage in ("results", "report"):
+            build.publish()
         everything = everything | build.stages[stage]
     if name not in everything:
         raise RetakeError(f"no experiment in params.yaml needs {stage} of {name}{near(name, everything)}")

@@ -60,10 +60,10 @@ def read(overrides: dict[str, Any] | None = None) -> Recipes:
     """
     tree: dict[str, Any] = {}
     for file in sorted(PAPERS.glob("*.yaml")):
-        paper = _load(file)
+        paper = load(file)
         _refuse_doubles(tree, paper, file)
         tree = _merged(tree, _leaves(paper, str(file)))
-    tree = _merged(tree, _leaves(_load(FILE), str(FILE)))
+    tree = _merged(tree, _leaves(load(FILE), str(FILE)))
     tree = _merged(tree, _leaves(overrides or {}, OVERRIDE))
     for section in SECTIONS:
         if isinstance(tree.get(section), dict):
@@ -97,7 +97,7 @@ class _Loader(FASTEST):
         return super().construct_mapping(node, deep)
 
 
-def _load(file: Path) -> dict[str, Any]:
+def load(file: Path) -> dict[str, Any]:
     """Return the mapping that a YAML file holds; raises RetakeError naming the file, and the line where YAML ends."""
     try:
         tree = yaml.load(file.read_text(encoding="utf-8"), _Loader)

@@ -4,7 +4,8 @@
     python -m pipeline.table --experiment kitti --show      # print what is there, make nothing
 
 Out, in results/: `<experiment>_metrics.csv`, `.md`, `.tex`; `<experiment>_steps.csv`, the values of each single step;
-`<experiment>_speed.csv`; `<experiment>.png`. A column is a mean, times the metric's scale: which columns there are, and
+`<experiment>_speed.csv`; `<experiment>.png`; `records/<experiment>.json`, all of it in full precision, for other programs;
+`<experiment>_means.json`, the means alone, for `dvc metrics`. A column is a mean, times the metric's scale: which columns there are, and
 what each is the mean of, says the task (`pipeline/tasks/<task>/table.py`). `_low` and `_high` are the ends of its 95 %
 interval (`pipeline/tables/intervals.py`), `unit` and `units` say over what and how many, and `note` which cells differ or have
 none, and why; `_spread` is the standard deviation between samples (routing draws). Rows whose source is `measured` come
@@ -14,6 +15,7 @@ first, then those of results/published/.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from pathlib import Path
 
@@ -21,8 +23,9 @@ from pipeline import params, plan, tasks, tracking
 from pipeline.atomic import claim, write_text
 from pipeline.errors import RetakeError, log, run
 from pipeline.params import Params
+from pipeline.store import sealed
 from pipeline.store.frames import Store
-from pipeline.tables import measured, published, text
+from pipeline.tables import measured, pairs, published, record, text
 from pipeline.tables.cells import Column, Layout, Row
 
 
@@ -45,23 +48,30 @@ def make(p: Params, experiment: str) -> None:
     claim(plan.path("table", **fields))
     e, protocol = p.experiments[experiment], p.protocols[fields["protocol"]]
     layout: Layout = tasks.part(protocol.task, "table").LAYOUT
-    rows = [measured.row(p, experiment, name) for name in (*e.models, *e.predictions)]
-    measured.same_metrics(rows)
-    columns = layout.columns(e, rows[0].meta)
-    for row in rows:
+    trainings = [[measured.row(p, experiment, name) for name in e.trainings(row)] for row in e.rows]
+    every = [row for group in trainings for row in group]
+    measured.same_metrics(every)
+    columns = layout.columns(e, every[0].meta)
+    for row in every:
         measured.fill(row, columns, layout.over)
+    rows = [measured.together(group) for group in trainings]
+    differences = pairs.from_best(rows, columns, layout.over)
     rows += published.rows_of(e, columns)
 
     outputs = [Path(o.format(**fields)) for o in plan.OUTPUTS["table"]]
-    table, markdown, latex, steps, speed, picture = outputs
+    table, markdown, latex, steps, speed, picture, kept, means = outputs
+    bold = text.best(rows, columns, differences)
     write_text(table, text.metrics_csv(rows, columns))
-    write_text(markdown, text.as_markdown(experiment, e, rows, columns, layout))
-    write_text(latex, text.as_latex(experiment, rows, columns))
+    write_text(markdown, text.as_markdown(experiment, e, rows, columns, layout, bold))
+    write_text(latex, text.as_latex(experiment, rows, columns, bold))
     write_text(steps, layout.single(rows))
     write_text(speed, text.speed_csv(experiment, e))
     ours = {row.label: row.name for row in rows if row.measured}
     stores = {label: Store(plan.path("predict", experiment=experiment, model=name)) for label, name in ours.items()}
     tasks.part(protocol.task, "view").picture(fields, protocol, stores, picture)
+    told = record.of(p, experiment, rows, columns, differences, layout.over)
+    sealed.write(kept, told)
+    write_text(means, json.dumps(record.means(told), indent=1) + "\n")
     _mirror(p, fields, rows, columns, [table, markdown, picture])
     log.info("wrote %s", ", ".join(map(str, outputs)))
 

@@ -51,10 +51,12 @@ def row(p: Params, experiment: str, name: str) -> Row:
         "gmacs": "" if made["gmacs"] is None else f"{made['gmacs']:.6g}",
         **_lineage(p, experiment, name, store),
         **{key: made[key][:12] for key in ("checkpoint", "data", "params")},
+        "trainings": "1" if name in p.models and p.models[name].train is not None else "",
         "partial": made.get("partial") or "",
         "note": "; ".join(notes),
         "metrics": " ".join(f"{metric}:{about['identity']}" for metric, about in meta["metrics"].items()),
     }
+    meta["note"] = facts["note"]
     return Row(name, e.models.get(name, name), "measured", facts=facts, meta=meta)
 
 
@@ -69,6 +71,7 @@ def _lineage(p: Params, experiment: str, name: str, store: Store) -> dict[str, s
     most = f"{len(sizes)} sizes from {sizes[0]} to {sizes[-1]}" if len(sizes) > 2 else " and ".join(sizes)
     told = {
         "frames": f"`{e.dataset}` at {most}, where resized by {frames.meta.get('resize')}",
+        "size": most,
         "flow": "",
         "training": "",
     }
@@ -162,6 +165,41 @@ def fill(row: Row, columns: list[Column], over: str) -> None:
             cell = _cell(row, metric, steps[:, :, step], counts, list(values[metric]), (over, clips))
             row.steps[metric, step + 1] = cell
     _tell_units(row)
+
+
+def together(rows: list[Row]) -> Row:
+    """Return one row of filled rows that are trainings of one model: means over them, with intervals over trainings.
+
+    `meta["values"]` has all trainings' values, as if they were further draws; those of single trainings stay in the cells.
+    """
+    first = rows[0]
+    if len(rows) == 1:
+        return first
+    row = Row(first.name, first.label, "measured", facts=dict(first.facts), meta=dict(first.meta))
+    for key in ("cells", "steps"):
+        for name in getattr(first, key):
+            cells = [getattr(r, key)[name] for r in rows]
+            trainings = [cell.mean for cell in cells]
+            mean, interval = float(np.mean(trainings)), intervals.of_trainings(trainings)
+            getattr(row, key)[name] = Cell(
+                mean, interval.low, interval.high, cells[0].spread, unit=interval.unit, units=interval.units,
+                note=interval.note, trainings=trainings,
+            )  # fmt: skip
+    row.meta["values"] = {
+        metric: {w: np.concatenate([r.meta["values"][metric][w] for r in rows]) for w in windows}
+        for metric, windows in first.meta["values"].items()
+    }
+    row.meta["sets"] = {
+        metric: told | {"without": np.mean([r.meta["sets"][metric]["without"] for r in rows], axis=0).tolist()}
+        for metric, told in first.meta.get("sets", {}).items()
+    }
+    for key in ("checkpoint", "params"):
+        row.facts[key] = " ".join(dict.fromkeys(r.facts[key] for r in rows))
+    row.facts |= {"trainings": str(len(rows)), "unit": "trainings", "units": str(len(rows))}
+    row.facts["note"] = "; ".join(
+        filter(None, [f"mean of {len(rows)} trainings that differ in their seed", first.meta["note"]])
+    )
+    return row
 
 
 def _cell(

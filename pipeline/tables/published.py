@@ -59,7 +59,8 @@ def rows_of(e: Experiment, columns: list[Column]) -> list[Row]:
                 row.facts[name] = str(int(Decimal(x["value"]) * MILLIONS[x["unit"]]))
             else:
                 text = rescale(x["value"], x["unit"], scales[name])
-                first_read = row.cells.setdefault(name, Cell(text=text)).text
+                cell = Cell(text=text, grade=x["grade"], where=x["source"] or x["table"])
+                first_read = row.cells.setdefault(name, cell).text
                 if Decimal(first_read) != Decimal(text):
                     other.append(f"{name} is {text} in {x['source']}")
             sources.append(f"{x['table']} as read in {x['source']}" if x["source"] else x["table"])

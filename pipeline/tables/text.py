@@ -14,12 +14,16 @@ from pipeline.errors import RetakeError
 from pipeline.params import Experiment
 from pipeline.store import sealed
 from pipeline.tables.cells import PARTS, Cell, Column, Layout, Row
+from pipeline.tables.pairs import ALPHA, Difference
 
 SPEED = ("ms_per_frame", "frames_per_s", "peak_memory_mib", "device", "threads", "batch")
 FACTS = (
-    "n", "unit", "units", "samples", "parameters", "gmacs", "frames", "flow", "training", "checkpoint", "data", "params", "partial",
+    "n", "unit", "units", "samples", "parameters", "gmacs", "frames", "flow", "training", "trainings", "checkpoint", "data", "params", "partial",
     "note", "metrics",
 )  # fmt: skip
+BOLD = (
+    "best measured row, and those not significantly worse (paired test over the same windows, Holm's correction, 5 %)"
+)
 FITS = {  # how frames came to the size that a dataset's entry says
     "resize": "resized without regard to their aspect ratio (OpenCV, linear)",
     "antialiased": "resized without regard to their aspect ratio (Pillow, bilinear with antialiasing)",
@@ -84,8 +88,11 @@ def digits(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
-def best(rows: list[Row], columns: list[Column]) -> set[tuple[str, str]]:
-    """Return the (row name, column name) that are best among the measured rows, as printed: ties are all best."""
+def best(rows: list[Row], columns: list[Column], differences: list[Difference]) -> set[tuple[str, str]]:
+    """Return the (row name, column name) that are best among the measured rows, or not significantly worse than the best.
+
+    Rows that print the best's value are as good. `differences`: what the rows differ from the best (`pairs.from_best`).
+    """
     bold = set()
     for column in columns:
         cells = {row.name: row.cells[column.name].mean for row in rows if row.measured and column.name in row.cells}
@@ -93,12 +100,14 @@ def best(rows: list[Row], columns: list[Column]) -> set[tuple[str, str]]:
         if cells:
             top = (max if column.about["better"] == "higher" else min)(cells.values())
             bold |= {(name, column.name) for name, mean in cells.items() if column.short(mean) == column.short(top)}
-    return bold
+    return bold | {(d.one, d.column) for d in differences if d.holm >= ALPHA}
 
 
-def as_markdown(experiment: str, e: Experiment, rows: list[Row], columns: list[Column], layout: Layout) -> str:
+def as_markdown(
+    experiment: str, e: Experiment, rows: list[Row], columns: list[Column], layout: Layout, bold: set[tuple[str, str]]
+) -> str:
     """Return the table for reading: means, then intervals, then what everything is."""
-    bold, notes = best(rows, columns), _sources(rows)
+    notes = _sources(rows)
     arrows = {"higher": "↑", "lower": "↓"}
 
     def mean(row: Row, column: Column) -> str:
@@ -125,18 +134,18 @@ def as_markdown(experiment: str, e: Experiment, rows: list[Row], columns: list[C
         + [row.facts.get("n", ""), _millions(row.facts.get("parameters", "")), row.facts.get("gmacs", "")]
         for row in rows
     ]
-    text = [f"# {experiment}", "", *_pipes(head, body), ""]
+    text = [f"# {experiment}", "", *pipes(head, body), ""]
     several = any(int(row.facts["samples"]) > 1 for row in ours)
     text += [_interval_words(ours) + (" ± standard deviation between samples." if several else ""), ""]
     body = [[row.label, *(interval(row, c) for c in main)] for row in ours]
     if any("".join(line[1:]) for line in body):
-        text += [*_pipes(["model", *(c.title for c in main)], body), ""]
+        text += [*pipes(["model", *(c.title for c in main)], body), ""]
     for group in dict.fromkeys(c.group for c in columns if c.group):
         grouped = [c for c in columns if c.group == group]
         body = [[r.label, *(both(r, c) for c in grouped)] for r in ours]
-        text += [f"## {visible(group)}", "", *_pipes(["model", *map(title, grouped)], body), ""]
+        text += [f"## {visible(group)}", "", *pipes(["model", *map(title, grouped)], body), ""]
     text += [
-        f"* Test set: `{e.dataset}`, {layout.tested(e, ours[0].meta)}. Bold: best measured row.",
+        f"* Test set: `{e.dataset}`, {layout.tested(e, ours[0].meta)}. Bold: {BOLD}.",
         *_explain(e, ours),
     ]
     if notes:
@@ -209,7 +218,7 @@ def _millions(parameters: str) -> str:
     return parameters if len(parameters) < 5 else f"{int(parameters) / 1e6:.2f} M"
 
 
-def _pipes(head: list[str], body: list[list[str]]) -> list[str]:
+def pipes(head: list[str], body: list[list[str]]) -> list[str]:
     """Return a Markdown table with aligned columns."""
     cells = [[visible(cell).replace("|", "\\|") for cell in line] for line in [head, *body]]
     widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
@@ -217,12 +226,12 @@ def _pipes(head: list[str], body: list[list[str]]) -> list[str]:
     return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
 
 
-def as_latex(experiment: str, rows: list[Row], columns: list[Column]) -> str:
+def as_latex(experiment: str, rows: list[Row], columns: list[Column], bold: set[tuple[str, str]]) -> str:
     """Return the table as a LaTeX `tabular` that needs no package; published rows below the second rule."""
     notes, ours = _sources(rows), [row for row in rows if row.measured]
     lines = [
         f"% {experiment}: {'t+k is the mean over the first k steps. ' if any(c.k for c in columns) else ''}"
-        "Bold: best measured row.",
+        f"Bold: {BOLD}.",
         f"% Not printed here, but in the CSV: {_interval_words(ours)}",
         *(f"% [{i}] {visible(source)}" for i, source in enumerate(notes, start=1)),
         *(f"% Frames: {visible(frames)}" for frames in dict.fromkeys(row.facts["frames"] for row in ours)),
@@ -233,17 +242,18 @@ def as_latex(experiment: str, rows: list[Row], columns: list[Column]) -> str:
     for group in dict.fromkeys(c.group for c in columns):
         shown = [row for row in rows if row.measured or not group]
         lines += [f"% {visible(group)}"] if group else []
-        lines += _tabular(shown, [c for c in columns if c.group == group], notes, partial)
+        lines += _tabular(shown, [c for c in columns if c.group == group], notes, partial, bold)
     return "\n".join(lines) + "\n"
 
 
-def _tabular(rows: list[Row], columns: list[Column], notes: list[str], partial: list[str]) -> list[str]:
+def _tabular(
+    rows: list[Row], columns: list[Column], notes: list[str], partial: list[str], bold: set[tuple[str, str]]
+) -> list[str]:
     """Return the lines of one `tabular`; below it stands of what data it is, where that is not the whole set."""
-    bold = best(rows, columns)
     arrows = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
     groups = [(m, [c for c in columns if c.metric == m]) for m in dict.fromkeys(c.metric for c in columns)]
     top = " & ".join(
-        rf"\multicolumn{{{len(g)}}}{{c}}{{{_tex(g[0].about['label'])} {arrows[g[0].about['better']]}}}"
+        rf"\multicolumn{{{len(g)}}}{{c}}{{{tex(g[0].about['label'])} {arrows[g[0].about['better']]}}}"
         for _, g in groups
     )
     lines = [
@@ -259,15 +269,16 @@ def _tabular(rows: list[Row], columns: list[Column], notes: list[str], partial: 
         cells = []
         for column in columns:
             cell = row.cells.get(column.name, Cell())
-            text = _tex(cell.text or column.short(cell.mean))
+            text = tex(cell.text or column.short(cell.mean))
             cells.append(rf"\textbf{{{text}}}" if row.measured and (row.name, column.name) in bold else text)
-        label = _tex(row.label) + ("" if row.measured else f" [{notes.index(row.source) + 1}]")
-        lines.append(" & ".join([label, *cells, _tex(_millions(row.facts.get("parameters", "")))]) + r" \\")
-    words = (_tex(f"Partial data: {told}. Not comparable with published numbers.") for told in partial)
+        label = tex(row.label) + ("" if row.measured else f" [{notes.index(row.source) + 1}]")
+        lines.append(" & ".join([label, *cells, tex(_millions(row.facts.get("parameters", "")))]) + r" \\")
+    words = (tex(f"Partial data: {told}. Not comparable with published numbers.") for told in partial)
     return [*lines, r"\hline", r"\end{tabular}", *(rf"\par {{\footnotesize {text}}}" for text in words)]
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
+    """Return text that LaTeX prints as it is."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {c: "\\" + c for c in "&%$#_{}"}
     return "".join(special.get(c, c) for c in visible(text))

@@ -40,6 +40,8 @@ rule table:
             caption="../report/picture.rst",
             category="{experiment}",
         ),
+        record="results/records/{experiment}.json",
+        means="results/{experiment}_means.json",
     log:
         "logs/table-{experiment}.log",
     benchmark:
@@ -52,3 +54,68 @@ rule table:
         own=own("table"),
     shell:
         "python -m pipeline.table --experiment {wildcards.experiment}"
+
+
+# What is made of all tables together: the papers' own, one file for programs, one page for people.
+
+
+rule paper:
+    input:
+        data=data("paper"),
+    output:
+        csv=report(
+            "results/paper/{paper}.csv",
+            caption="../report/paper.rst",
+            category="papers",
+        ),
+        markdown="results/paper/{paper}.md",
+        latex="results/paper/{paper}.tex",
+    log:
+        "logs/paper-{paper}.log",
+    resources:
+        mem_mb=500,
+    params:
+        uses=uses("paper"),
+        code=code("paper"),
+        own=own("paper"),
+    shell:
+        "python -m pipeline.paper {wildcards.paper}"
+
+
+rule results:
+    input:
+        data=data("results"),
+    output:
+        results="results/results.json",
+        macros="results/paper/macros.tex",
+    log:
+        "logs/results.log",
+    resources:
+        mem_mb=500,
+    params:
+        uses=uses("results"),
+        code=code("results"),
+        own=own("results"),
+    shell:
+        "python -m pipeline.results"
+
+
+rule report:
+    input:
+        data=data("report"),
+    output:
+        page=report(
+            "results/report.html",
+            caption="../report/page.rst",
+            category="report",
+        ),
+    log:
+        "logs/report.log",
+    resources:
+        mem_mb=1000,
+    params:
+        uses=uses("report"),
+        code=code("report"),
+        own=own("report"),
+    shell:
+        "python -m pipeline.report"

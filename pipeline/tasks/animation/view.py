@@ -73,3 +73,10 @@ def picture(fields: plan.Fields, protocol: Any, predictions: dict[str, Store], p
     for label, store in predictions.items():
         rows.append([(f"{label} {step}", display(store.image(store.row(window.name, step)))) for step in steps])
     write_image(path, sheet(rows, f"{window.name}: the window of median change"))
+
+
+def compared(fields: plan.Fields, protocol: Any, store: Store, window: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the true and the generated last frame of a window, its first sample, (height, width, 3) uint8."""
+    frames = Store(fields["frames"])
+    rows = next(tested.rows for tested in clips.tested(frames, protocol) if tested.name == window)
+    return display(frames.image(rows[-1])), display(store.image(store.row(window, protocol.horizon)))

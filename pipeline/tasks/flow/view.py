@@ -111,6 +111,15 @@ def picture(fields: plan.Fields, protocol: Any, estimates: dict[str, Store], pat
     write_image(path, sheet(rows, title, legend(scale)))
 
 
+def compared(fields: plan.Fields, protocol: Any, store: Store, window: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the true and the estimated flow of a pair in colours of one scale, (height, width, 3) uint8."""
+    clip, _, frame = window.rpartition(":")
+    truth = Store(fields["truth"])
+    true, made = (s.image(s.row(clip, int(frame))) for s in (truth, store))
+    scale = colours.scale_of(true)
+    return colours.colours(true, scale), colours.colours(made, scale)
+
+
 def _scale(store: Store, rows: range) -> float:
     """Return one scale, px, for all fields of a clip: four in five have theirs below it, so no outlier rules."""
     return float(np.percentile([colours.scale_of(store.image(row)) for row in rows], 80))

@@ -105,6 +105,12 @@ def picture(fields: plan.Fields, protocol: Any, predictions: dict[str, Store], p
     write_image(path, sheet(rows, title, error_legend()))
 
 
+def compared(fields: plan.Fields, protocol: Any, store: Store, window: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the true and the predicted last frame of a window, (height, width, 3) uint8."""
+    true = _Window(Store(fields["frames"]), window, protocol.first, protocol.context, protocol.horizon)
+    return true.image(protocol.horizon), display(store.image(store.row(window, protocol.horizon)))
+
+
 class _Window:
     """The true frames of one window of a prediction store, by step: 0 is the last one given, 1 the first predicted."""
 

@@ -38,6 +38,7 @@ class Protocol(params.Task):
     NEEDS = ("frames", "pairs")
     BRINGS = True
     HOOKS = ("predict",)
+    CURVE = ("frame", "value")
 
     saved: Literal["truncated", "rounded"] = Field(
         "rounded",

@@ -118,3 +118,11 @@ def picture(fields: plan.Fields, protocol: Any, upscaled: dict[str, Store], path
         f"{clip}, frame {number}: {side}x{side} px at x {left}, y {top}; below, its middle row of pixels through time"
     )
     write_image(path, sheet(rows, title))
+
+
+def compared(fields: plan.Fields, protocol: Any, store: Store, window: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the true and the upscaled middle frame of a scene, (height, width, 3) uint8."""
+    frames = Store(fields["frames"])
+    rows = frames.clips[window]
+    number = int(frames.frame[rows[len(rows) // 2]])
+    return display(frames.image(frames.row(window, number))), display(store.image(store.row(window, number)))

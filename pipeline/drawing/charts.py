@@ -1,0 +1,100 @@
+"""Charts as SVG text, drawn by matplotlib: curves with bands, and points with names.
+
+Text stays text and black becomes `currentColor`, so that a page's own colours and fonts hold, in the dark too. The same values give
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+SIZE = (6.4, 3.4)  # inches
+MARKERS = "osD^vPX*<>"
+COLOURS = ("#1f6fb4", "#c2410c", "#15803d", "#9333ea", "#b45309", "#0e7490", "#be123c", "#4d7c0f", "#6d28d9", "#334155")
+
+
+@dataclass
+class Curve:
+    """One curve: where, what, and if there is one its band (low, high)."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = field(default_factory=list)
+    high: Sequence[float] = field(default_factory=list)
+
+
+def curves(drawn: Sequence[Curve], x: str, y: str, title: str, *, log: bool = False) -> str:
+    """Return a chart of curves; `x` and `y` name the axes, `title` is what a screen reader reads."""
+    figure, axes = _figure(x, y)
+    for number, curve in enumerate(drawn):
+        colour = COLOURS[number % len(COLOURS)]
+        marker = MARKERS[number % len(MARKERS)] if len(curve.x) <= 40 else ""
+        axes.plot(curve.x, curve.y, label=curve.name, color=colour, marker=marker, markersize=4, linewidth=1.5)
+        if len(curve.low):
+            axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
+    if log:
+        axes.set_yscale("log")
+    axes.legend(frameon=False, fontsize="small")
+    return _svg(figure, title)
+
+
+def points(drawn: Sequence[tuple[str, float, float]], x: str, y: str, title: str) -> str:
+    """Return a chart of named points (name, x, y), x on a logarithmic axis."""
+    figure, axes = _figure(x, y)
+    for number, (name, across, up) in enumerate(drawn):
+        axes.plot(
+            [across],
+            [up],
+            MARKERS[number % len(MARKERS)],
+            color=COLOURS[number % len(COLOURS)],
+            label=name,
+            linestyle="none",
+        )
+    axes.set_xscale("log")
+    axes.margins(0.15)
+    axes.legend(frameon=False, fontsize="small")
+    return _svg(figure, title)
+
+
+def _figure(x: str, y: str) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel(_plain(x))
+    axes.set_ylabel(_plain(y))
+    axes.grid(alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _plain(text: str) -> str:
+    """Return text that matplotlib takes as it is: a dollar sign would begin a formula."""
+    return text.replace("$", r"\$")
+
+
+def _svg(figure: Any, title: str) -> str:
+    """Return a figure as an `svg` element with a name, without what differs from run to run."""
+
+    import matplotlib
+
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    body = text.getvalue()
+    body = body[body.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r"#000000|#262626|black", "currentColor", body)
+    body = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", body, count=1)
+    body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body, count=1)
+    ids = f"c{zlib.crc32(title.encode()):x}"  # several charts stand on one page
+    body = re.sub(r'(id="|"#|url\(#)', rf"\g<1>{ids}-", body)
+    return body.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
