@@ -398,7 +398,7 @@ def dump(p: Params) -> str:
             # A table reads every row's files: dvc.yaml names their folders.
             own = {k: v for k, v in fields.items() if k not in NAMES} if stage == "table" else None
             read[name] = [v for v in own.values() if v] if own is not None else inputs(p, stage, fields)
-            if stage in FILES and stage != "table":
+            if stage in ("results", "report"):
                 read[name] = []  # of the records, too, the folder
         longest = max(map(len, read.values()), default=0)
         instances[stage] = {
@@ -430,7 +430,7 @@ SLOTS = {
     "bring": 4,
     "score": 10,
     "table": 4,
-    "paper": 0,
+    "paper": 4,
     "results": 0,
     "report": 0,
 }

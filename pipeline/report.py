@@ -170,8 +170,8 @@ def _pair(record: dict[str, Any], d: dict[str, Any]) -> dict[str, Any]:
 def _curves(record: dict[str, Any]) -> list[dict[str, str]]:
     """Return a chart for each metric that has values at single steps."""
     made = []
-    for metric, about in record["metrics"].items():
-        drawn = []
+    for metric in dict.fromkeys(column["metric"] for column in record["columns"]):
+        about, drawn = record["metrics"][metric], []
         for row in record["rows"]:
             steps = [s for s in row["steps"] if s["metric"] == metric and s["mean"] is not None]
             if len(steps) > 1:

@@ -39,9 +39,10 @@ def resolved() -> dict[str, Any]:
 
 
 def furnish(folder: Path) -> None:
-    """Give a folder that a test works in what stages read of the project itself: the list of weights, and the code."""
+    """Give a folder that a test works in what stages read of the project itself: lists, references, and the code."""
     (folder / "workflow").mkdir(parents=True, exist_ok=True)
-    shutil.copy(ROOT / "workflow/weights.csv", folder / "workflow")
+    for name in ("weights.csv", "references.bib", "paper_tables.yaml"):
+        shutil.copy(ROOT / "workflow" / name, folder / "workflow")
     if not (folder / "pipeline").exists():
         (folder / "pipeline").symlink_to(ROOT / "pipeline")
 

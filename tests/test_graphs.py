@@ -62,11 +62,11 @@ print("\n" + json.dumps(out))
 
 
 def expand(paths: list[str], outputs: list[str]) -> list[str]:
-    """Return DVC's deps as Snakemake lists its inputs: the outputs below a folder, none twice, no published numbers."""
+    """Return DVC's deps as Snakemake lists its inputs: the outputs below a folder, none twice, no files of the project itself."""
     files: set[str] = set()
     for path in paths:
         files.update([o for o in outputs if o.startswith(path + "/")] or [path])
-    return sorted(files - {str(plan.PUBLISHED)})
+    return sorted(files - {file for each in plan.FILES.values() for file in each})
 
 
 def test_both_engines_describe_the_same_stages(project: Project) -> None:
@@ -100,7 +100,7 @@ def load(project: Project) -> params.Params:
 
 def test_dvc_tracks_the_params_code_and_weights_that_the_plan_says(project: Project) -> None:
     p = load(project)
-    instances = plan.plan(p, p.reproduce)
+    instances = plan.reproduced(p)
     for name, stage in describe_dvc(project).items():
         if name == "plan":
             continue
@@ -116,7 +116,7 @@ def test_rules_use_the_keys_and_code_of_their_own_name() -> None:
         for rule, body in re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", file.read_text(), re.M):
             assert f'uses=uses("{rule}")' in body, f"{file.name}: {rule}"
             assert f'code=code("{rule}")' in body, f"{file.name}: {rule}"
-            own = rule in ("frames", "train", "bring", "table")  # read files of the user's
+            own = rule in ("frames", "train", "bring", *plan.FILES)  # read files of the user's, or of the project
             assert (f'own=own("{rule}")' in body) == own, f"{file.name}: {rule}"
             assert f"logs/{rule}-" in body and f"logs/benchmarks/{rule}-" in body, f"{file.name}: {rule}"
 

@@ -229,7 +229,7 @@ def test_ties_as_printed_are_all_best() -> None:
     about = {"label": "", "better": "lower", "scale": 1.0, "digits": 2, "needs": "frames", "settings": {}}
     rows = [Row(n, n, "measured", {"m": Cell(mean=v)}) for n, v in (("a", 1.001), ("b", 1.004), ("c", 1.2))]
     rows.append(Row("", "d", "a paper", {"m": Cell(text="0.5")}))
-    assert text.best(rows, [Column("m", "m", about, 1)]) == {("a", "m"), ("b", "m")}
+    assert text.best(rows, [Column("m", "m", about, 1)], []) == {("a", "m"), ("b", "m")}
 
 
 def test_what_markdown_says_below_the_table(project: Params) -> None:

@@ -39,6 +39,7 @@ def curves(drawn: Sequence[Curve], x: str, y: str, title: str, *, log: bool = Fa
         axes.plot(curve.x, curve.y, label=curve.name, color=colour, marker=marker, markersize=4, linewidth=1.5)
         if len(curve.low):
             axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if log:
         axes.set_yscale("log")
     axes.legend(frameon=False, fontsize="small")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.models import truth
-from pipeline.models.truth import build as build
+from pipeline.models.exact import Exact
+from pipeline.models.exact import build as build
 
 
-class Params(truth.Params):
+class Params(Exact):
     """Ground truth of the pixels that are not occluded."""

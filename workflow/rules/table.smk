@@ -72,6 +72,8 @@ rule paper:
         latex="results/paper/{paper}.tex",
     log:
         "logs/paper-{paper}.log",
+    benchmark:
+        "logs/benchmarks/paper-{paper}.tsv"
     resources:
         mem_mb=500,
     params:
@@ -89,7 +91,9 @@ rule results:
         results="results/results.json",
         macros="results/paper/macros.tex",
     log:
-        "logs/results.log",
+        "logs/results-all.log",
+    benchmark:
+        "logs/benchmarks/results-all.tsv"
     resources:
         mem_mb=500,
     params:
@@ -110,7 +114,9 @@ rule report:
             category="report",
         ),
     log:
-        "logs/report.log",
+        "logs/report-all.log",
+    benchmark:
+        "logs/benchmarks/report-all.tsv"
     resources:
         mem_mb=1000,
     params:
