@@ -27,7 +27,7 @@ def entries() -> dict[str, str]:
 
 
 @functools.cache
-def keys() -> dict[str, list[str]]:
+def by_keyword() -> dict[str, list[str]]:
     """Return {keyword, such as "model:dmvfn": BibTeX keys}."""
     named: dict[str, list[str]] = {}
     for key, text in entries().items():
@@ -42,13 +42,13 @@ def of_model(p: Params, name: str) -> list[str]:
         return []
     model = p.models[name]
     return list(
-        dict.fromkeys([*keys().get(f"model:{model.kind}", []), *(of_model(p, model.flow) if model.flow else [])])
+        dict.fromkeys([*by_keyword().get(f"model:{model.kind}", []), *(of_model(p, model.flow) if model.flow else [])])
     )
 
 
 def of_dataset(p: Params, name: str) -> list[str]:
     """Return the BibTeX keys of a dataset."""
-    return keys().get(f"dataset:{p.datasets[name].kind}", [])
+    return by_keyword().get(f"dataset:{p.datasets[name].kind}", [])
 
 
 def of_experiment(p: Params, name: str) -> list[str]:
@@ -58,7 +58,7 @@ def of_experiment(p: Params, name: str) -> list[str]:
     e = p.experiments[name]
     used = [key for model in e.models for key in of_model(p, model)]
     used += [key for dataset in (e.dataset, e.trained_on) for key in of_dataset(p, dataset)]
-    used += [key for metric in e.metrics.values() for key in keys().get(f"metric:{metric.kind}", [])]
+    used += [key for metric in e.metrics.values() for key in by_keyword().get(f"metric:{metric.kind}", [])]
     return list(dict.fromkeys(used))
 
 

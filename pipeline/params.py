@@ -560,7 +560,8 @@ def _seeded(p: Params) -> dict[str, Any]:
     tree = p.model_dump(mode="json")
     for where, e in p.experiments.items():
         for model in e.seeds:
-            _known(f"experiments.{where}.seeds", model, e.models, "model of this experiment")
+            if model not in e.models:
+                raise RetakeError(f"experiments.{where}.seeds: {model} is no model of it{near(model, e.models)}")
             recipe = p.models[model].train
             if recipe is None:
                 raise RetakeError(

@@ -130,7 +130,7 @@ def make(name: str, records: dict[str, dict[str, Any]]) -> Made:
     with (PUBLISHED / f"{entry.file}.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     columns: list[Column] = []
-    published: dict[tuple[str, str, str], Line] = {}
+    published: dict[tuple[str, str], Line] = {}
     for number, part in enumerate(entry.parts):
         record = records.get(part.experiment or "")
         for x in (x for x in lines if _belongs(x, part)):
@@ -139,8 +139,8 @@ def make(name: str, records: dict[str, dict[str, Any]]) -> Made:
             )
             if column not in columns:
                 columns.append(column)
-            key = (x["paper"], x["table"], x["method"])
             source = "; ".join(filter(None, [x["paper"], x["table"], x["source"]]))
+            key = (x["method"], source)
             line = published.setdefault(key, Line(x["method"], source))
             line.cells[column], line.grades[column] = x["value"], x["grade"]
         if record is not None and not any(c.part == number for c in columns):

@@ -1,0 +1,305 @@
+"""Papers' tables: every published number as published, verdicts in their places, text that cannot break out of its format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import cite, leaderboard, params, plan, results
+from pipeline.errors import RetakeError
+from pipeline.tables import paper_text, papers
+from tests.engines import ROOT
+
+SOURCES = sorted((ROOT / "results/published").glob("*.csv"))
+
+
+def record(experiment: str = "kitti", cell: dict[str, Any] | None = None, **row: Any) -> dict[str, Any]:
+    """Return a record of one row, DMVFN, with MS-SSIM and LPIPS at t+1."""
+    about = {
+        "label": "MS-SSIM",
+        "identity": "1",
+        "settings": {},
+        "better": "higher",
+        "scale": 100.0,
+        "digits": 2,
+        "needs": "frames",
+    }
+    usual = {
+        "mean": 88.53,
+        "low": 87.0,
+        "high": 90.0,
+        "spread": None,
+        "unit": "clips",
+        "units": 8,
+        "note": "",
+        "trainings": [],
+    }
+    made = {
+        "name": "dmvfn", "label": "DMVFN", "kind": "dmvfn", "imported": False, "references": [], "trainings": 1, "samples": 1,
+        "windows": 1337, "frames": "", "size": "832x256", "flow": "", "training": "", "partial": "", "note": "", "parameters": 3,
+        "gmacs": None, "digests": {"checkpoint": "", "data": "d", "params": "", "code": ""}, "speed": {}, "precision": "32-true",
+        "cells": {"ms_ssim_t1": usual | (cell or {}), "lpips_t1": usual | {"mean": 10.74} | (cell or {})}, "steps": [],
+    }  # fmt: skip
+    columns = [
+        {"name": f"{m}_t1", "metric": m, "title": m, "step": 1, "group": "", "scene": "", "average": "windows"}
+        for m in ("ms_ssim", "lpips")
+    ]
+    return {
+        "format": 1, "experiment": experiment, "task": "prediction", "dataset": "kitti", "trained_on": "kitti", "protocol": "next5",
+        "protocol_settings": {}, "over": "windows", "windows": 1337, "archives": [], "licence": "", "references": [],
+        "metrics": {"ms_ssim": about, "lpips": about | {"label": "LPIPS", "better": "lower"}}, "columns": columns,
+        "rows": [made | row], "published": [], "pairs": [],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_every_published_number_stands_in_a_table_unaltered(source: Path) -> None:
+    with source.open(newline="") as file:
+        lines = [x for x in csv.DictReader(file) if papers.NUMBER.fullmatch(x["value"])]
+    printed: dict[tuple[str, ...], str] = {}
+    for name, table in papers.tables().items():
+        if table.file != source.stem:
+            continue
+        made = papers.make(name, {})
+        assert not made.measured
+        for row in csv.DictReader(io.StringIO(paper_text.as_long_csv(made))):
+            if papers.NUMBER.fullmatch(row["value"]):
+                printed[
+                    row["dataset"].removeprefix("'"),
+                    row["metric"],
+                    row["horizon"].removeprefix("'"),
+                    row["unit"],
+                    row["row"],
+                    row["source"],
+                ] = (
+                    row["value"],
+                    row["grade"],
+                )  # type: ignore[assignment]
+        markdown = paper_text.as_markdown(made)
+        for line in made.published:
+            for column, text in line.cells.items():
+                if papers.NUMBER.fullmatch(text):
+                    assert f"| {text} {papers.GRADES.get(line.grades[column], '')}".rstrip() in markdown
+    expected = {
+        (x["dataset"], x["metric"], x["horizon"], x["unit"], x["method"], "; ".join(filter(None, [x["paper"], x["table"], x["source"]]))):
+        (x["value"], x["grade"]) for x in lines
+    }  # fmt: skip
+    assert printed == expected  # none is missing, and no cell is filled that has no source
+
+
+def test_one_training_is_said_to_be_one() -> None:
+    made = papers.make("dmvfn_table1", {"kitti": record()})
+    (line,) = made.measured
+    verdicts = {c.metric: v for c, v in line.verdicts.items()}
+    assert {m: v.kind for m, v in verdicts.items()} == {"MS-SSIM": "one training", "LPIPS": "one training"}
+    text = paper_text.as_markdown(made)
+    assert "Of 2 cells with a published and a measured value: 2 one training, spread unknown." in text
+    assert "Not measured here: `cityscapes`" in text
+    assert "| **DMVFN**, measured" in text
+
+
+def test_published_weights_agree_and_another_size_is_not_compared() -> None:
+    published = next(line for line in papers.make("dmvfn_table1", {}).published if line.label == "DMVFN")
+    theirs = {c.metric: t for c, t in published.cells.items() if (c.part, c.horizon) == (1, "t+1")}
+    made = record(imported=True)
+    made["rows"][0]["cells"]["lpips_t1"]["mean"] = float(theirs["LPIPS"])
+    (line,) = papers.make("dmvfn_table1", {"kitti": made}).measured
+    assert {c.metric: v.kind for c, v in line.verdicts.items()}["LPIPS"] == "agrees"
+    (line,) = papers.make("dmvfn_table1", {"kitti": record(imported=True, size="320x192")}).measured
+    assert {v.kind for v in line.verdicts.values()} == {"not comparable"}
+    (line,) = papers.make("dmvfn_table1", {"kitti": record(partial="1 of 4 archives", windows=70)}).measured
+    assert {v.kind for v in line.verdicts.values()} <= {"partial inside", "partial outside"}
+
+
+def test_a_folder_average_is_not_held_against_a_frame_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = {
+        "caption": "c", "file": "tecogan",
+        "parts": [{
+            "title": "Vid4", "dataset": "Vid4", "experiment": "vid4", "metrics": {"PSNR": "psnr_y"},
+            "rows": {"tecogan": "TecoGAN PyTorch (frame average)"}, "methods": {"TecoGAN PyTorch (frame average)": {"average": "frames"}},
+        }],
+    }  # fmt: skip
+    monkeypatch.setattr(papers, "tables", lambda: {"one": papers.Table.model_validate(entry)})
+    made = record("vid4", name="tecogan", imported=True)
+    made["over"] = "scenes"
+    made["metrics"] = {"psnr_y": made["metrics"]["ms_ssim"] | {"scale": 1.0}}
+    made["columns"] = [made["columns"][0] | {"name": "psnr_y", "metric": "psnr_y", "step": None}]
+    made["rows"][0]["cells"] = {"psnr_y": made["rows"][0]["cells"]["ms_ssim_t1"] | {"mean": 26.0145}}
+    table = papers.make("one", {"vid4": made})
+    assert [v.words for v in table.verdicts] == ["not comparable: another average (frames there, scenes here)"]
+    assert "another average" in paper_text.as_markdown(table)
+
+
+def test_trainings_are_judged_in_the_papers_unit() -> None:
+    made = record(trainings=3, cell={"trainings": [88.0, 88.5, 89.0], "mean": 88.5})
+    (line,) = papers.make("dmvfn_table1", {"kitti": made}).measured
+    assert {v.kind for v in line.verdicts.values()} <= {"inside", "outside"}
+
+
+@pytest.mark.parametrize(
+    "label", ["a_b%c", "a|b", "=cmd()", "<script>alert(1)</script>", r"\input{/etc/passwd}", "a\nb"]
+)
+def test_labels_cannot_leave_their_format(label: str) -> None:
+    made = papers.make("dmvfn_table1", {"kitti": record(label=label, note=label)})
+    rows = list(csv.DictReader(io.StringIO(paper_text.as_long_csv(made))))
+    assert all(len(row) == len(paper_text.HEAD) for row in rows)
+    assert not any(row["row"][:1] in "=+-@" for row in rows)
+    lines = [line for line in paper_text.as_markdown(made).splitlines() if line.startswith("|")]
+    assert len({line.replace(r"\|", "").count("|") for line in lines}) == 1
+    latex = paper_text.as_latex(made)
+    assert r"\input{" not in latex
+    assert "a_b%c" not in latex
+    widths = {
+        line.count("&")
+        for line in latex.replace(r"\&", "").splitlines()
+        if line.endswith(r"\\") and "multicolumn" not in line
+    }
+    assert len(widths) == 1
+
+
+@pytest.mark.parametrize("name", ["dmvfn_table1", "tecogan_vid4", "dtvnet_sky", "cinn_bair"])
+def test_latex_compiles(name: str, tmp_path: Path) -> None:
+    if shutil.which("pdflatex") is None or subprocess.run(["kpsewhich", "siunitx.sty"], capture_output=True).returncode:
+        pytest.skip("not checked: no pdflatex with siunitx here (Debian: texlive-latex-extra, texlive-science)")
+    made = papers.make(name, {"kitti": record(label="a_b%c & <d> $e$ {f} #1 ~^\\")})
+    (tmp_path / "macros.tex").write_text(paper_text.macros({"kitti": record()}))
+    (tmp_path / "t.tex").write_text(
+        "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage{booktabs,siunitx}\n\\input{macros}\n\\begin{document}\n"
+        f"{paper_text.as_latex(made)}\n\\retake{{kitti.dmvfn.lpips.t1}} \\retake{{kitti.none}}\n\\end{{document}}\n"
+    )
+    done = subprocess.run(
+        ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "t.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_macros_name_experiment_model_metric_and_step() -> None:
+    text = paper_text.macros({"kitti": record()})
+    assert r"\@namedef{retake@kitti.dmvfn.lpips.t1}{10.74}" in text
+
+
+def test_the_tables_name_what_there_is() -> None:
+    p = params.load()
+    for name, table in papers.tables().items():
+        for part in table.parts:
+            if part.experiment is None:
+                continue
+            e = p.experiments[part.experiment]
+            known = {line.label for line in papers.make(name, {}).published}
+            assert set(part.rows.values()) <= known | ({"DTVNet"} if table.file == "dtvnet" else set()) | (
+                {"cINN"} if name == "cinn_iper" else set()
+            ), name
+            assert set(part.metrics.values()) <= set(e.metrics), name
+    with pytest.raises(RetakeError, match=r"no table 'dmvfn_tabel1'.*dmvfn_table1"):
+        papers.table("dmvfn_tabel1")
+
+
+# results.json, what to cite, the leaderboard
+
+
+def test_results_follow_their_schema() -> None:
+    import jsonschema
+
+    schema = json.loads((ROOT / "workflow/schemas/results.schema.json").read_text())
+    made = results.collected({"kitti": record()})
+    jsonschema.validate(made, schema)
+    assert made["tables"]["kitti"]["rows"][0]["cells"]["lpips_t1"]["mean"] == 10.74
+    assert {v["verdict"] for v in made["verdicts"]} == {"one training"}
+    assert all(v["grade"] for v in made["verdicts"])
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(made | {"format": 2}, schema)
+
+
+def test_everything_cited_is_in_the_file() -> None:
+    p = params.load()
+    for name in p.experiments:
+        assert set(cite.of_experiment(p, name)) <= set(cite.entries())
+    assert cite.of_experiment(p, "kitti") == [
+        "kroeger2016dis", "hu2023dmvfn", "geiger2013kitti", "wang2004ssim", "wang2003msssim", "zhang2018lpips",
+    ]  # fmt: skip
+    kinds = {
+        "model": params.registry("models"),
+        "dataset": params.registry("datasets"),
+        "metric": params.registry("metrics"),
+    }
+    for keyword in cite.by_keyword():
+        what, _, kind = keyword.partition(":")
+        assert kind in kinds[what], keyword
+    with pytest.raises(RetakeError, match=r"no experiment 'kiti' \(did you mean 'kitti'\?\)"):
+        cite.of_experiment(p, "kiti")
+
+
+def write(path: Path, *records: dict[str, Any]) -> Path:
+    path.write_text(json.dumps(results.collected({r["experiment"]: r for r in records})))
+    return path
+
+
+def test_a_leaderboard_joins_the_rows_of_several_files(tmp_path: Path) -> None:
+    ours, theirs = record(), record(label="Other", name="other")
+    table = leaderboard.merged([write(tmp_path / "a.json", ours), write(tmp_path / "b.json", theirs)])
+    text = leaderboard.as_markdown(table)
+    assert "DMVFN" in text and "Other" in text
+    assert next(csv.DictReader(io.StringIO(leaderboard.as_csv_text(table))))["model"] in ("DMVFN", "Other")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["metrics"]["lpips"].update(identity="2", settings={"net": "vgg"}), "LPIPS.*net.*vgg"),
+        (lambda r: r.update(protocol_settings={"window": 3}), "another protocol"),
+        (lambda r: r["rows"][0]["digests"].update(data="x"), "other data"),
+        (
+            lambda r: r["rows"][0].update(
+                label="DMVFN", digests={"checkpoint": "9", "data": "d", "params": "", "code": ""}
+            ),
+            "two rows.*DMVFN",
+        ),
+    ],
+)
+def test_a_leaderboard_refuses_what_does_not_compare(change: Any, message: str, tmp_path: Path) -> None:
+    theirs = record(label="Other", name="other")
+    change(theirs)
+    with pytest.raises(RetakeError, match=message):
+        leaderboard.merged([write(tmp_path / "a.json", record()), write(tmp_path / "b.json", theirs)])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 2}', '{"format": 1, "tables": 3}', "[" * 10_000])
+def test_a_leaderboard_refuses_what_is_no_results_file(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(RetakeError, match=str(path)):
+        leaderboard.merged([path])
+
+
+def test_the_plan_publishes_what_reproduce_names() -> None:
+    p = params.load({"reproduce": ["demo", "kitti"]})
+    stages = plan.reproduced(p)
+    assert list(stages["paper"]) == ["dmvfn_table1"]
+    assert stages["paper"]["dmvfn_table1"]["record_0"] == "results/records/kitti.json"
+    assert set(stages["report"]) == {"all"}
+    assert not plan.reproduced(params.load({"reproduce": []}))["results"]
+
+
+def test_seeds_are_trainings_of_their_own() -> None:
+    p = params.load({"experiments": {"demo": {"seeds": {"dmvfn_demo": 3}}}})
+    assert p.experiments["demo"].rows == ["copy_last", "flow_warp", "dmvfn_demo"]
+    assert p.experiments["demo"].trainings("dmvfn_demo") == ["dmvfn_demo", "dmvfn_demo_seed2", "dmvfn_demo_seed3"]
+    train = [p.models[name].train for name in p.experiments["demo"].trainings("dmvfn_demo")]
+    assert [t.seed - train[0].seed for t in train if t and train[0]] == [0, 1, 2]
+    stages = plan.plan(p, ["demo"])
+    assert {"dmvfn_demo-demo", "dmvfn_demo_seed2-demo", "dmvfn_demo_seed3-demo"} <= set(stages["train"])
+    again = params.validate(json.loads(p.model_dump_json()))  # as a stage reads it
+    assert again.tree == p.tree
+    for seeds, message in (({"copy_last": 2}, "is not trained"), ({"dmvfn_dem": 2}, "did you mean 'dmvfn_demo'")):
+        with pytest.raises(RetakeError, match=message):
+            params.load({"experiments": {"demo": {"seeds": seeds}}})
