@@ -340,6 +340,9 @@ def roots(p: Params, stage: str, fields: Fields) -> tuple[str, ...]:
         loaded += sorted(f"{identity.PACKAGE}.metrics.{kind}" for kind in kinds)
     if task is not None:
         loaded += tasks.modules(task, stage)
+    if stage == "report":
+        shown = {p.protocols[p.experiments[e].protocol].task for e in p.reproduce if e in p.experiments}
+        loaded += [f"{identity.PACKAGE}.tasks.{name}.view" for name in sorted(shown)]
     return tuple(loaded)
 
 
