@@ -30,7 +30,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline import params, plan, tasks
+from pipeline import params, plan, tasks, weights
 from pipeline.atomic import claim
 from pipeline.drawing import colours
 from pipeline.drawing.images import write_image
@@ -70,7 +70,8 @@ def main() -> None:
         if args.dataset or args.split or not (args.output or args.picture):
             parser.error("with images give --output, --picture or both, and neither --dataset nor --split")
         model = tasks.model(p, args.estimator, "flow")
-        make_pair(model, args.images, args.output, args.picture, checkpoint=args.checkpoint, device=_device(p, model))
+        checkpoint = weights.chosen(args.estimator, model, args.checkpoint)
+        make_pair(model, args.images, args.output, args.picture, checkpoint=checkpoint, device=_device(p, model))
     elif args.checkpoint:
         parser.error("--checkpoint is for two images: in an experiment the plan names it")
     elif args.dataset and args.split:

@@ -280,6 +280,10 @@ class Experiment(Strict):
         default_factory=dict,
         description="label -> folder of predicted PNGs in the published layout, scored as a further row",
     )
+    labels: dict[Name, Label] = Field(
+        default_factory=dict,
+        description="brought predictions -> the label that tables print; their name where it is left out",
+    )
     missing_weights: Literal["error", "skip"] = Field(
         "error",
         description="error: stop when a metric's weights cannot be had; skip: leave its cells empty and say why",
@@ -341,6 +345,8 @@ class Params(Strict):
             clash = set(experiment.predictions) & set(experiment.models)
             if clash:
                 raise ValueError(f"{where}.predictions: {sorted(clash)} are names of models too")
+            for name in experiment.labels:
+                _known(f"{where}.labels", name, experiment.predictions, "name of predictions")
         for name, entry in self.models.items():
             for key, (model, dataset) in entry.starts.items():
                 _known(f"models.{name}.train.{key}", model, self.models, "model")
@@ -361,7 +367,9 @@ class Params(Strict):
     def _told_apart(self, where: str, experiment: Experiment) -> None:
         """Raise ValueError for two rows of one label, as people read it."""
         rows: dict[str, str] = {}
-        for name, label in (experiment.models | {name: name for name in experiment.predictions}).items():
+        for name, label in (
+            experiment.models | {name: experiment.labels.get(name, name) for name in experiment.predictions}
+        ).items():
             read = unicodedata.normalize("NFKC", label)
             if read in rows and name not in experiment.models:
                 raise ValueError(f"{where}.predictions.{name}: the row {rows[read]} has this label: rename one of them")

@@ -235,14 +235,7 @@ def _model(p: Params, name: str | None, checkpoint: Path | None, tile: int | Non
         except ValidationError as error:
             raise RetakeError(f"--tile {tile}: {error.errors()[0]['msg']}") from None
         model = model.model_copy(update={"predict": settings})
-    if not model.has_weights:
-        return model, None
-    if checkpoint is None and isinstance(model.checkpoint, str):
-        own = Path(model.checkpoint)
-        checkpoint = own if own.exists() else weights.path(model.checkpoint)
-    if checkpoint is None:
-        raise RetakeError(f"{name} needs --checkpoint: a file of data/checkpoints/{name}/, or a published one")
-    return model, checkpoint
+    return model, weights.chosen(name, model, checkpoint if model.has_weights else None)
 
 
 def _network(p: Params, model: Model, network: Any, clip: Clip, done: int, state: Any, device: str) -> Iterator[Result]:

@@ -311,6 +311,19 @@ def _calls(file: Path) -> str:
     return ""
 
 
+def chosen(name: str, model: Model, checkpoint: Path | None) -> Path | None:
+    """Return the weights of an entry for a command that was given `checkpoint` or none: those it imports are fetched.
+
+    None for a model without weights. Raises RetakeError where the entry is trained and no checkpoint was given.
+    """
+    if not model.has_weights or checkpoint is not None:
+        return checkpoint
+    if isinstance(model.checkpoint, str):
+        own = Path(model.checkpoint)
+        return own if own.exists() else path(model.checkpoint)
+    raise RetakeError(f"{name} needs --checkpoint: a file of data/checkpoints/{name}/, or a published one")
+
+
 def load_model(model: Model, checkpoint: Path | None, device: str) -> tuple[Any, str]:
     """Return the model in evaluation mode with its weights, and the weights' digest ("" for a model without).
 

@@ -57,7 +57,7 @@ def row(p: Params, experiment: str, name: str) -> Row:
         "metrics": " ".join(f"{metric}:{about['identity']}" for metric, about in meta["metrics"].items()),
     }
     meta["note"] = facts["note"]
-    return Row(name, e.models.get(name, name), "measured", facts=facts, meta=meta)
+    return Row(name, (e.models | e.labels).get(name, name), "measured", facts=facts, meta=meta)
 
 
 def _lineage(p: Params, experiment: str, name: str, store: Store) -> dict[str, str]:

@@ -28,7 +28,6 @@ RESIZE = "cv2.INTER_AREA, half"
 SCENES = Path(__file__).with_name("scenes.csv")
 LENGTH = 120  # frames of a scene
 LEAST = 400  # pixels: smaller videos are left out, as published
-SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"}
 
 Image = Callable[[], np.ndarray]
 
@@ -108,7 +107,7 @@ def _vimeo(split: str, archives: list[Path]) -> Videos:
 def _own(folder: Path) -> Videos:
     if not folder.is_dir():
         raise RetakeError(f"no folder {folder}: own videos lie in train/ and val/ of datasets.<entry>.videos")
-    videos = [name for name in names(folder) if Path(name).suffix.lower() in SUFFIXES]
+    videos = [name for name in names(folder) if Path(name).suffix.lower() in video.SUFFIXES]
     for name in progress(videos, unit="video", desc="shots"):
         yield name, Member(folder, name), None
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from pipeline.store.frames import Store
 from pipeline.tasks.common.windows import Tested
@@ -75,3 +78,20 @@ def _names(folder: Path, windows: int, images: list[str]) -> list[str]:
         elif where.exists():
             problems.append(f"{where.name} is a file, not a folder")
     return problems
+
+
+class Exported(NamedTuple):
+    """One image of a test set for a method that runs elsewhere: given or true, where below its folder, (H, W, 3) uint8."""
+
+    true: bool
+    file: str
+    image: np.ndarray
+
+
+def windows_exported(frames: Store, windows: list[Tested], given: Iterable[Iterable[np.ndarray]]) -> Iterator[Exported]:
+    """Yield the images of windows: `given` of each as `input_<n>.png`, the true ones under the names that `bring` reads."""
+    for number, (window, images) in enumerate(zip(windows, given, strict=True)):
+        for n, image in enumerate(images, start=1):
+            yield Exported(False, f"{number:06d}/input_{n}.png", image)
+        for step, row in enumerate(window.rows, start=1):
+            yield Exported(True, f"{number:06d}/pred_{step}.png", frames.image(row))

@@ -70,10 +70,9 @@ def next_frame(p: Params, name: str, images: list[Path], checkpoint: Path | None
     import torch
 
     model = tasks.model(p, name, "prediction")
-    if checkpoint is None and model.has_weights:
-        raise RetakeError(f"{name} needs --checkpoint: a file of data/checkpoints/{name}/, or a published one")
     if model.flow is not None:
         raise RetakeError(f"{name} needs precomputed flow: use it in an experiment")
+    checkpoint = weights.chosen(name, model, checkpoint)
     unused(output)
     read = [read_image(path) for path in images]
     sizes = {path.name: image.shape[:2] for path, image in zip(images, read, strict=True)}

@@ -7,12 +7,15 @@ larger than the target are cut from the top left, as published.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline import plan
 from pipeline.store.frames import Store
-from pipeline.tasks.common.bring import Expected, size
+from pipeline.tasks.common.bring import Expected, Exported, size
 from pipeline.tasks.super_resolution import clips
 
 
@@ -53,3 +56,13 @@ def expected(fields: plan.Fields, protocol: Any, frames: Store, folder: Path) ->
         larger=True,
         saved=protocol.saved,
     )
+
+
+def exported(fields: plan.Fields, protocol: Any, frames: Store) -> Iterator[Exported]:
+    """Yield the frames of every scene at low resolution, rounded to 8 bits, and as they are."""
+    low = clips.low_store(fields)
+    for clip in clips.scenes(frames, low, protocol):
+        for row, image in zip(frames.clips[clip], clips.low_resolution(frames, low, clip), strict=True):
+            file = f"{clip}/{int(frames.frame[row]):04d}.png"
+            yield Exported(False, file, np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
+            yield Exported(True, file, frames.image(row))
