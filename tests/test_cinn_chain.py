@@ -166,6 +166,7 @@ def test_real_landscapes_from_the_archive_to_the_table(shared: Path, tmp_path: P
         | {
             "datasets.sky_timelapse_cinn.archives": "present",
             "experiments.landscape.metrics": {"psnr": {"kind": "psnr"}},
+            "experiments.landscape_32.metrics": {"psnr": {"kind": "psnr"}},
             "protocols.cinn_landscape.starts": 1,
             "protocols.cinn_landscape.samples": 1,
         },
