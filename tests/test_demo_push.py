@@ -160,7 +160,7 @@ def test_the_chain_learns_to_push(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     encoder = cinn_ae.build(
         cinn_ae.Params.model_validate({"kind": "cinn_ae", "network": ENCODER, "train": None})
     ).eval()
-    weights = [stage1.state_dict(), {f"encoder.{key}": value for key, value in encoder.state_dict().items()}]
+    weights = [stage1.state_dict(), encoder.state_dict()]
     monkeypatch.setattr("pipeline.weights.starting", lambda source, best=False: weights[0 if best else 1])
     positions = torch.cat([clips("train", 96, start)[1] for start in (0, 6)])
     order = np.random.default_rng(1)
