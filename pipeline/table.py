@@ -89,22 +89,27 @@ def show(p: Params, experiment: str) -> str:
 
 
 def _mirror(p: Params, fields: dict[str, str], rows: list[Row], columns: list[Column], files: list[Path]) -> None:
-    """Mirror the table to MLflow: one run a measured row, in the experiment `table`."""
-    for row in rows:
-        if not row.measured:
-            continue
-        model = f"models.{row.name}"
-        uses = plan.uses(p, "table", fields) | ({model: params.subtree(p, model)} if row.name in p.models else {})
-        tags = {"stage": "table", "experiment": fields["experiment"], "model": row.name}
-        tags |= {k: row.facts[k] for k in ("checkpoint", "data", "params")}
-        name = f"{fields['experiment']}-{row.name}"
-        with tracking.run(p.tracking.mlflow, experiment="table", name=name, params=uses, tags=tags) as mlflow:
-            cells = {c.name: row.cells[c.name].mean for c in columns if c.name in row.cells}
-            mlflow.metrics(0, {name: mean for name, mean in cells.items() if math.isfinite(mean)})
-            for file in files:
-                mlflow.artifact(file)
-        if not mlflow.active:
-            return  # off, or away: said once
+    """Mirror the table to MLflow: one run with its files, and below it a run for each measured row.
+
+    A table that is made again takes the place of its runs.
+    """
+    name = fields["experiment"]
+    tags = {"stage": "table", "experiment": name}
+    uses = plan.uses(p, "table", fields)
+    with tracking.run(
+        p.tracking.mlflow, experiment="table", name=name, params=uses, tags=tags, replaces=("stage", "experiment")
+    ) as whole:
+        for file in files:
+            whole.artifact(file)
+        for row in (row for row in rows if row.measured):
+            model = f"models.{row.name}"
+            own = {model: params.subtree(p, model)} if row.name in p.models else {}
+            about = tags | {"model": row.name} | {k: row.facts[k] for k in ("checkpoint", "data", "params")}
+            with tracking.run(
+                whole.active, experiment="table", name=f"{name}, {row.label}", params=own, tags=about, nested=True
+            ) as mlflow:
+                cells = {c.name: row.cells[c.name].mean for c in columns if c.name in row.cells}
+                mlflow.metrics(0, {name: mean for name, mean in cells.items() if math.isfinite(mean)})
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -80,8 +81,21 @@ class Run:
 
 
 @contextlib.contextmanager
-def run(enabled: bool, *, experiment: str, name: str, params: dict[str, Any], tags: dict[str, str]) -> Iterator[Run]:
-    """Open a run `name` in the MLflow experiment, with flat params and tags (the git commit is added)."""
+def run(
+    enabled: bool,
+    *,
+    experiment: str,
+    name: str,
+    params: dict[str, Any],
+    tags: dict[str, str],
+    nested: bool = False,
+    replaces: tuple[str, ...] = (),
+) -> Iterator[Run]:
+    """Open a run `name` in the MLflow experiment, with flat params and tags (the git commit is added).
+
+    Keys `models.<name>.…` become `model.…`, so that two models' settings stand in one line of MLflow's comparison. `nested`: below
+    the run that is open. `replaces`: runs with the same values of these tags are deleted first, so that nothing is there twice.
+    """
     mirror = Run(enabled)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -95,9 +109,13 @@ def run(enabled: bool, *, experiment: str, name: str, params: dict[str, Any], ta
             if "MLFLOW_TRACKING_URI" not in os.environ:
                 _own_database(Path(URI.removeprefix("sqlite:///")))
                 mlflow.set_tracking_uri(URI)
-            mlflow.set_experiment(experiment)
-            mlflow.start_run(run_name=name, tags={**tags, "git_commit": commit()})
-        flat = flatten(params)
+            chosen = mlflow.set_experiment(experiment)
+            if replaces:
+                same = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in replaces)
+                for old in mlflow.MlflowClient().search_runs([chosen.experiment_id], same):
+                    mlflow.delete_run(old.info.run_id)
+            mlflow.start_run(run_name=name, tags={**tags, "git_commit": commit()}, nested=nested)
+        flat = {re.sub(r"^models\.[^.]+", "model", key): value for key, value in flatten(params).items()}
         client = mlflow.MlflowClient()
         active = mlflow.active_run()
         assert active is not None

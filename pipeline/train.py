@@ -168,7 +168,7 @@ def train(p: Params, fields: plan.Fields, *, resume: bool = False, restart: bool
     mirror = tracking.run(
         p.tracking.mlflow and fabric.global_rank == 0,
         experiment=f"train-{fields['dataset']}",
-        name=name,
+        name=f"{name} on {fields['dataset']}, seed {recipe.seed}",
         params=plan.uses(p, "train", fields),
         tags={"stage": "train", "model": name, "dataset": str(fields["dataset"]), "data": data[:12]},
     )

@@ -354,8 +354,10 @@ def test_mirrored_runs_hold_the_cells(project: Params, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(table.tracking, "run", run)
     table.make(toy(tracking__mlflow=True), "toy")
-    assert [r["tags"]["model"] for r in runs] == list(ALL)
-    assert runs[1]["cells"]["psnr_t3"] == pytest.approx(values("flow_warp", "psnr").mean())
-    assert runs[1]["params"]["models.flow_warp"]["kind"] == "flow_warp"
-    assert "results/toy.png" in runs[0]["files"]
+    whole, *rows = runs
+    assert [r["tags"]["model"] for r in rows] == list(ALL)
+    assert all(r["nested"] for r in rows)
+    assert rows[1]["cells"]["psnr_t3"] == pytest.approx(values("flow_warp", "psnr").mean())
+    assert rows[1]["params"]["models.flow_warp"]["kind"] == "flow_warp"
+    assert "results/toy.png" in whole["files"]
     assert {r["experiment"] for r in runs} == {"table"}

@@ -74,3 +74,30 @@ def test_off_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with tracking.run(False, experiment="e", name="n", params={}, tags={}) as run:
         run.metrics(1, {"loss": 1.0})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_made_again_replaces_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    from pipeline import tracking
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    for lr in (0.1, 0.2):
+        tags = {"stage": "table", "experiment": "demo"}
+        with tracking.run(
+            True, experiment="table", name="demo", params={}, tags=tags, replaces=("stage", "experiment")
+        ) as whole:
+            for model in ("one", "two"):
+                params = {f"models.{model}": {"train": {"lr": lr}}}
+                with tracking.run(
+                    whole.active, experiment="table", name=model, params=params, tags=tags, nested=True
+                ) as run:
+                    run.metrics(0, {"psnr": 1.0})
+    runs = mlflow.search_runs(experiment_names=["table"])
+    assert sorted(runs["tags.mlflow.runName"]) == ["demo", "one", "two"]
+    rows = runs[runs["tags.mlflow.runName"] != "demo"]
+    assert set(rows["params.model.train.lr"]) == {"0.2"}  # one line of the comparison for both
+    (parent,) = set(rows["tags.mlflow.parentRunId"])
+    assert parent in set(runs["run_id"])
+    assert set(runs["status"]) == {"FINISHED"}
