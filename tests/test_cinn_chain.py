@@ -165,8 +165,8 @@ def test_real_landscapes_from_the_archive_to_the_table(shared: Path, tmp_path: P
         cut("cinn_landscape_stage1", "cinn_landscape_ae", "cinn_landscape", 128, "bn")
         | {
             "datasets.sky_timelapse_cinn.archives": "present",
-            "experiments.landscape.metrics": {"psnr": {"kind": "psnr"}},
-            "experiments.landscape_32.metrics": {"psnr": {"kind": "psnr"}},
+            "experiments.landscape.metrics": {"psnr": {"kind": "psnr"}, "lpips": {"kind": "lpips", "net": "vgg"}},
+            "experiments.landscape_32.metrics": {"psnr": {"kind": "psnr"}, "lpips": {"kind": "lpips", "net": "vgg"}},
             "protocols.cinn_landscape.starts": 1,
             "protocols.cinn_landscape.samples": 1,
         },
