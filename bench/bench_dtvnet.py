@@ -60,7 +60,7 @@ def _training(net: Any, load: float) -> Row:
         ROUNDS, lambda: published_step(net, batch, state.optimisers), lambda: net.training_step(batch, state)
     )
     video = batch["clip"].transpose(1, 2).contiguous()
-    weights = list(net.discriminator.parameters())
+    weights = list(net.discriminator.requires_grad_(True).parameters())  # a step leaves it frozen
 
     def penalty() -> None:
         loss = gradient_penalty(net.discriminator, video, video.flip(0), torch.rand(BATCH, 1))
