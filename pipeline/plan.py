@@ -269,7 +269,7 @@ def _keys(stage: str) -> list[str]:
 @functools.cache
 def _rows() -> dict[str, str]:
     """Return the row of workflow/weights.csv by name and by file name."""
-    with WEIGHTS.open(newline="", encoding="utf-8") as file:
+    with WEIGHTS.open(newline="", encoding="utf-8-sig") as file:
         return {key: row["name"] for row in csv.DictReader(file) for key in (row["name"], row["file"])}
 
 

@@ -10,6 +10,7 @@ the archive that they are published in.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -60,6 +61,15 @@ PREFIXES = ("module.", "_orig_mod.")  # of names, by DistributedDataParallel and
 
 class Missing(RetakeError):
     """Weights that cannot be had, and why; `missing_weights: skip` goes on without them."""
+
+
+@contextlib.contextmanager
+def or_without(setting: str) -> Iterator[None]:
+    """Weights of a loss: where they cannot be had, the error names the `setting` of the model that does without."""
+    try:
+        yield
+    except Missing as error:
+        raise Missing(f"{error}\nOr set {setting} in the model's entry: another recipe, which needs none") from None
 
 
 def source_of(name: str) -> fetch.Source:

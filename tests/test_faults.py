@@ -23,7 +23,7 @@ import torch
 from pipeline import atomic, errors, metrics, params, tracking, weights
 from pipeline.errors import RetakeError
 from pipeline.metrics import temporal
-from pipeline.tables import text
+from pipeline.tables import published, text
 from pipeline.tables.cells import Cell, Column, Row
 from pipeline.tasks.super_resolution.table import LAYOUT
 
@@ -353,3 +353,28 @@ def test_signals_keep_the_state(trained: Path, number: int, whom: str, code: int
     assert any(folder.glob("demo.resume/*.pt")) == kept
     time.sleep(1)
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+# Published numbers, which a user may add to
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"\xef\xbb\xbf{head}\n{row}\n", ""),
+        (b"{head}\r\n{row}\r\n", ""),
+        (b"{head}\n{row}\xe9\n", r"mine\.csv is no csv file in UTF-8"),
+        (b"paper,dataset\n{row}\n", r"mine\.csv:1: the columns must be paper,table,dataset"),
+        (b"{head}\n{row}\n{row},more\n", r"mine\.csv, row 3: not 10 values"),
+        (b"{head}\na,b\n", r"mine\.csv, row 2: not 10 values"),
+    ],
+)
+def test_published_numbers_as_spreadsheets_save_them(text: bytes, message: str, tmp_path: Path) -> None:
+    head, row = ",".join(published.COLUMNS).encode(), b"P,1,KITTI,M,PSNR,t+1,20.5,dB,,primary"
+    file = tmp_path / "mine.csv"
+    file.write_bytes(text.replace(b"{head}", head).replace(b"{row}", row))
+    if message:
+        with pytest.raises(RetakeError, match=message):
+            published.lines_of(file)
+    else:
+        assert [line["paper"] for line in published.lines_of(file)] == ["P"]

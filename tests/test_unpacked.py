@@ -176,6 +176,32 @@ def test_drives_from_a_folder_at_any_level(tmp_path: Path, level: str) -> None:
     assert {clip: len(rows) for clip, rows in made.clips.items()} == {f"{DRIVES[0]}/image_02": 3}
 
 
+def unpacked_drive(tmp_path: Path) -> Path:
+    """Return the folder of frames of a drive that is unpacked in its archive's place."""
+    with zipfile.ZipFile(drive_zip(tmp_path, DRIVES[0], [png(n) for n in range(3)])) as opened:
+        opened.extractall(raw("kitti") / DRIVES[0])
+    return next((raw("kitti") / DRIVES[0]).rglob("image_02")) / "data"
+
+
+def test_a_drive_whose_frames_lie_behind_a_link_is_read(tmp_path: Path) -> None:
+    frames_folder = unpacked_drive(tmp_path)
+    frames_folder.rename(tmp_path / "elsewhere")
+    frames_folder.symlink_to(tmp_path / "elsewhere")
+    assert {clip: len(rows) for clip, rows in store(kitti_params(), "test").clips.items()} == {
+        f"{DRIVES[0]}/image_02": 3
+    }
+
+
+def test_a_drive_kept_as_jpeg_is_refused_with_the_reason(tmp_path: Path) -> None:
+    frames_folder = unpacked_drive(tmp_path)
+    for file in frames_folder.iterdir():
+        file.rename(file.with_suffix(".jpg"))
+    with pytest.raises(RetakeError, match=r"It holds JPEG images .*what was published are PNG") as error:
+        store(kitti_params(), "test")
+    assert "delete" not in str(error.value)
+    assert len(list(frames_folder.iterdir())) == 3
+
+
 def test_kitti_flow_pairs_and_views_in_one_folder(tmp_path: Path) -> None:
     mine = tmp_path / "KITTI2015"
     for archive in kitti_flow_zips(tmp_path, 2015, {"000003": png(0)}, b""):

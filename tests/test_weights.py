@@ -126,6 +126,13 @@ def test_nothing_reachable_is_missing_and_quick_for_the_impatient(monkeypatch: p
     assert "Or put it there by hand, as data/weights/w.pth" in str(caught.value)
 
 
+def test_weights_of_a_loss_name_the_setting_that_does_without() -> None:
+    row(login="https://drive.example/folder")
+    with pytest.raises(weights.Missing, match=r"(?s)Get w\.pth.*Or set train\.vgg_weight: 0 in the model's entry"):
+        with weights.or_without("train.vgg_weight: 0"):
+            weights.load("net")
+
+
 def test_weights_to_be_had_by_hand_name_the_page_the_file_and_the_folder() -> None:
     row(login="https://drive.example/folder")
     with pytest.raises(weights.Missing) as caught:

@@ -83,7 +83,8 @@ def load_lpips(trunk: str) -> Lpips:
     """
     from pipeline import weights
 
-    state = weights.load_file(trunk) if Path(trunk).exists() else weights.load(trunk)
+    with weights.or_without("train.perceptual: 0"):
+        state = weights.load_file(trunk) if Path(trunk).exists() else weights.load(trunk)
     package = importlib.util.find_spec("lpips")
     assert package is not None and package.origin is not None
     heads = weights.load_file(Path(package.origin).parent / "weights" / "v0.1" / "vgg.pth")

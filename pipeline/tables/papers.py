@@ -6,7 +6,6 @@ Measured values are brought to the paper's unit and printed with its digits.
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from pipeline import recipes
 from pipeline.errors import RetakeError, near
 from pipeline.params import Strict
 from pipeline.tables import verdicts
-from pipeline.tables.published import PUBLISHED
+from pipeline.tables.published import PUBLISHED, lines_of
 from pipeline.tables.verdicts import Measured, Published, Verdict
 
 FILE = Path("workflow/paper_tables.yaml")
@@ -127,8 +126,7 @@ class Made:
 def make(name: str, records: dict[str, dict[str, Any]]) -> Made:
     """Return a table; `records`: those of the experiments that are measured, by name (`tables/record.py`)."""
     entry = table(name)
-    with (PUBLISHED / f"{entry.file}.csv").open(newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
+    lines = lines_of(PUBLISHED / f"{entry.file}.csv")
     columns: list[Column] = []
     published: dict[tuple[str, str], Line] = {}
     for number, part in enumerate(entry.parts):

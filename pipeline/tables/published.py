@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +13,7 @@ from pipeline.params import Experiment
 from pipeline.tables.cells import Cell, Column, Row
 
 PUBLISHED = Path("results/published")
+COLUMNS = ("paper", "table", "dataset", "method", "metric", "horizon", "value", "unit", "source", "grade")
 MILLIONS = {"1e6": 10**6, "million": 10**6}
 
 
@@ -24,8 +26,7 @@ def rows_of(e: Experiment, columns: list[Column]) -> list[Row]:
     """
     if e.published is None:
         return []
-    files = sorted(PUBLISHED.glob("*.csv"))
-    lines = [line for file in files for line in csv.DictReader(file.read_text().splitlines())]
+    lines = [line for file in sorted(PUBLISHED.glob("*.csv")) for line in lines_of(file)]
     datasets = e.published if isinstance(e.published, dict) else {"": e.published}
     entries = []
     for key, dataset in datasets.items():
@@ -74,6 +75,21 @@ def rows_of(e: Experiment, columns: list[Column]) -> list[Row]:
             first.facts |= {"parameters": row.facts["parameters"], "note": "; ".join(n for n in notes if n)}
         elif sources:
             rows.append(row)
+    return rows
+
+
+def lines_of(file: Path) -> list[dict[str, str]]:
+    """Return the rows of one file of published numbers; raises RetakeError that names the file and the line."""
+    try:
+        lines = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"), newline=""), strict=True)
+        rows = list(lines)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise RetakeError(f"{file} is no csv file in UTF-8: {error}") from None
+    if tuple(lines.fieldnames or ()) != COLUMNS:
+        raise RetakeError(f"{file}:1: the columns must be {','.join(COLUMNS)}")
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise RetakeError(f"{file}, row {number}: not {len(COLUMNS)} values (quote a value with commas)")
     return rows
 
 

@@ -189,7 +189,8 @@ class DMVFN(nn.Module, Network):
         if recipe.vgg_weight:
             from pipeline import weights
 
-            self._vgg = Vgg(weights.load(VGG_FILE))
+            with weights.or_without("train.vgg_weight: 0"):
+                self._vgg = Vgg(weights.load(VGG_FILE))
         return {"adamw": torch.optim.AdamW(self.parameters(), lr=recipe.min_lr, weight_decay=recipe.weight_decay)}
 
     def augment(self, clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -214,7 +214,8 @@ class TecoGAN(Recurrent, Network):
 
             assert recipe.vgg_weights is not None
             own = tensorflow.holds(recipe.vgg_weights)
-            file = Path(recipe.vgg_weights) if own else weights.path(recipe.vgg_weights)
+            with weights.or_without("train.vgg: 0"):
+                file = Path(recipe.vgg_weights) if own else weights.path(recipe.vgg_weights)
             self._vgg = SlimVgg(tensorflow.read(file, VGG_NAMES)).to(device)
         return self._vgg
 

@@ -36,11 +36,14 @@ class TrainingClips:
         self.windows = windows.windows(store, train.window, every=train.windows == "all") * train.repeats
         if len(self.windows) < train.batch:
             raise RetakeError(
-                f"{store.path} has {len(self.windows)} training windows, fewer than one batch of {train.batch}"
+                f"{store.path} has {len(self.windows)} training windows, fewer than one batch of {train.batch}: "
+                "lower train.batch in the model's entry, or give more data"
             )
         if train.crop is not None and (store.size.min() < train.crop):
             height, width = store.size.min(axis=0)
-            raise RetakeError(f"{store.path}: frames of {width}x{height} are smaller than the crop of {train.crop}")
+            raise RetakeError(
+                f"{store.path}: frames of {width}x{height} are smaller than the crop of {train.crop}: lower train.crop"
+            )
 
     def steps_per_epoch(self, processes: int) -> int:
         """Return batches in a pass: each process takes ceil(windows / processes) of them, last partial batch dropped."""
