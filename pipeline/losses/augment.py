@@ -14,6 +14,7 @@ from pydantic import Field
 from pipeline import params
 
 FLIPPED = 0.5  # share of clips
+TINY = 1e-9  # in place of the span of a grey pixel
 
 
 class Augment(params.Strict):
@@ -85,9 +86,15 @@ def jitter(planes: np.ndarray, factors: np.ndarray, order: np.ndarray) -> None:
     brightness, contrast, saturation, hue = (float(factor) for factor in factors)
     for step in order:
         if step == 0:
-            np.clip(np.add(planes, brightness - 1, out=planes), 0, 1, out=planes)
+            planes += brightness - 1
+            # only one end of [0,1] can be passed
+            if brightness > 1:
+                np.minimum(planes, 1, out=planes)
+            else:
+                np.maximum(planes, 0, out=planes)
         elif step == 1:
-            np.clip(np.multiply(planes, contrast, out=planes), 0, 1, out=planes)
+            planes *= contrast
+            np.minimum(planes, 1, out=planes)
         elif step == 2 and saturation != 1:
             _saturate(planes, saturation)
         elif step == 3 and hue != 0:
@@ -105,8 +112,7 @@ def _saturate(planes: np.ndarray, factor: float) -> None:
     value = planes.max(0)
     ratio: np.ndarray | float = factor
     if factor > 1:
-        span = value - planes.min(0)
-        ratio = np.minimum(factor, np.divide(value, span, out=np.ones_like(span), where=span > 0))
+        ratio = np.minimum(factor, value / np.maximum(value - planes.min(0), TINY))
     planes -= value
     planes *= ratio
     planes += value
