@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 
+from snakemake.dag import DAG
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -26,6 +27,8 @@ os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["
 # torch's temporaries of several MB are 4x slower to allocate without these (CPU).
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 31))
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 32))
+# At its end Snakemake removes every empty folder that a file of the graph could lie in: some of them are the user's own.
+DAG.cleanup_workdir = lambda self: None
 # Without a budget `gpu=1` limits nothing; --resources gpu=N or a profile gives more.
 workflow.global_resources.setdefault("gpu", 1)
 

@@ -104,7 +104,7 @@ def found(paths: list[Path]) -> list[Path]:
 def check(output: Path, images: list[Path], single: bool) -> None:
     """Raise RetakeError when `output` cannot hold the clips of the images, or is there already: before anything is computed."""
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise RetakeError(f"{output} is there already: name another output, or delete it")
+        raise RetakeError(f"{output} is there already: name another output, or move it away")
     if not single:
         stems = [path.stem for path in images]
         twice = sorted({stem for stem in stems if stems.count(stem) > 1})

@@ -119,7 +119,7 @@ def _clips(source: Path, expected: Expected, problems: list[str]) -> tuple[Image
     problems += [
         f"{clip.where} has {float(clip.rate):g} frames a second, {first.where} {float(first.rate):g}"
         for clip in given.values()
-        if clip.rate and first.rate and clip.rate != first.rate
+        if clip.rate and first.rate and not clip.keeps_time_with(first)
     ]
 
     def images() -> Images:

@@ -41,7 +41,6 @@ from pipeline.tasks.super_resolution.clips import scored_part
 
 SHOWN = 8
 BLOCK = 1 << 24  # values of one clip that metrics take at a time: 24 frames of 640x360
-ROUNDING = 1e-4  # by which equal rates may differ: 29.97 is 30000/1001
 NEEDS = ("frames", "pairs", "features")
 Pairs = dict[str, tuple[Clip, Clip]]
 
@@ -313,7 +312,8 @@ def _paired(
         pairs = {name: (predicted[name], true[name]) for name in true}
     shifted = 0
     for ours, theirs in pairs.values():
-        if ours.rate and theirs.rate and abs(ours.rate / theirs.rate - 1) > ROUNDING:
+        if not ours.keeps_time_with(theirs):
+            assert ours.rate and theirs.rate
             raise RetakeError(
                 f"{ours.where} has {float(ours.rate):g} frames a second, {theirs.where} {float(theirs.rate):g}: "
                 "their frames do not show the same times"

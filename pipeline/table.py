@@ -21,8 +21,11 @@ from pathlib import Path
 
 from pipeline import params, plan, tasks, tracking
 from pipeline.atomic import claim, write_text
+from pipeline.drawing.images import write_image
+from pipeline.drawing.sheets import with_lines
 from pipeline.errors import RetakeError, log, run
 from pipeline.params import Params
+from pipeline.sources.images import read_image
 from pipeline.store import sealed
 from pipeline.store.frames import Store
 from pipeline.tables import measured, pairs, published, record, text
@@ -69,6 +72,7 @@ def make(p: Params, experiment: str) -> None:
     ours = {row.label: row.name for row in rows if row.measured}
     stores = {label: Store(plan.path("predict", experiment=experiment, model=name)) for label, name in ours.items()}
     tasks.part(protocol.task, "view").picture(fields, protocol, stores, picture)
+    write_image(picture, with_lines(read_image(picture), text.rests_on(rows)))
     told = record.of(p, experiment, rows, columns, differences, layout.over)
     sealed.write(kept, told)
     write_text(means, json.dumps(record.means(told), indent=1) + "\n")

@@ -2,7 +2,8 @@
 
 The files in data/ and results/ are the truth: a server that is away never stops a stage, and is said once. Metrics go in
 batches. A lock makes parallel jobs safe on a fresh sqlite database, whose migrations race otherwise. Default store:
-`mlflow.db` in the project's folder; any other by MLflow's own variable MLFLOW_TRACKING_URI.
+`mlflow.db` in the project's folder (DVC's queued experiments work in a copy that is thrown away, and log into the project's too);
+any other by MLflow's own variable MLFLOW_TRACKING_URI.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any
 from pipeline.errors import log
 
 LOCK = Path("data/.mlflow.lock")
-URI = "sqlite:///mlflow.db"
+DATABASE = Path("mlflow.db")
+ARTEFACTS = Path("mlruns")
 BATCH = 500
 
 
@@ -91,12 +93,13 @@ def run(
     nested: bool = False,
     replaces: tuple[str, ...] = (),
 ) -> Iterator[Run]:
-    """Open a run `name` in the MLflow experiment, with flat params and tags (the git commit is added).
+    """Open a run `name` in the MLflow experiment, with flat params and tags (the git commit and DVC's experiment are added).
 
     Keys `models.<name>.…` become `model.…`, so that two models' settings stand in one line of MLflow's comparison. `nested`: below
-    the run that is open. `replaces`: runs with the same values of these tags are deleted first, so that nothing is there twice.
+    the run that is open. `replaces`: runs of the same DVC experiment with the same values of these tags are deleted first, so that nothing is there twice.
     """
     mirror = Run(enabled)
+    told = {**tags, "dvc_experiment": os.environ.get("DVC_EXP_NAME", "none")}
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -107,14 +110,18 @@ def run(
 
         with _locked():
             if "MLFLOW_TRACKING_URI" not in os.environ:
-                _own_database(Path(URI.removeprefix("sqlite:///")))
-                mlflow.set_tracking_uri(URI)
+                _own_database(_home() / DATABASE)
+                mlflow.set_tracking_uri(f"sqlite:///{_home() / DATABASE}")
+                if (
+                    mlflow.get_experiment_by_name(experiment) is None
+                ):  # MLflow's own default is below the working folder
+                    mlflow.create_experiment(experiment, (_home() / ARTEFACTS / experiment).absolute().as_uri())
             chosen = mlflow.set_experiment(experiment)
             if replaces:
-                same = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in replaces)
+                same = " and ".join(f"tags.`{key}` = '{told[key]}'" for key in (*replaces, "dvc_experiment"))
                 for old in mlflow.MlflowClient().search_runs([chosen.experiment_id], same):
                     mlflow.delete_run(old.info.run_id)
-            mlflow.start_run(run_name=name, tags={**tags, "git_commit": commit()}, nested=nested)
+            mlflow.start_run(run_name=name, tags={**told, "git_commit": commit()}, nested=nested)
         flat = {re.sub(r"^models\.[^.]+", "model", key): value for key, value in flatten(params).items()}
         client = mlflow.MlflowClient()
         active = mlflow.active_run()
@@ -139,6 +146,11 @@ def run(
         mirror._try(end)
 
 
+def _home() -> Path:
+    """Return the project's folder; DVC names it in a variable where a stage runs in a copy of the project."""
+    return Path(os.environ.get("DVC_ROOT", "."))
+
+
 def _own_database(file: Path) -> None:
     """Make the database in the project's folder usable: raise PermissionError for another user's, on which MLflow waits for minutes.
 
@@ -149,7 +161,7 @@ def _own_database(file: Path) -> None:
         return
     if not (os.access(file, os.W_OK) and os.access(file.absolute().parent, os.W_OK)):
         raise PermissionError(f"{file.absolute()} cannot be written by this user")
-    folder = file.absolute().parent / "mlruns"
+    folder = file.absolute().parent / ARTEFACTS
     with contextlib.closing(sqlite3.connect(file, timeout=10)) as database, database:
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
             if not database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone():
@@ -191,7 +203,8 @@ def commit() -> str:
 
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
-    LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with LOCK.open("w") as file:
+    lock = _home() / LOCK
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

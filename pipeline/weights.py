@@ -93,7 +93,7 @@ def path(name: str, *, patient: bool = True) -> Path:
     try:
         known(ROOT, file, source.bytes, source.sha256, _whole, digest=digest)
     except RetakeError as error:
-        raise RetakeError(f"weights {name}: {error}. Put the publisher's file there, or delete this one") from None
+        raise RetakeError(f"weights {name}: {error}. Put the publisher's file there, or move this one away") from None
     return file
 
 

@@ -66,6 +66,16 @@ def test_failed_training_is_made_again(copy: Project) -> None:
     assert "Nothing to be done" in copy.snakemake(TABLE).stderr
 
 
+def test_empty_folders_of_the_users_stay(copy: Project) -> None:
+    """Snakemake alone removes every empty folder in which a file of the graph could lie."""
+    raw = copy.folder / "data/raw/davis2017"
+    raw.mkdir()
+    setting = 'datasets={"davis2017":{"archives":"present"}}'
+    done = copy.snakemake("data/raw/davis2017/test.json", "--config", setting)
+    assert done.returncode != 0
+    assert raw.is_dir()
+
+
 def test_fresh_clone_with_results_is_computed(copy: Project) -> None:
     shutil.rmtree(copy.folder / "data")
     shutil.rmtree(copy.folder / ".snakemake")

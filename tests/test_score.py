@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -433,7 +434,7 @@ def written(path: str, guess: Any) -> np.ndarray:
     return array
 
 
-def video(path: Path, clip: np.ndarray, rate: int = 25) -> None:
+def video(path: Path, clip: np.ndarray, rate: int | Fraction = 25) -> None:
     import av
 
     with av.open(str(path), "w") as container:
@@ -504,10 +505,11 @@ def test_wrong_arrays_are_refused_with_what_was_expected(project: Params, change
 def test_wrong_videos_are_refused(project: Params) -> None:
     Path("videos").mkdir()
     for number, clip in enumerate(written("mine.npy", blend)):
-        video(Path(f"videos/{number:06d}.mp4"), clip, 30 if number == 2 else 25)
+        video(Path(f"videos/{number:06d}.mp4"), clip, {1: Fraction(25_001, 1000), 2: 30}.get(number, 25))
     p = toy(experiments__toy__predictions={"brought": "videos"})
-    with pytest.raises(RetakeError, match=r"000002\.mp4 has 30 frames a second, videos/000000\.mp4 25"):
+    with pytest.raises(RetakeError, match=r"000002\.mp4 has 30 frames a second, videos/000000\.mp4 25") as error:
         bring.bring(p, "toy", "brought")
+    assert "000001.mp4 has" not in str(error.value), "25.001 is 25 but for rounding"
     Path("videos/000002.mp4").rename("videos/two.mp4")
     with pytest.raises(RetakeError, match=r"(?s)000002 is missing.*two is not expected"):
         bring.bring(p, "toy", "brought")

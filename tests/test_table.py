@@ -15,6 +15,7 @@ from conftest import ROOT
 from test_score import blend, copy, pan, save, toy, write_flows, write_frames, write_predictions
 
 from pipeline import bring, score, table
+from pipeline.drawing import sheets
 from pipeline.errors import RetakeError
 from pipeline.params import Params
 from pipeline.store import sealed
@@ -128,6 +129,20 @@ def test_facts_and_lineage_of_rows(project: Params) -> None:
     assert (flow_warp["epe"], flow_warp["epe_low"], flow_warp["note"]) == ("0.5", "", none)
     assert brought["note"].startswith("brought as 8-bit images; epe: ")
     assert {(r["unit"], r["units"]) for r in (copy_last, flow_warp, brought)} == {("clips", "2")}
+
+
+def test_the_picture_says_below_what_its_rows_rest_on(project: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def with_lines(picture: np.ndarray, below: list[str]) -> np.ndarray:
+        told.extend(below)
+        return sheets.with_lines(picture, below)
+
+    monkeypatch.setattr(table, "with_lines", with_lines)
+    table.make(project, "toy")
+    for row in lines("results/toy_metrics.csv")[: len(ALL)]:
+        assert any(line.startswith(f"{row['model']}: ") and row["data"] in line for line in told), row["label"]
+    assert "Partial data: 1 of 2 archives. Not comparable with published numbers" in told
 
 
 def test_the_same_scores_give_the_same_bytes_and_no_speed(project: Params) -> None:

@@ -47,6 +47,24 @@ def test_parallel_jobs_on_a_fresh_database(tmp_path: Path) -> None:
     assert done.stdout.strip() == "['a', 'b', 'c'] {'0.1'} [0.02, 0.02, 0.02] {'FINISHED'}", done.stderr
 
 
+def test_an_experiment_of_dvc_s_queue_logs_into_the_project(tmp_path: Path) -> None:
+    """DVC runs it in a copy, names the project in DVC_ROOT, and removes the copy afterwards."""
+    project, copy = tmp_path / "project", tmp_path / "copy"
+    project.mkdir()
+    copy.mkdir()
+    job = start(copy, "a", DVC_ROOT=str(project), DVC_EXP_NAME="lean-owl")
+    out, error = job.communicate(timeout=120)
+    assert out.strip() == "active", error
+    assert [file.name for file in copy.iterdir()] == ["a.txt"]
+    assert len(list((project / "mlruns").rglob("a.txt"))) == 1
+    script = (
+        "import mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db');"
+        "print(mlflow.search_runs(experiment_names=['train-demo'])['tags.dvc_experiment'].tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=project, text=True, capture_output=True)
+    assert done.stdout.strip() == "['lean-owl']", done.stderr
+
+
 def test_server_that_is_away_is_said_once_and_stops_nothing(tmp_path: Path) -> None:
     job = start(tmp_path, "a", MLFLOW_TRACKING_URI="http://127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     out, error = job.communicate(timeout=120)

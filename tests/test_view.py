@@ -299,6 +299,17 @@ def test_picture_bad_input(data: Path) -> None:
     assert not Path("picture.png").exists()
 
 
+def test_lines_below_a_picture_are_wrapped_to_its_width() -> None:
+    picture = np.zeros((20, 300, 3), np.uint8)
+    short, long = (sheets.with_lines(picture, ["word " * count]) for count in (2, 60))
+    assert short.shape[1:] == long.shape[1:] == (300, 3)
+    assert long.shape[0] > short.shape[0] > 20
+    assert (short[:20] == 0).all()
+    assert (long[:, :4] == 255).sum() + (long[:, -4:] == 255).sum() == 2 * 4 * 3 * (
+        long.shape[0] - 20
+    )  # margins are free
+
+
 def test_long_captions_are_shortened() -> None:
     words = "a rather long label of a model that nobody can read in a narrow cell"
     short = sheets._shorten(words, 15, 150)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import textwrap
 from typing import Any
 
 import cv2
@@ -47,6 +48,17 @@ def sheet(rows: list[list[Cell]], title: str, footer: np.ndarray | None = None) 
     if footer is not None:
         canvas[y : y + footer.shape[0], GAP : GAP + footer.shape[1]] = footer
     return _write(canvas, texts)
+
+
+def with_lines(picture: np.ndarray, lines: list[str]) -> np.ndarray:
+    """Return a picture, (height, width, 3) uint8, with lines of text below it, wrapped to its width."""
+    size, step = 13, 18
+    room = picture.shape[1] - 2 * GAP
+    characters = max(int(room / _font(size).getlength("n")), 20)
+    wrapped = [part for line in lines for part in textwrap.wrap(line, characters, subsequent_indent="    ")]
+    below = np.full((step * len(wrapped) + GAP, picture.shape[1], 3), 255, np.uint8)
+    texts = [(GAP, step * i, size, _shorten(line, size, room)) for i, line in enumerate(wrapped)]
+    return np.concatenate([picture, _write(below, texts)])
 
 
 def legend(scale: float) -> np.ndarray:

@@ -24,6 +24,7 @@ from pipeline.sources import arrays, limits
 from pipeline.sources.images import frame_name, image_files, read_pixels
 
 SLACK = 1e-3  # what a float may lie outside [0,1]
+ROUNDING = 1e-4  # by which equal rates may differ: 29.97 is 30000/1001
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 KINDS = (
     f"a folder of clips (images, or videos: {', '.join(VIDEOS)}), a video, or an array ({', '.join(arrays.SUFFIXES)})"
@@ -44,6 +45,10 @@ class Clip:
     names: list[str] = field(default_factory=list)
     rate: Fraction | None = None
     bits: bool = True
+
+    def keeps_time_with(self, other: Clip) -> bool:
+        """Say whether both have the same frames a second, or one of them none."""
+        return not (self.rate and other.rate) or abs(self.rate / other.rate - 1) <= ROUNDING
 
     def frames(self) -> Iterator[np.ndarray]:
         """Yield (H, W, 3) of one size and type: unsigned integers, or floats that are checked to be in [0,1].

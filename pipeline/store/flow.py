@@ -61,7 +61,7 @@ def decode(data: memoryview, shape: tuple[int, ...], dtype: np.dtype) -> np.ndar
         shuffled = np.frombuffer(plain, np.uint8).reshape(kind.itemsize, -1)
     except (KeyError, IndexError, ValueError, OSError) as error:
         raise RetakeError(
-            f"a stored flow field cannot be decoded as {shape}: the store is damaged, delete and remake it"
+            f"a stored flow field cannot be decoded as {shape}: its store is damaged, make that again"
         ) from error
     joined = np.zeros(shuffled.shape[1], f"<u{kind.itemsize}")
     for place in range(kind.itemsize):

@@ -104,9 +104,7 @@ def _decode(data: memoryview, shape: tuple[int, ...], dtype: np.dtype) -> np.nda
 
 
 def _damaged(shape: tuple[int, ...], dtype: np.dtype) -> RetakeError:
-    return RetakeError(
-        f"a stored image cannot be decoded as {shape} {dtype}: the store is damaged, delete and remake it"
-    )
+    return RetakeError(f"a stored image cannot be decoded as {shape} {dtype}: its store is damaged, make that again")
 
 
 ENCODE: dict[str, Callable[[np.ndarray], bytes]] = {
@@ -283,7 +281,7 @@ class Store:
 
     @property
     def _again(self) -> str:
-        return f"delete it and make it again with `snakemake {self.path}`"
+        return f"move it away and make it again with `snakemake {self.path}`"
 
     def _read(self) -> None:
         """Read all but the images; raises ValueError or what Arrow raises for a file that is damaged."""

@@ -203,6 +203,15 @@ def _rests_on(row: Row, mark: str) -> list[str]:
     ]
 
 
+def rests_on(rows: list[Row]) -> list[str]:
+    """Return the lines below the table's picture: what each measured row rests on, its frames, and whether data are partial."""
+    ours = [row for row in rows if row.measured]
+    lines = [f"{row.label}: {'; '.join(_rests_on(row, ''))}" for row in ours]
+    lines += [f"Frames: {frames}" for frames in dict.fromkeys(row.facts["frames"] for row in ours)]
+    partial = dict.fromkeys(row.facts["partial"] for row in ours if row.facts["partial"])
+    return lines + [f"Partial data: {what}. Not comparable with published numbers" for what in partial]
+
+
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return "(" + ", ".join(f"{k} {v:g}" for k, v in value.items()) + ")"
