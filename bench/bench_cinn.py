@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from pipeline.store.frames import Store
+
 FRAMES, SIDE = 17, 64
 
 
@@ -24,7 +26,7 @@ def run() -> list[Row]:
     import torch
 
     torch.set_num_threads(1)
-    return [loader(), sampling(), steps()]
+    return [loader(), *sampling(), *loading(), memory_layout(), resizes()]
 
 
 def loader() -> Row:
@@ -32,18 +34,12 @@ def loader() -> Row:
     import cv2
 
     from pipeline.losses.augment import Augment, augment
-    from pipeline.store.frames import Store, Writer
 
-    rng = np.random.default_rng(0)
-    smooth = cv2.resize(rng.integers(0, 256, (30, 8, 8 * 3), np.uint8).transpose(1, 2, 0), (64 * 3, 64))
-    clip = np.ascontiguousarray(smooth.reshape(64, 64, 3, 30).transpose(3, 0, 1, 2))
-    recipe = Augment()
+    rng, recipe = np.random.default_rng(0), Augment()
     with tempfile.TemporaryDirectory() as folder:
-        with Writer(Path(folder) / "store.arrow", codec="raw", meta={}) as out:
-            for number, image in enumerate(clip):
-                out.add("clip", number, image)
-                cv2.imwrite(f"{folder}/{number}.png", image[..., ::-1])
-        store = Store(Path(folder) / "store.arrow")
+        store = stored(folder, SIDE)
+        for number, image in enumerate(store.read("clip", range(FRAMES))):
+            cv2.imwrite(f"{folder}/{number}.png", image[..., ::-1])
 
         def published() -> Tensor:
             return torch_way([f"{folder}/{number}.png" for number in range(FRAMES)], rng)
@@ -51,9 +47,22 @@ def loader() -> Row:
         def ours() -> Any:
             return augment(store.read("clip", range(FRAMES)), rng, SIDE, recipe)
 
-        slow, fast = interleave(15, published, ours)
+        slow, fast = interleave(45, published, ours)
     told = f"{FRAMES} frames of 64x64, one thread, {1000 * slow:.1f} against {1000 * fast:.2f} ms a clip"
     return Row("a training clip, read and augmented", "PNGs, and the jitter on tensors", slow / fast, 10, told)
+
+
+def stored(folder: str, side: int) -> Store:
+    """Return a raw store with one clip of 30 smooth frames."""
+    import cv2
+
+    from pipeline.store.frames import Store, Writer
+
+    coarse = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), np.uint8)
+    with Writer(Path(folder) / "store.arrow", codec="raw", meta={}) as out:
+        for number, image in enumerate(coarse):
+            out.add("clip", number, cv2.resize(image, (side, side)))
+    return Store(Path(folder) / "store.arrow")
 
 
 def torch_way(files: list[str], rng: np.random.Generator) -> Tensor:
@@ -61,7 +70,7 @@ def torch_way(files: list[str], rng: np.random.Generator) -> Tensor:
     import cv2
     import torch
 
-    images = [cv2.imread(file)[..., ::-1] for file in files]
+    images = [np.asarray(cv2.imread(file))[..., ::-1] for file in files]
     x = torch.stack([torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255 for image in images])
     if rng.random() < 0.5:
         x = x.flip(-1)
@@ -100,39 +109,104 @@ def rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     return torch.stack([table.gather(0, (which + 6 * channel)[None])[0] for channel in range(3)], 1)
 
 
-def small() -> Any:
-    """Return the networks of the demo, new."""
-    from pipeline import params
-
-    entry = params.load().models["cinn_push"]
-    return params.registry("models")["cinn"].build(entry)
-
-
-def sampling() -> Row:
-    """Return how many more clips a second are drawn eight at a time than one by one."""
+def sampling() -> list[Row]:
+    """Return how many more clips a second are drawn eight and 32 at a time than one by one, by the demo's networks."""
     import torch
 
-    model = small().eval()
-    start = torch.rand(8, 1, 3, 32, 32)
+    model = built("cinn_push").eval()
+    start = torch.rand(32, 1, 3, 32, 32)
+
+    def draw(count: int) -> Callable[[], Any]:
+        return lambda: model.predict(start[:count], 16, seeds=list(range(count)))
+
     with torch.no_grad():
         model.flow(torch.randn(64, 64), torch.randn(64, model.flow.condition))  # sets ActNorm
-        one, eight = interleave(
-            3,
-            lambda: model.predict(start[:1], 16, seeds=[0]),
-            lambda: model.predict(start, 16, seeds=list(range(8))),
+        one, eight, many = interleave(3, draw(1), draw(8), draw(32))
+    told = "the demo's networks, 16 frames of 32x32, one thread, {:.1f} against {:.1f} clips/s"
+    return [
+        Row(f"sampling, batch {count}", "batch 1", count * one / each, 1, told.format(count / each, 1 / one))
+        for count, each in ((8, eight), (32, many))
+    ]
+
+
+def loading() -> list[Row]:
+    """Return how long the clips of a batch are read and augmented, as a share of a step, in each of the demo's trainings."""
+    import torch
+
+    from pipeline.losses.augment import augment
+
+    rows = []
+    for name, frames in (("cinn_push_stage1", FRAMES), ("cinn_push_encoder", 1), ("cinn_push", FRAMES)):
+        model = built(name)
+        recipe, rng = model.p.train, np.random.default_rng(0)
+        step = stepping(model, torch.rand(recipe.batch, frames, 3, 32, 32))
+        with tempfile.TemporaryDirectory() as folder:
+            store = stored(folder, 32)
+
+            def load(store: Any = store, recipe: Any = recipe, frames: int = frames, rng: Any = rng) -> None:
+                for _ in range(recipe.batch):
+                    augment(store.read("clip", range(frames)), rng, 32, recipe.augment)
+
+            loaded, stepped = interleave(3, load, step)
+        told = f"{name}, batch {recipe.batch}, 32x32, one thread, {1000 * loaded:.1f} ms, {1 / stepped:.2f} steps/s"
+        rows.append(Row(f"loading, {name}", "a training step", loaded / stepped, 0.1, told, at_most=True))
+    return rows
+
+
+def memory_layout() -> Row:
+    """Return how much faster a step of stage 1 is in channels_last_3d."""
+    import torch
+
+    plain, changed = (built("cinn_push_stage1", size=SIDE, train={"pretrain": 0}) for _ in range(2))
+    for weight in changed.parameters():
+        if weight.dim() == 5:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
+    clip = torch.rand(4, FRAMES, 3, SIDE, SIDE)
+    slow, fast = interleave(2, stepping(plain, clip), stepping(changed, clip))
+    told = f"channel_factor 8, batch 4, {SIDE}x{SIDE}, discriminators too, one thread, {slow:.2f} against {fast:.2f} s"
+    return Row("stage 1's step, channels_last_3d", "contiguous", slow / fast, 1, told)
+
+
+def resizes() -> Row:
+    """Return how much faster the decoder is that resizes the start frame once for each size, not once for each block."""
+    import torch
+    from torch.nn import functional
+
+    decoder = built("cinn_push_stage1", size=SIDE).decoder.eval()
+    start, z = torch.rand(1, 3, SIDE, SIDE), torch.randn(1, 64)
+    sides = [4, 8, 16, 32, 64, 64]  # of the six blocks
+
+    def resize(chosen: list[int]) -> None:
+        for side in chosen:
+            functional.interpolate(start, (side, side), mode="bilinear", align_corners=True)
+
+    with torch.no_grad():
+        every, once, whole = interleave(
+            15, lambda: resize(sides), lambda: resize(sorted(set(sides))), lambda: decoder(start, z)
         )
-    told = f"the demo's networks, 16 frames of 32x32, one thread, {1 / one:.1f} and {8 / eight:.1f} clips/s at batch 1 and 8"
-    return Row("sampling, batch 8", "batch 1", 8 * one / eight, 1, told)
+    told = f"{SIDE}x{SIDE}, batch 1, one thread, {1e6 * every:.0f} against {1e6 * once:.0f} µs of the decoder's {1000 * whole:.0f} ms"
+    return Row("decoder, the start resized once a size", "once a block", (whole - once + every) / whole, 1, told)
 
 
-def steps() -> Row:
-    """Return the loader's share of a training step of stage 1, the demo's; steps a second of all three trainings."""
+def built(name: str, size: int = 32, train: dict[str, Any] | None = None) -> Any:
+    """Return the new network of an entry of the demo; of stage 1 also for clips of another size, and with changes of `train`."""
+    from pipeline import params
+
+    entry = params.load().models[name]
+    kind = params.registry("models")[entry.kind]
+    if size != 32 or train:
+        given = entry.model_dump()
+        entry = kind.Params.model_validate(
+            given | {"network": given["network"] | {"size": size}, "train": given["train"] | (train or {})}
+        )
+    return kind.build(entry)
+
+
+def stepping(model: Any, clip: Tensor) -> Callable[[], Any]:
+    """Return what takes one training step on clips (B, n, 3, S, S), without the checkpoints that a flow starts from."""
     import contextlib
 
     import torch
-
-    from pipeline import params
-    from pipeline.losses.augment import augment
 
     fabric = SimpleNamespace(
         world_size=1,
@@ -140,29 +214,10 @@ def steps() -> Row:
         backward=lambda loss: loss.backward(),
         all_reduce=lambda value, **_: value,
     )
-    entries = params.load().models
-    clip = np.random.default_rng(0).integers(0, 256, (FRAMES, 32, 32, 3), np.uint8)
-    seconds = {}
-    for name, frames in (("cinn_push_stage1", FRAMES), ("cinn_push_encoder", 1), ("cinn_push", FRAMES)):
-        entry = entries[name]
-        model = params.registry("models")[entry.kind].build(entry)
-        assert entry.train is not None
-        if name == "cinn_push":
-            model.start_from = lambda *_: None
-            optimisers = {"adam": torch.optim.Adam(model.flow.parameters(), lr=1e-5)}
-        else:
-            optimisers = model.configure()
-        state = SimpleNamespace(fabric=fabric, module=model, optimisers=optimisers, step=0, steps=10)
-        batch = {"clip": torch.rand(entry.train.batch, frames, 3, 32, 32)}
-        model.training_step(batch, state)
-        begun = time.perf_counter()
-        for _ in range(2):
-            model.training_step(batch, state)
-        seconds[name] = (time.perf_counter() - begun) / 2
-    recipe, rng = entries["cinn_push_stage1"].train, np.random.default_rng(0)
-    begun = time.perf_counter()
-    for _ in range(recipe.batch):  # type: ignore[union-attr]
-        augment(clip, rng, 32, recipe.augment)  # type: ignore[union-attr]
-    share = (time.perf_counter() - begun) / seconds["cinn_push_stage1"]
-    told = ", ".join(f"{name} {1 / each:.2f} steps/s" for name, each in seconds.items())
-    return Row("share of loading in a step of stage 1", "the step", share, 0.1, f"one thread; {told}", at_most=True)
+    if hasattr(model, "start_from"):
+        model.start_from = lambda *_: None
+        optimisers = {"adam": torch.optim.Adam(model.flow.parameters(), lr=1e-5)}
+    else:
+        optimisers = model.configure()
+    state = SimpleNamespace(fabric=fabric, module=model, optimisers=optimisers, step=0, steps=10)
+    return lambda: model.training_step({"clip": clip}, state)

@@ -13,7 +13,8 @@ them at its own square size; the clip is brought back to the image's size, or st
 seed gives the same clips.
 
 `--motion-from`: the motion of a video, a folder of PNG images or an array, in place of a drawn one. `--endpoint`: where motion
-shall end, in the dataset's units; sheets then show the last frames, with the point marked where the dataset knows its pixel.
+shall end, in the dataset's units; sheets then show the last frames. The point is marked where the dataset knows its pixel:
+`demo_push` does; BAIR's camera was never calibrated, so there it is not.
 """
 
 from __future__ import annotations
@@ -83,9 +84,9 @@ def main() -> None:
         if args.size == "image":
             made = [resized(clip, image.shape[1], image.shape[0]) for clip in made]
         if single:
-            write_single(args.output, made, path.name, args.fps, animator.mark)
+            write_single(args.output, made, path.name, args.fps, animator.overview)
         else:
-            write_all(args.output / path.stem, made, args.format, args.fps, animator.mark)
+            write_all(args.output / path.stem, made, args.format, args.fps, animator.overview)
     log.info("animated %d images: %s", len(images), args.output)
 
 
@@ -150,6 +151,8 @@ class Animator:
             dataset = p.datasets.get(checkpoint.stem) if checkpoint is not None else None
             seen = registry("datasets")[dataset.kind].seen if dataset is not None else None
             self.mark = seen(endpoint) if seen is not None else None
+            if self.mark is None:
+                log.info("end points of %s are not marked in pictures: its camera is not known", checkpoint)
 
     def _motion(self, path: Path) -> Any:
         """Return the one clip at a path, (1, n, 3, S, S) in [0,1]. Raises RetakeError for several, or a model that reads none."""
@@ -189,6 +192,14 @@ class Animator:
             raise RetakeError(f"{self.name} gives NaN or infinity: look at its training")
         return list((made.clamp(0, 1) * 255).round().byte().permute(0, 1, 3, 4, 2).cpu().numpy())
 
+    def overview(self, clips: list[np.ndarray], title: str) -> np.ndarray:
+        """Return a sheet with a row a clip, (height, width, 3) uint8; where motion's end was given, of the last frames alone."""
+        if "endpoint" in self.inputs:
+            return sheet(wrap([(f"sample {s}", marked(clip[-1], self.mark)) for s, clip in enumerate(clips)]), title)
+        numbers = spread(range(len(clips[0])), SHOWN)
+        rows = [[(f"sample {s}, {n + 1}", clip[n]) for n in numbers] for s, clip in enumerate(clips)]
+        return sheet(rows, title)
+
 
 def only_checkpoint(name: str) -> Path:
     """Return the one checkpoint of a model in data/checkpoints; raises RetakeError for none or several."""
@@ -211,19 +222,19 @@ def resized(clip: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(i).resize((width, height), Image.Resampling.BILINEAR)) for i in clip])
 
 
-Mark = tuple[float, float] | None
+Overview = Callable[[list[np.ndarray], str], np.ndarray]
 
 
-def write_single(output: Path, clips: list[np.ndarray], title: str, fps: int, mark: Mark) -> None:
+def write_single(output: Path, clips: list[np.ndarray], title: str, fps: int, overview: Overview) -> None:
     """Write all clips of an image into one file: side by side, or on a sheet."""
     if output.suffix.lower() == ".png":
-        write_image(output, overview(clips, title, mark))
+        write_image(output, overview(clips, title))
         return
     write = write_gif if output.suffix.lower() == ".gif" else write_video
     write(output, np.concatenate(clips, axis=2), fps)
 
 
-def write_all(stem: Path, clips: list[np.ndarray], kind: str, fps: int, mark: Mark) -> None:
+def write_all(stem: Path, clips: list[np.ndarray], kind: str, fps: int, overview: Overview) -> None:
     """Write each clip of an image, and their sheet, under names that begin with `stem`."""
     for sample, clip in enumerate(clips):
         where = stem.with_name(f"{stem.name}_{sample}")
@@ -233,24 +244,17 @@ def write_all(stem: Path, clips: list[np.ndarray], kind: str, fps: int, mark: Ma
         else:
             write: Callable[..., None] = write_gif if kind == "gif" else write_video
             write(where.with_name(f"{where.name}.{kind}"), clip, fps)
-    write_image(stem.with_name(f"{stem.name}_sheet.png"), overview(clips, stem.name, mark))
+    write_image(stem.with_name(f"{stem.name}_sheet.png"), overview(clips, stem.name))
 
 
-def overview(clips: list[np.ndarray], title: str, mark: Mark) -> np.ndarray:
-    """Return a sheet with a row a clip, (height, width, 3) uint8; with a mark, of the last frames alone."""
-    if mark is not None:
-        return sheet(wrap([(f"sample {s}", marked(clip[-1], mark)) for s, clip in enumerate(clips)]), title)
-    numbers = spread(range(len(clips[0])), SHOWN)
-    rows = [[(f"sample {s}, {n + 1}", clip[n]) for n in numbers] for s, clip in enumerate(clips)]
-    return sheet(rows, title)
-
-
-def marked(image: np.ndarray, mark: tuple[float, float]) -> np.ndarray:
-    """Return an image, made large enough to see it, with a cross at a place that is given in shares of its sides."""
+def marked(image: np.ndarray, mark: tuple[float, float] | None) -> np.ndarray:
+    """Return an image, made large enough to see it, with a cross at a place in shares of its sides; None: without one."""
     import cv2
 
     factor = max(-(-LARGE // min(image.shape[:2])), 1)
     large = image.repeat(factor, 0).repeat(factor, 1)
+    if mark is None:
+        return large
     x, y = (round(share * (side - 1)) for share, side in zip(mark, large.shape[1::-1], strict=True))
     return cv2.drawMarker(large, (x, y), (255, 0, 255), cv2.MARKER_CROSS, LARGE // 8, 2)
 

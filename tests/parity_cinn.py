@@ -149,10 +149,10 @@ def augmentation(case: Path, seed: int) -> None:
     signed = training.signed(torch.from_numpy(a["resized"])[None])[0].transpose(0, 1)
     close(signed, a["normalized"], 1e-4, "normalized")
     for i, (factors, order) in enumerate(zip(a["jitter_params"], a["jitter_order"], strict=True)):
-        frames = resized.copy()
-        for frame in frames:
-            augment.jitter(frame, factors, order, np.empty_like(frame))
-        close(planes(frames), a["jittered"][i], 1e-4, f"jittered {i}")
+        changed = planes(resized).copy()
+        for frame in changed:
+            augment.jitter(frame, factors, order)
+        close(changed, a["jittered"][i], 1e-4, f"jittered {i}")
 
 
 CASES: dict[str, Callable[[Path, int], None]] = {

@@ -88,6 +88,25 @@ def test_published_weights_are_inputs_by_part() -> None:
     assert len([file for key, file in fields.items() if key.startswith("own_")]) == 4
 
 
+@pytest.mark.parametrize(
+    ("experiment", "frames", "checkpoint", "like"),
+    [
+        ("landscape_dtvnet", "sky_timelapse_cinn_128", "dtvnet/sky_timelapse_dtvnet", "landscape"),
+        ("sky_cinn", "sky_timelapse_dtvnet", "cinn_landscape/sky_timelapse_cinn", "sky"),
+    ],
+)
+def test_each_paper_s_model_is_scored_by_the_other_s_protocol(
+    experiment: str, frames: str, checkpoint: str, like: str
+) -> None:
+    """With the weights that its own paper's training gives."""
+    p = params.load()
+    predictions = plan.plan(p, [experiment])["predict"]
+    fields = predictions[f"{experiment}-{checkpoint.split('/')[0]}"]
+    assert fields["checkpoint"] == f"data/checkpoints/{checkpoint}.pt"
+    assert {fields["frames"] for fields in predictions.values()} == {f"data/frames/{frames}/test.arrow"}
+    assert {fields["protocol"] for fields in predictions.values()} == {p.experiments[like].protocol}
+
+
 @pytest.mark.slow
 def test_the_chain_in_both_engines_gives_the_same_bytes(tmp_path: Path) -> None:
     projects = [Project(tmp_path / engine, SMALL) for engine in ("snakemake", "dvc")]
@@ -105,6 +124,7 @@ def test_the_chain_in_both_engines_gives_the_same_bytes(tmp_path: Path) -> None:
         first, second = (project.folder / file for project in projects)
         assert first.read_bytes() == second.read_bytes(), file
     project = projects[0]
+    assert "`demo_push` at 32x32" in (project.folder / "results/demo_push_metrics.md").read_text()
     project.edit({"models.cinn_push_encoder.train.kl": 1e-3})
     assert project.rules().count("train") == 3
 

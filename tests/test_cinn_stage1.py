@@ -517,9 +517,9 @@ def test_crops_begin_anywhere_in_the_margin() -> None:
 
 
 def jittered(image: np.ndarray, factors: list[float], order: list[int]) -> np.ndarray:
-    changed = image.astype(np.float32)
-    jitter(changed, np.array(factors), np.array(order), np.empty_like(changed))
-    return changed
+    planes = image.astype(np.float32).transpose(2, 0, 1).copy()
+    jitter(planes, np.array(factors), np.array(order))
+    return planes.transpose(1, 2, 0)
 
 
 @settings(max_examples=30, deadline=None)

@@ -106,6 +106,25 @@ def test_images_get_the_motion_of_a_clip(
         )  # fmt: skip
 
 
+def test_the_demo_s_checkpoint_is_taken_without_being_named(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(animate, "CHECKPOINTS", tmp_path / "checkpoints")
+    named = tmp_path / "checkpoints/cinn_push/demo_push.pt"
+    named.parent.mkdir(parents=True)
+    named.write_bytes(checkpoints["cinn_push"].read_bytes())
+    image = tmp_path / "photo.png"
+    write_image(image, demo_push.render("push test 0")[0][0][:40])
+    for output in ("a.mp4", "b.gif", "c.png", "again.gif", "other.gif"):
+        seed = 1 if output == "other.gif" else 0
+        animated(monkeypatch, image, "--model", "cinn_push", "--samples", 2, "--frames", 20, "--seed", seed,
+                 "--output", tmp_path / output)  # fmt: skip
+    first, again, other = ((tmp_path / name).read_bytes() for name in ("b.gif", "again.gif", "other.gif"))
+    assert first == again and first != other
+    assert (tmp_path / "a.mp4").stat().st_size > 500
+    assert read_any(tmp_path / "c.png").shape[0] > 2 * 40, "a row a sample"
+
+
 def test_an_end_point_is_marked_where_it_is(
     checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +139,12 @@ def test_an_end_point_is_marked_where_it_is(
     marked = (animate.marked(np.zeros((32, 32, 3), np.uint8), (x, y)) == (255, 0, 255)).all(2)
     rows, columns = marked.nonzero()
     assert (columns.mean() / 159, rows.mean() / 159) == pytest.approx((x, y), abs=0.01)
+    elsewhere = tmp_path / "bair.pt"  # BAIR's camera is not known
+    elsewhere.write_bytes(checkpoints["cinn_push_control"].read_bytes())
+    animated(monkeypatch, image, "--model", "cinn_push_control", "--checkpoint", elsewhere, "--frames", 3,
+             "--endpoint", *point, "--samples", 4, "--output", tmp_path / "plain.png")  # fmt: skip
+    plain = read_any(tmp_path / "plain.png")
+    assert plain.shape == read_any(sheet).shape and not (plain == (255, 0, 255)).all(2).any()
     for given, words in [
         ((), "is told where motion shall end: give --endpoint"),
         (("--endpoint", 5.0, 0.0, 0.25), r"they must lie in \[0,1\] of it"),

@@ -145,6 +145,7 @@ def test_the_auto_encoder_learns_one_batch() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_chain_learns_to_push(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Held-out reconstructions beat repeating the start by 2 dB; residuals of held-out clips pass for N(0, I); with an end
     point the gripper ends nearer to it than without.

@@ -106,7 +106,7 @@ def test_latex_says_that_data_are_partial() -> None:
     facts = {"partial": "2 of 28 archives", "note": "", "training": "on `demo`, max_steps 20", "flow": "", "frames": "`demo` at 8x8",
              "checkpoint": "", "data": "", "params": "", "unit": "", "units": ""}  # fmt: skip
     row = Row("a", "A", "measured", cells={"psnr": Cell(20.0)}, facts=facts)
-    latex = text.as_latex("demo", [row], [Column("psnr", "psnr", ABOUT)])
+    latex = text.as_latex("demo", [row], [Column("psnr", "psnr", ABOUT)], set())
     printed = [line for line in latex.splitlines() if not line.startswith("%")]
     assert any("Partial data: 2 of 28 archives. Not comparable" in line for line in printed)
     assert "max_steps 20" in latex

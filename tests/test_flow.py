@@ -134,7 +134,7 @@ def test_codec_refuses_flow_that_is_no_motion(value: float) -> None:
 @pytest.mark.parametrize("damage", [lambda d: b"\x07" + d[1:], lambda d: d[:-3], lambda d: d[:1], lambda d: b""])
 def test_a_damaged_field_is_named(damage: Any) -> None:
     flow = np.ones((4, 4, 2), np.float32)
-    with pytest.raises(RetakeError, match="the store is damaged"):
+    with pytest.raises(RetakeError, match="its store is damaged"):
         unpack(damage(files.encode(flow)), flow)
 
 

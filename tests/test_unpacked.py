@@ -157,9 +157,9 @@ def test_folders_give_the_same_frames_and_stay_as_they_are(
 
 
 def test_every_kind_is_here() -> None:
-    """But the demo, which is rendered, and TecoGAN's videos, which are never packed."""
+    """But the demos, which are rendered, and what is never packed: TecoGAN's videos and folders of one's own."""
     with_archives = {kind for kind, module in params.registry("datasets").items() if module.generate is None}
-    assert with_archives - {kind for kind, *_ in KINDS} == {"tecogan_train"}
+    assert with_archives - {kind for kind, *_ in KINDS} == {"tecogan_train", "folder"}
 
 
 @pytest.mark.parametrize("level", ["", "2011_09_26", f"2011_09_26/{DRIVES[0]}"])
