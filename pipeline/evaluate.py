@@ -59,7 +59,19 @@ def main() -> None:
     names = args.metrics or ("" if args.profile else "psnr,ssim")
     profile = args.profile or "clean"
     asked = [name.strip() for name in names.split(",") if name]
-    print(evaluate(args.predictions, args.truth, asked, profile, args.protocol))
+    try:
+        print(evaluate(args.predictions, args.truth, asked, profile, args.protocol))
+    except Incomplete as error:
+        print(error.table)
+        raise
+
+
+class Incomplete(RetakeError):
+    """Weights of some metrics cannot be had; `table` has the other metrics."""
+
+    def __init__(self, reasons: list[str], table: str) -> None:
+        super().__init__("\n".join(reasons))
+        self.table = table
 
 
 def evaluate(
@@ -67,7 +79,7 @@ def evaluate(
 ) -> str:
     """Return the table as text; few frames are held at a time, but for distances of clips, where it is one clip.
 
-    Raises RetakeError for what cannot be scored, when its clip is reached.
+    Raises RetakeError for what cannot be scored, when its clip is reached, and Incomplete at the end.
     """
     cut = _protocol(protocol)
     chosen = choose(metrics, profile, cut.NEEDS if cut else NEEDS)
@@ -76,8 +88,10 @@ def evaluate(
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     modules = params.registry("metrics")
+    built, lacking = _built(chosen, device)
+    chosen = {name: metric for name, metric in chosen.items() if name in built}
     scores = Scores(
-        {name: modules[metric.kind].build(metric, device) for name, metric in chosen.items()},
+        built,
         {name: modules[metric.kind].NEEDS for name, metric in chosen.items()},
         {n: json.dumps(modules[m.kind].settings(m), ensure_ascii=False) for n, m in chosen.items()},
     )
@@ -103,10 +117,27 @@ def evaluate(
     if cut:
         sides = "a border left out" if cut.border == "cropped" else "no border left out"
         scores.notes["scored"] = f"protocol {protocol}: {cut.trim} frames at both ends of a clip and {sides}"
-    for name, by_clip in scores.values.items():
-        told = left_out(np.concatenate(list(by_clip.values())), modules[chosen[name].kind].NO_VALUE) if by_clip else ""
-        scores.notes[name] += f"; {told}" if told else ""
-    return _table(list(pairs), scores.values, scores.whole, scores.notes | notes_of_pairs, shown)
+    table = _table(list(pairs), scores.values, scores.whole, scores.notes | notes_of_pairs, shown)
+    if lacking:
+        raise Incomplete(lacking, table)
+    return table
+
+
+def _built(chosen: dict[str, Any], device: str) -> tuple[dict[str, Any], list[str]]:
+    """Return the functions of metrics, and why there is none of others; raises RetakeError where there is none at all."""
+    from pipeline import weights
+
+    modules = params.registry("metrics")
+    built: dict[str, Any] = {}
+    lacking: list[str] = []
+    for name, metric in chosen.items():
+        try:
+            built[name] = modules[metric.kind].build(metric, device)
+        except weights.Missing as error:
+            lacking.append(f"{name} has no value: {error}")
+    if not built:
+        raise RetakeError("\n".join(lacking))
+    return built, lacking
 
 
 class Read:

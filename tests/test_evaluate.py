@@ -20,6 +20,7 @@ import pytest
 from conftest import ROOT
 
 from pipeline import evaluate as stage
+from pipeline import weights
 from pipeline.errors import RetakeError
 from pipeline.evaluate import evaluate
 from pipeline.sources import limits
@@ -427,7 +428,27 @@ def test_frames_without_a_value_are_left_out_and_counted(tmp_path: Path) -> None
     ours[1] = true[1]
     table = evaluate(saved(tmp_path / "b.npy", ours), saved(tmp_path / "a.npy", true), ["psnr"])
     assert row(table, "all 1") == [pytest.approx(psnr(ours[[0, 2, 3]], true[[0, 2, 3]]), abs=1e-3)]
-    assert "mean of 3 of 4 values, left out: 1 infinite (equal to the truth)" in table
+    assert table.count("mean of 3 of 4 values, left out: 1 infinite (equal to the truth)") == 1
     ours[2] = 7
     table = evaluate(saved(tmp_path / "b.npy", ours), saved(tmp_path / "a.npy", true), ["tecogan.ssim_y"])
     assert np.isfinite(row(table, "all 1")).all() and "mean of 3 of 4 values, left out: 1 without a value" in table
+
+
+def test_weights_that_cannot_be_had_cost_only_their_own_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str, **_: bool) -> None:
+        raise weights.Missing(f"weights {name} cannot be downloaded")
+
+    monkeypatch.setattr(weights, "load", missing)
+    true = images(2, 64, 64)
+    paths = [str(saved(tmp_path / f"{name}.npy", array)) for name, array in (("b", noisy(true)), ("a", true))]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *paths, "--metrics", "psnr,lpips"])
+    with pytest.raises(RetakeError, match=r"lpips has no value: weights .* cannot be downloaded"):
+        stage.main()
+    printed = capsys.readouterr().out
+    assert row(printed, "all 1") == [pytest.approx(psnr(noisy(true), true), abs=1e-3)]
+    assert printed.count("mean of finite frames") == 1
+    with pytest.raises(RetakeError, match="lpips has no value") as error:
+        evaluate(Path(paths[0]), Path(paths[1]), ["lpips"])
+    assert not isinstance(error.value, stage.Incomplete)
