@@ -28,7 +28,8 @@ OPTIONAL: dict[str, dict[str, Any]] = {
         "VALUES": None,  # what the numbers are that frames may carry
         "RESIZE": None,  # how the module itself resizes, where the frames stage does not
         "archives": lambda p, split: [],  # file names in workflow/sources.csv, or none: the clips come from elsewhere
-        "expected": lambda p, split: {},  # what is published: clips, frames
+        "expected": lambda p, split: {},  # what is published: clips, frames, and what `counts` counts
+        "counts": lambda p, split, archives: {},  # what of the archives is counted beside clips and frames
         "generate": None,  # makes the archives, for rendered datasets
         "truth": None,  # exact flow
         "seen": None,  # where in a frame a measured point is
