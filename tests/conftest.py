@@ -7,10 +7,16 @@ import copy
 import fcntl
 import os
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Before torch is imported, and for the processes that tests start: threads of one test wait for each other where other tests
+# share the cores, a hundred times as long as they work.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from pipeline import params
 from tests.engines import LIKE_DEMO, Project
@@ -22,6 +28,14 @@ SHARED = ROOT.parent / "shared"
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", default=None, help="folder of parity cases (default: tests/golden)")
     parser.addoption("--golden-seed", type=int, default=0, help="seed that the parity cases' weights are filled with")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Take back the number of threads that a stage has set."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
