@@ -12,18 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.engines import LIKE_DEMO, Project
+from tests.engines import Project
 
 TABLE = "results/demo_metrics.csv"
-
-
-@pytest.fixture(scope="module")
-def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose demo table DVC has made."""
-    project = Project(tmp_path_factory.mktemp("dvc"), LIKE_DEMO)
-    done = project.dvc("repro")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return project
 
 
 @pytest.fixture
@@ -180,6 +171,7 @@ def test_dvc_experiments_reach_the_stages(committed: Project) -> None:
     assert "unknown key (did you mean 'warmup_steps'?)" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_dvc_experiments_in_the_queue_and_in_a_folder_of_their_own(committed: Project) -> None:
     done = committed.dvc("exp", "run", "--queue", "-S", "++experiments.demo.missing_weights=error")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from pipeline import params, plan, train
+from pipeline.errors import RetakeError
 from pipeline.store.frames import Writer
 from tests.engines import Project
 
@@ -148,12 +151,11 @@ def test_two_processes_train_one_model(project: Project) -> None:
     assert checkpoint(project).exists()
 
 
-def test_two_processes_refuse_an_odd_batch(project: Project) -> None:
-    torchrun = Path(sys.executable).parent / "torchrun"
-    project.edit({"models.dmvfn_demo.train.batch": 3})
-    done = project.run(str(torchrun), "--standalone", "--nproc-per-node", "2", "-m", *COMMAND[2:])
-    assert done.returncode != 0
-    assert "cannot be shared by 2 processes" in done.stderr + done.stdout
+def test_two_processes_refuse_an_odd_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "make_fabric", lambda p: SimpleNamespace(world_size=2))
+    p = params.load({"models": {"dmvfn_demo": {"train": {"batch": 3}}}})
+    with pytest.raises(RetakeError, match=r"models.dmvfn_demo.train.batch 3 cannot be shared by 2 processes"):
+        train.train(p, plan.fields_of(p, "train", model="dmvfn_demo", dataset="demo"))
 
 
 def test_loss_that_is_not_finite_stops_and_keeps_the_state(project: Project) -> None:
