@@ -43,6 +43,7 @@ if workflow.is_main_process:
         shutil.rmtree(".snakemake/locks", ignore_errors=True)
     with contextlib.suppress(OSError):
         fcntl.flock(ALIVE, fcntl.LOCK_SH)
+    plan.let_dvc_work()
 
 
 def one_of(names):

@@ -492,12 +492,6 @@ def load(overrides: dict[str, Any] | None = None) -> Params:
 
     Raises RetakeError with one line for each key that is wrong: the file, the nearest right name.
     """
-    if "DVC_STAGE" in os.environ and Path("data").is_symlink():
-        raise RetakeError(
-            f"data is a link to {Path('data').resolve()}, and DVC tracks nothing behind a link: make data a folder, and let DVC keep "
-            "what is large elsewhere (`dvc config --local cache.dir /large/disk` and `dvc config --local cache.type symlink`); "
-            "Snakemake takes the link as it is"
-        )
     handed = os.environ.get(VARIABLE)
     if handed and overrides is None:
         return validate(_handed(Path(handed)), lambda keys: handed)

@@ -18,7 +18,10 @@ import csv
 import functools
 import hashlib
 import os
+import shutil
 import string
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -536,12 +539,40 @@ def fields_of(p: Params, stage: str, **wildcards: str) -> Fields:
     return everything[name]
 
 
+def let_dvc_work() -> str:
+    """Have DVC work without git where it cannot with it; return what was done in words, "" where nothing was.
+
+    DVC asks for a repository around the project, and lets git ignore each output, which git refuses behind a link out of the
+    repository, such as `data` on a larger disk. What `.dvc/config.local` says already stays.
+    """
+    folder, data = Path.cwd().resolve(), Path("data").resolve()
+    roots = [parent for parent in (folder, *folder.parents) if (parent / ".git").exists()]
+    if not roots:
+        reason = f"{folder} is in no git repository"
+    elif not data.is_relative_to(roots[0]):
+        reason = f"data is a link to {data}, out of the git repository"
+    else:
+        return ""
+    local = Path(".dvc/config.local")
+    if not local.parent.is_dir() or (local.exists() and "no_scm" in local.read_text(errors="replace")):
+        return ""
+    dvc = shutil.which("dvc", path=os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", ""))
+    if not dvc or subprocess.run([dvc, "config", "-q", "--local", "core.no_scm", "true"], check=False).returncode:
+        return ""
+    told = f"{reason}: DVC now works without git here (core.no_scm in {local}; `dvc exp` needs git)"
+    log.info("%s", told)
+    return told
+
+
 def main() -> None:
     """Write plan.yaml and resolved.yaml; under DVC, stop the run when the first is another than DVC had read."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.parse_args()
     p = params.load()
     write(p)
+    told = let_dvc_work()
+    if told and "DVC_STAGE" in os.environ:
+        raise RetakeError(f"{told}: type the same command again")
     text = dump(p)
     if FILE.exists() and FILE.read_bytes() == text.encode():
         return

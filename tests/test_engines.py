@@ -162,10 +162,10 @@ def test_dvc_experiments_reach_the_stages(committed: Project) -> None:
     done = committed.dvc("exp", "run", "-S", "models.dmvfn_demo.train.max_steps=1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert _steps(committed) == 1
-    # a key that only a paper's file has is added to params.yaml
-    done = committed.dvc("exp", "run", "-S", "++models.dmvfn_demo.train.warmup_steps=1")
+    # a key that params.yaml lacks is added
+    done = committed.dvc("exp", "run", "-S", "++models.dmvfn_demo.train.weight_decay=0.002")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(_checkpoint(committed)["params"])["models.dmvfn_demo.train"]["warmup_steps"] == 1
+    assert json.loads(_checkpoint(committed)["params"])["models.dmvfn_demo.train"]["weight_decay"] == 0.002
     done = committed.dvc("exp", "run", "-S", "++models.dmvfn_demo.train.warmup_step=1")
     assert done.returncode != 0
     assert "unknown key (did you mean 'warmup_steps'?)" in done.stdout + done.stderr
@@ -191,7 +191,7 @@ def test_dvc_asks_again_when_the_plan_changes(reproduced: Project, tmp_path: Pat
     project = reproduced.copy(tmp_path / "copy")
     path = project.folder / "params.yaml"
     tree = yaml.safe_load(path.read_text())
-    tree["experiments"] = {"demo": {"models": {"flow_warp": None}}}
+    tree["experiments"]["demo"]["models"]["flow_warp"] = None
     path.write_text(yaml.safe_dump(tree, sort_keys=False))  # as a user's editor does, without `pipeline.plan`
     done = project.dvc("repro")
     assert done.returncode != 0
