@@ -138,7 +138,7 @@ class Build:
 
     def add(self, stage: str, **fields: str | None) -> str:
         """Add one instance."""
-        self.stages[stage][_name(stage, fields)] = fields
+        self.stages[stage][name_of(stage, fields)] = fields
         return str(path(stage, **fields))
 
     def frames(self, dataset: str, split: str) -> str:
@@ -259,7 +259,7 @@ def record(experiment: str) -> Path:
     return Path(f"results/records/{experiment}.json")
 
 
-def _name(stage: str, fields: Fields) -> str:
+def name_of(stage: str, fields: Fields) -> str:
     """Return the name of an instance; a stage with a single one has `all`."""
     return "-".join(str(fields[k]) for k in _keys(stage)) or "all"
 
@@ -516,7 +516,7 @@ def fields_of(p: Params, stage: str, **wildcards: str) -> Fields:
     if id(p) not in _WHOLE:
         _WHOLE[id(p)] = (p, plan(p, list(dict.fromkeys([*p.experiments, *p.reproduce]))))
     everything = _WHOLE[id(p)][1][stage]
-    name = _name(stage, wildcards)
+    name = name_of(stage, wildcards)
     if name not in everything:
         build = Build(p)
         dataset, split = wildcards.get("dataset", ""), wildcards.get("split", "")

@@ -40,7 +40,7 @@ def predict(
 
     batch = run.p.compute.batch
     meta = meta | {"samples": samples, "gmacs": _gmacs(run, len(names), read, counted)}
-    with run.writing(store, meta, codec="raw", dtype="uint16") as out:
+    with run.writing(store, meta, codec="zstd", dtype="uint16") as out:
         for first in progress(range(0, len(names), batch), unit="batch", desc=f"predict {run.name}"):
             together = range(first, min(first + batch, len(names)))
             draw = read(together)
