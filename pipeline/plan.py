@@ -346,6 +346,7 @@ def roots(p: Params, stage: str, fields: Fields) -> tuple[str, ...]:
     if stage == "report":
         shown = {p.protocols[p.experiments[e].protocol].task for e in p.reproduce if e in p.experiments}
         loaded += [f"{identity.PACKAGE}.tasks.{name}.view" for name in sorted(shown)]
+        loaded.append(f"{identity.PACKAGE}.models.dis")
     return tuple(loaded)
 
 

@@ -95,7 +95,9 @@ def save(
     step: int,
     changes: list[str],
 ) -> None:
-    """Write a checkpoint: weights, best weights, the params that made them, the data's identity, changes of code on the way."""
+    """Write a checkpoint: weights, best weights, the params that made them, the data's identity, changes of code on the way,
+    and the commit and the machine that made it.
+    """
     from pipeline import weights
 
     uses = json.dumps(plan.uses(p, "train", fields), sort_keys=True)
@@ -109,6 +111,8 @@ def save(
             "data": data,
             "step": step,
             "code_changes": changes,
+            "commit": tracking.commit(),
+            "machine": compute.machine(p),
         },
     )
 

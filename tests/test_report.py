@@ -67,7 +67,7 @@ def test_names_stay_text_and_nothing_is_fetched(name: str) -> None:
     assert (tags.fetched, tags.handlers, tags.scripts) == ([], [], 2)
     assert "49" not in re.findall(r"<th scope=\"row\"[^>]*>([^<]*)", text)
     lineages = json.loads(re.search(r'id="lineages">(.*?)</script>', text, re.S).group(1))  # type: ignore[union-attr]
-    assert lineages["kitti/dmvfn"]["label"] == name
+    assert lineages["kitti"]["rows"]["dmvfn"]["label"] == name
 
 
 def test_the_policy_allows_the_page_s_own_script_alone() -> None:

@@ -1,4 +1,4 @@
-"""Charts as SVG text, drawn by matplotlib: curves with bands, and points with names.
+"""Charts as SVG text, drawn by matplotlib: curves with bands, points with names, and graphs.
 
 Text stays text and black becomes `currentColor`, so that a page's own colours and fonts hold, in the dark too. The same values give
 the same bytes.
@@ -61,6 +61,27 @@ def points(drawn: Sequence[tuple[str, float, float]], x: str, y: str, title: str
     axes.set_xscale("log")
     axes.margins(0.15)
     axes.legend(frameon=False, fontsize="small")
+    return _svg(figure, title)
+
+
+def graph(edges: Sequence[tuple[str, str]], nodes: dict[str, str], title: str) -> str:
+    """Return a drawing of an acyclic graph from top to bottom; `nodes`: the words of each node, by its name in `edges`."""
+    import networkx
+    from matplotlib.figure import Figure
+
+    drawn = networkx.DiGraph(edges)
+    drawn.add_nodes_from(nodes)
+    layers = dict(enumerate(map(sorted, networkx.topological_generations(drawn))))
+    for layer, names in layers.items():
+        networkx.set_node_attributes(drawn, dict.fromkeys(names, -layer), "layer")
+    places = networkx.multipartite_layout(drawn, subset_key="layer", align="horizontal")
+    figure = Figure(figsize=(SIZE[0], 0.62 * max(len(layers), 2)), layout="constrained")
+    axes = figure.subplots()
+    axes.set_axis_off()
+    axes.margins(0.2, 0.08)
+    networkx.draw_networkx_edges(drawn, places, ax=axes, node_size=1500, arrowsize=12, edge_color="#808080")
+    box = {"boxstyle": "round", "facecolor": "none", "edgecolor": COLOURS[0]}
+    networkx.draw_networkx_labels(drawn, places, nodes, ax=axes, font_size=10, bbox=box)
     return _svg(figure, title)
 
 
