@@ -5,6 +5,7 @@ Run with `pytest -m slurm`.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from tests.slurm import Cluster
 
 pytestmark = [
     pytest.mark.slurm,
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(7200),
     pytest.mark.skipif(bool(slurm.missing()), reason=slurm.missing()),
 ]
 TABLE = "results/demo_metrics.csv"
@@ -52,7 +53,7 @@ def cluster() -> Iterator[Cluster]:
 def local(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The demo, made without a cluster."""
     project = Project(tmp_path_factory.mktemp("local"), SETTING)
-    done = project.snakemake(TABLE)
+    done = project.snakemake(TABLE, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     return project
 
@@ -67,7 +68,7 @@ def made(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pr
 
 
 def submit(cluster: Cluster, project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return project.run(*PROFILE, *SOON, *arguments, env=cluster.env, timeout=1200)
+    return project.run(*PROFILE, *SOON, *arguments, env=cluster.env, timeout=1800)
 
 
 def bytes_of(project: Project) -> dict[str, bytes]:
@@ -112,16 +113,33 @@ def test_overrides_reach_the_jobs(made: tuple[Project, str], cluster: Cluster, t
     project = made[0].copy(tmp_path / "copy")
     checkpoint = "data/checkpoints/dmvfn_demo/demo.pt"
     setting = 'models={"dmvfn_demo":{"train":{"max_steps":2}}}'
-    done = submit(cluster, project, checkpoint, "--config", setting)
+    done = submit(cluster, project, checkpoint, "--config", setting, "--set-resources", "train:runtime=60")
     assert done.returncode == 0, done.stdout + done.stderr
+    job = cluster.job("train")
+    assert job is not None
+    assert job["TimeLimit"] == "01:00:00"
     assert torch.load(project.folder / checkpoint, weights_only=True)["step"] == 2
+
+
+def test_a_sweep_is_one_submission(made: tuple[Project, str], cluster: Cluster, tmp_path: Path) -> None:
+    project = made[0].copy(tmp_path / "copy")
+    sweep = {f"sweep_{n}": {"like": "dmvfn_demo", "train": {"max_steps": 2, "seed": n}} for n in range(3)}
+    files = [f"data/checkpoints/{name}/demo.pt" for name in sweep]
+    before = len(cluster.jobs())
+    done = submit(cluster, project, *files, "--config", f"models={json.dumps(sweep)}", "--slurm-array-jobs", "all")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [job["ArrayTaskId"] for job in sorted(cluster.jobs()[before:], key=lambda j: j["ArrayTaskId"])] == list(
+        "123"
+    )
+    assert len({job["ArrayJobId"] for job in cluster.jobs()[before:]}) == 1
+    assert len({(project.folder / file).read_bytes() for file in files}) == 3, "three seeds, three networks"
 
 
 def test_one_training_on_two_nodes(made: tuple[Project, str], local: Project, cluster: Cluster, tmp_path: Path) -> None:
     """Two processes, one on each node, make what two make on one machine."""
     here, spread = local.copy(tmp_path / "here"), made[0].copy(tmp_path / "spread")
     checkpoint = "data/checkpoints/dmvfn_demo/demo.pt"
-    done = here.snakemake(checkpoint, "--config", 'compute={"devices":2}')
+    done = here.snakemake(checkpoint, "--config", 'compute={"devices":2}', timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     done = submit(cluster, spread, checkpoint, "--config", 'compute={"devices":2,"nodes":2}')
     assert done.returncode == 0, done.stdout + done.stderr

@@ -18,7 +18,7 @@ from tests.slurm import Cluster, until
 
 pytestmark = [
     pytest.mark.slurm,
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(7200),
     pytest.mark.skipif(bool(slurm.missing()), reason=slurm.missing()),
 ]
 STEPS = 60
@@ -56,7 +56,7 @@ def cluster() -> Iterator[Cluster]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose training has run undisturbed, without a cluster."""
     project = Project(tmp_path_factory.mktemp("undisturbed"), SETTING)
-    done = project.snakemake(CHECKPOINT)
+    done = project.snakemake(CHECKPOINT, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     return project
 
@@ -119,7 +119,7 @@ def test_preempted_training_is_requeued_and_goes_on(cluster: Cluster, project: P
     snakemake = begin(cluster, project)
     done = cluster.run("sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3")
     assert done.returncode == 0, done.stderr
-    assert snakemake.wait(900) == 0, said_by(project)
+    assert snakemake.wait(1800) == 0, said_by(project)
     assert "going on from step" in trained(project)
     assert latest(cluster)["Restarts"] == "1"
     assert steps(project) == list(range(1, STEPS + 1))
@@ -138,10 +138,10 @@ def test_cancelled_training_goes_on_by_the_same_command(cluster: Cluster, projec
     project.edit(SIGNALS_ALONE)
     snakemake = begin(cluster, project)
     cluster.run("scancel", latest(cluster)["JobId"])
-    assert snakemake.wait(600) != 0
+    assert snakemake.wait(1800) != 0
     assert "CANCELLED" in said_by(project)
     assert not (project.folder / CHECKPOINT).exists()
-    done = project.run(*COMMAND, env=cluster.env, timeout=900)
+    done = project.run(*COMMAND, env=cluster.env, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "going on from step" in trained(project)
     assert weights(project) == weights(made)
@@ -156,7 +156,7 @@ def test_controller_killed_leaves_nothing_beside_the_next_run(
     snakemake.wait()
     orphan = latest(cluster)
     assert orphan["JobState"] == "RUNNING"
-    done = project.run(*COMMAND, env=cluster.env, timeout=900)
+    done = project.run(*COMMAND, env=cluster.env, timeout=1800)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert f"left SLURM jobs: {orphan['JobId']} are cancelled" in said
@@ -174,7 +174,7 @@ def test_dead_node(cluster: Cluster, project: Project, made: Project) -> None:
     cluster.kill_node(node)
     until(lambda: "down" in "".join(cluster.states()), 120, "the controller misses the node")
     try:
-        assert snakemake.wait(900) == 0, said_by(project)
+        assert snakemake.wait(1800) == 0, said_by(project)
     finally:
         cluster.start_node(node)
     until(lambda: cluster.states() == {"idle"}, 120, "the node is back")
@@ -186,7 +186,7 @@ def test_dead_node(cluster: Cluster, project: Project, made: Project) -> None:
 
 def test_slow_shared_disk(cluster: Cluster, project: Project, made: Project, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(LATE % CHECKPOINT)
-    done = project.run(*COMMAND, env=cluster.env | {"PYTHONPATH": str(tmp_path)}, timeout=900)
+    done = project.run(*COMMAND, env=cluster.env | {"PYTHONPATH": str(tmp_path)}, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     same_as(project, made)
 
@@ -199,7 +199,7 @@ def test_full_scratch_of_a_node(cluster: Cluster, project: Project, made: Projec
     try:
         with pytest.raises(OSError, match="No space left"):
             (scratch / "full").write_bytes(bytes(1 << 20))
-        done = project.run(*COMMAND, env=cluster.env | {"TMPDIR": str(scratch)}, timeout=900)
+        done = project.run(*COMMAND, env=cluster.env | {"TMPDIR": str(scratch)}, timeout=1800)
     finally:
         subprocess.run(["umount", scratch], check=True)
     assert done.returncode == 0, done.stdout + done.stderr
