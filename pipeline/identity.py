@@ -21,7 +21,7 @@ PACKAGE = "pipeline"
 MEMORY = Path("data/.content.json")
 
 # Imported by stages, but no part of what they make: values arrive as params; planning, messages and mirroring change no output.
-SCAFFOLD = {f"{PACKAGE}/{name}.py" for name in ("compute", "errors", "identity", "params", "plan", "recipes", "registry", "tracking")}  # fmt: skip
+SCAFFOLD = {f"{PACKAGE}/{name}.py" for name in ("compute", "errors", "identity", "params", "plan", "processes", "recipes", "registry", "tracking")}  # fmt: skip
 LISTS = ("*.csv", "*.txt")  # in the folder of a package: lists that its code reads
 
 

@@ -97,6 +97,12 @@ class Compute(Strict):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto takes a GPU where there is one; cuda insists on it"
     )
+    devices: int = Field(
+        1,
+        ge=1,
+        description="processes, each on a GPU of its own (without GPUs: on CPUs), that train one model together",
+    )
+    nodes: int = Field(1, ge=1, description="machines that those processes are spread over, under SLURM")
     precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="arithmetic of training and prediction")
     channels_last: bool = Field(False, description="memory layout of convolutions; a little faster, other rounding")
     threads: int = Field(2, ge=1, description="CPU threads of one job; another number may change the last digits")
@@ -104,6 +110,14 @@ class Compute(Strict):
         4, ge=1, description="windows predicted, or pairs of frames estimated, together; may change the last digits"
     )
     workers: int = Field(2, ge=0, description="processes that load training data; 0 loads in the training process")
+
+    @model_validator(mode="after")
+    def _even(self) -> Compute:
+        if self.devices % self.nodes:
+            raise ValueError(
+                f"compute.devices: {self.devices} cannot be spread evenly over compute.nodes: {self.nodes}"
+            )
+        return self
 
 
 class Dataset(Strict):

@@ -78,6 +78,7 @@ USES: dict[str, list[str]] = {
         "models.{model}.network",
         "models.{model}.train",
         "models.{model}.checkpoint",
+        "compute.devices",
         "compute.precision",
         "compute.channels_last",
     ],
@@ -360,6 +361,25 @@ def own_files(stage: str, fields: Fields) -> dict[str, str]:
 def uses(p: Params, stage: str, fields: Fields) -> dict[str, Any]:
     """Return {params key: value} of one instance."""
     return {key: params.subtree(p, key) for key in (k.format(**fields) for k in USES[stage])}
+
+
+def gpus(p: Params, stage: str, fields: Fields) -> int:
+    """Return how many GPUs one instance makes use of: models and metrics without weights, and imports, have none."""
+    if p.compute.device == "cpu":
+        return 0
+    if stage == "score":
+        metrics = p.experiments[str(fields["experiment"])].metrics.values()
+        return int(any(registry("metrics")[m.kind].needs_weights(m) for m in metrics))
+    model = p.models[str(fields.get("model") or fields["estimator"])]
+    if stage == "train":
+        return p.compute.devices if model.train is not None else 0
+    return int(model.has_weights)
+
+
+def spread(p: Params) -> dict[str, int | str]:
+    """Return the resources of a training on several machines: SLURM's plugin then leaves srun to the stage."""
+    nodes = p.compute.nodes
+    return {"mpi": "srun", "nodes": nodes, "tasks": nodes, "tasks_per_gpu": 0} if nodes > 1 else {}
 
 
 def files(p: Params, asked: list[str]) -> Iterator[str]:

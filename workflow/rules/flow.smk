@@ -12,8 +12,9 @@ rule flow:
         "logs/benchmarks/flow-{estimator}-{dataset}-{split}.tsv"
     threads: 2
     resources:
-        gpu=lambda wildcards: int(P.models[wildcards.estimator].has_weights),
+        gpu=gpus("flow"),
         mem_mb=2000,
+        runtime=1440,
     params:
         uses=uses("flow"),
         code=code("flow"),

@@ -15,8 +15,9 @@ rule predict:
         model=one_of(P.models),
     threads: P.compute.threads
     resources:
-        gpu=1,
+        gpu=gpus("predict"),
         mem_mb=4000,
+        runtime=720,
     params:
         uses=uses("predict"),
         code=code("predict"),
@@ -37,6 +38,7 @@ rule bring:
         model=one_of(BROUGHT),
     resources:
         mem_mb=1000,
+        runtime=240,
     params:
         uses=uses("bring"),
         code=code("bring"),

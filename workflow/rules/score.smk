@@ -12,8 +12,9 @@ rule score:
         "logs/benchmarks/score-{experiment}-{model}.tsv"
     threads: P.compute.threads
     resources:
-        gpu=1,
+        gpu=gpus("score"),
         mem_mb=4000,
+        runtime=720,
     params:
         uses=uses("score"),
         code=code("score"),
