@@ -577,7 +577,7 @@ def let_dvc_work() -> str:
     local = Path(".dvc/config.local")
     if not local.parent.is_dir() or (local.exists() and "no_scm" in local.read_text(errors="replace")):
         return ""
-    dvc = shutil.which("dvc", path=os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", ""))
+    dvc = shutil.which("dvc", path=str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", ""))
     if not dvc or subprocess.run([dvc, "config", "-q", "--local", "core.no_scm", "true"], check=False).returncode:
         return ""
     told = f"{reason}: DVC now works without git here (core.no_scm in {local}; `dvc exp` needs git)"
