@@ -340,8 +340,9 @@ def roots(p: Params, stage: str, fields: Fields) -> tuple[str, ...]:
     if stage in ("download", "frames") or (stage == "flow" and p.models[str(model)].kind in TRUTH):
         loaded.append(f"{identity.PACKAGE}.datasets.{p.datasets[str(fields['dataset'])].kind}")
     if stage == "score":
-        kinds = {m.kind for m in p.experiments[str(fields["experiment"])].metrics.values()}
-        loaded += sorted(f"{identity.PACKAGE}.metrics.{kind}" for kind in kinds)
+        metrics = p.experiments[str(fields["experiment"])].metrics.values()
+        loaded += sorted({f"{identity.PACKAGE}.metrics.{m.kind}" for m in metrics})
+        loaded += sorted({name for m in metrics for name in registry("metrics")[m.kind].loads(m)})
     if task is not None:
         loaded += tasks.modules(task, stage)
     if stage == "report":

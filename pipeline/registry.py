@@ -41,6 +41,7 @@ OPTIONAL: dict[str, dict[str, Any]] = {
         "MEAN": None,
         "NO_VALUE": None,  # why a frame may have no value: then the function gives NaN
         "needs_weights": lambda p: [],
+        "loads": lambda p: [],  # modules that `build` loads by name, dotted: part of the code that a score depends on
         "label": None,
         "LABEL": None,
     },

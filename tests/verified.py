@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import params, weights
-from pipeline.metrics import dists, frechet
+from pipeline.metrics import dists, frechet, warping_error
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/verified.md"
@@ -67,7 +67,16 @@ def references() -> list[tuple[str, str, str, float, dict[str, float]]]:
             {"pytorch-msssim": float(pytorch_msssim.ms_ssim(*tensors, data_range=1.0))},
         ),
     ]  # fmt: skip
-    return found + _closed_forms() + [_dists()]
+    return [*found, *_closed_forms(), _flicker(), _dists()]
+
+
+def _flicker() -> tuple[str, str, str, float, dict[str, float]]:
+    """Return the reference of the warping error: a still scene that becomes lighter by a tenth."""
+    still = np.random.default_rng(0).random((1, 32, 32, 3), np.float32).repeat(2, axis=0) * np.float32(0.5)
+    ours = warping_error.build(warping_error.Params(kind="warping_error"), "cpu")(
+        still + np.float32([0, 0.1]).reshape(2, 1, 1, 1), still, (slice(None), slice(None))
+    )
+    return "Warping error", "a still clip, the second frame lighter by 0.1", "DIS", ours, {"definition": 0.01}
 
 
 def filled_vgg16() -> dict[str, Any]:
