@@ -365,7 +365,11 @@ def _motion(name: str, window: str, rows: list[tuple[str, np.ndarray, np.ndarray
         error = float(np.hypot(*np.moveaxis(flow - true, -1, 0)).mean())
         cells.append((f"{label}: off by {error:.2f} px", colours.colours(flow, scale)))
     title = f"{window}: flow between the last two frames, estimated by DIS on the frames of each"
-    image = sheets.sheet(sheets.wrap(cells), title, sheets.legend(scale))
+    framed = [  # no motion is white, as the sheet is
+        (words, image if image is None else cv2.copyMakeBorder(image, *4 * [1], cv2.BORDER_CONSTANT, value=3 * [160]))
+        for words, image in cells
+    ]
+    image = sheets.sheet(sheets.wrap(framed), title, sheets.legend(scale))
     told = f"{name}, {window}: motion between the last two frames (DIS), " + ", ".join(words for words, _ in cells)
     return [{"name": told, "kind": "strip", "data": {"image": _jpeg(image)}}]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-SIZE = (6.4, 3.4)  # inches
+SIZE = (5.2, 3.0)  # inches
 MARKERS = "osD^vPX*<>"
 COLOURS = ("#1f6fb4", "#c2410c", "#15803d", "#9333ea", "#b45309", "#0e7490", "#be123c", "#4d7c0f", "#6d28d9", "#334155")
 
@@ -41,7 +41,11 @@ def curves(drawn: Sequence[Curve], x: str, y: str, title: str, *, log: bool = Fa
             axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
     if log:
+        from matplotlib.ticker import LogFormatter
+
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     axes.legend(frameon=False, fontsize="small")
     return _svg(figure, title)
 
@@ -65,21 +69,26 @@ def points(drawn: Sequence[tuple[str, float, float]], x: str, y: str, title: str
 
 
 def graph(edges: Sequence[tuple[str, str]], nodes: dict[str, str], title: str) -> str:
-    """Return a drawing of an acyclic graph from top to bottom; `nodes`: the words of each node, by its name in `edges`."""
+    """Return a drawing of an acyclic graph from top to bottom; `nodes`: the words of each node, by its name in `edges`.
+
+    An edge is left out where a longer way leads from its beginning to its end.
+    """
     import networkx
     from matplotlib.figure import Figure
 
     drawn = networkx.DiGraph(edges)
     drawn.add_nodes_from(nodes)
+    drawn = networkx.transitive_reduction(drawn)
     layers = dict(enumerate(map(sorted, networkx.topological_generations(drawn))))
     for layer, names in layers.items():
         networkx.set_node_attributes(drawn, dict.fromkeys(names, -layer), "layer")
     places = networkx.multipartite_layout(drawn, subset_key="layer", align="horizontal")
-    figure = Figure(figsize=(SIZE[0], 0.62 * max(len(layers), 2)), layout="constrained")
+    figure = Figure(figsize=(SIZE[0], 0.6 * max(len(layers), 2)), layout="constrained")
     axes = figure.subplots()
     axes.set_axis_off()
-    axes.margins(0.2, 0.08)
-    networkx.draw_networkx_edges(drawn, places, ax=axes, node_size=1500, arrowsize=12, edge_color="#808080")
+    axes.margins(0.25, 0.06)
+    apart = {"min_source_margin": 11, "min_target_margin": 11, "node_size": 0, "arrowsize": 12}
+    networkx.draw_networkx_edges(drawn, places, ax=axes, edge_color="#808080", **apart)
     box = {"boxstyle": "round", "facecolor": "none", "edgecolor": COLOURS[0]}
     networkx.draw_networkx_labels(drawn, places, nodes, ax=axes, font_size=10, bbox=box)
     return _svg(figure, title)
