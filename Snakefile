@@ -71,6 +71,8 @@ wildcard_constraints:
     experiment=NAME,
     weights=NAME,
     paper=NAME,
+    shard="[0-9]+",
+    shards="[0-9]+",
 
 
 report: "workflow/report/workflow.rst"

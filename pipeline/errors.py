@@ -32,6 +32,7 @@ INSTANCE = (
     "--weights",
     "--model",
     "--experiment",
+    "--shard",
 )  # what names a stage's instance
 REQUEUE = 75  # EX_TEMPFAIL: SIGTERM came, state is saved, the scheduler may start the job again
 

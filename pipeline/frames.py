@@ -1,6 +1,7 @@
 """Frames of one split, once: archives in, one frame store out.
 
     python -m pipeline.frames --dataset kitti --split test
+    python -m pipeline.frames --dataset kitti --split test --shard 2/7       # with compute.shards: 7
 
 Reads the archives that the download stage's manifest (`data/raw/<dataset>/<split>.json`) lists, straight from the zips,
 and writes `data/frames/<dataset>/<split>.arrow`: RGB uint8 at the dataset's size, resized as published with OpenCV's
@@ -28,16 +29,17 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from pipeline import params, plan
+from pipeline import params, plan, shards
 from pipeline.atomic import claim
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Dataset, Params
+from pipeline.shards import WHOLE, Shard
 from pipeline.sources import archives
 from pipeline.sources.archives import Clip, CutOff, Member, Stream
 from pipeline.sources.images import JPEG, image_size
 from pipeline.sources.verified import unpacked
 from pipeline.store import sealed
-from pipeline.store.frames import ENCODE, Writer
+from pipeline.store.frames import ENCODE, Writer, join
 
 SHOWN = 50  # problems that a message lists
 UNPADDED = "unpadded: rows and columns from the top left that are the source's, the others are padding"
@@ -54,12 +56,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", required=True, help="entry of `datasets` in params.yaml")
     parser.add_argument("--split", required=True, help="its split, such as train or test")
+    shards.add_argument(parser)
     args = parser.parse_args()
-    make(params.load(), args.dataset, args.split)
+    make(params.load(), args.dataset, args.split, args.shard)
 
 
-def make(p: Params, dataset: str, split: str) -> Path:
-    """Write the frame store of one (dataset, split) and return its path.
+def make(p: Params, dataset: str, split: str, shard: Shard | None = None) -> Path:
+    """Write the frame store of one (dataset, split), or a part of it with some of the clips, and return its path.
 
     Raises RetakeError when frames or archives are not as they should be; then no store is written.
     """
@@ -69,7 +72,8 @@ def make(p: Params, dataset: str, split: str) -> Path:
     module = params.registry("datasets")[d.kind]
     if split not in module.SPLITS:
         raise RetakeError(f"dataset {dataset} has no split {split!r}{near(split, module.SPLITS)}")
-    output = plan.path("frames", dataset=dataset, split=split)
+    fields: plan.Fields = {"dataset": dataset, "split": split}
+    output = plan.output("frames", fields, shard or WHOLE)
     claim(output)
     manifest = plan.path("download", dataset=dataset, split=split)
     there, missing = read_manifest(manifest, d.kind)
@@ -88,6 +92,11 @@ def make(p: Params, dataset: str, split: str) -> Path:
         **({"values": UNPADDED} if _fit(d) == "pad" else {}),
         "versions": {"opencv": cv2.__version__},
     }
+    if shard is None and (parts := plan.parts(p, "frames", fields)):
+        count = len(join(parts, output, meta))
+        log.info("%d frames in %d clips, joined from %d parts: %s", count, len(clips), len(parts), output)
+        return output
+    clips = [clips[place] for place in (shard or WHOLE).span(len(clips))]
     # One thread inside OpenCV: frames are the unit of work.
     cv2.setNumThreads(1)
     started = time.monotonic()

@@ -109,6 +109,11 @@ class Compute(Strict):
     batch: int = Field(
         4, ge=1, description="windows predicted, or pairs of frames estimated, together; may change the last digits"
     )
+    shards: int = Field(
+        1,
+        ge=1,
+        description="jobs that frames, flow, prediction and scores of one instance are each split in, for more machines; 1: none",
+    )
     workers: int = Field(2, ge=0, description="processes that load training data; 0 loads in the training process")
 
     @model_validator(mode="after")

@@ -33,6 +33,7 @@ from pipeline.atomic import write_text
 from pipeline.errors import RetakeError, log, near
 from pipeline.params import Params
 from pipeline.registry import registry
+from pipeline.shards import Shard
 from pipeline.store import sealed
 from pipeline.tables import papers
 
@@ -66,6 +67,18 @@ OUTPUTS: dict[str, list[str]] = {
     "results": ["results/results.json", "results/paper/macros.tex"],
     "report": ["results/report.html"],
 }
+
+# The parts of a stage that is split (`compute.shards`); the stage itself then joins them. Each is named by its stage and `_shard`.
+PARTS: dict[str, list[str]] = {
+    "frames_shard": ["data/shards/frames/{dataset}/{split}/{shards}/{shard}.arrow"],
+    "flow_shard": ["data/shards/flow/{estimator}/{dataset}/{split}/{shards}/{shard}.arrow"],
+    "predict_shard": [
+        "data/shards/predictions/{experiment}/{model}/{shards}/{shard}.arrow",
+        "data/shards/predictions/{experiment}/{model}/{shards}/{shard}.speed.json",
+    ],
+    "score_shard": ["data/shards/scores/{experiment}/{model}/{shards}/{shard}.parquet"],
+}
+FILES_OF = OUTPUTS | PARTS
 
 # The params keys that a stage uses, and only those: changing a metric never retrains.
 USES: dict[str, list[str]] = {
@@ -114,6 +127,8 @@ NAMES = {
     "metrics",
     "weights",
     "paper",
+    "shards",
+    "shard",
 }  # fields that are no input
 TRUTH = ("truth", "truth_noc")  # kinds of model whose flow is read from a dataset's archives
 
@@ -122,9 +137,24 @@ Inputs = dict[str, Any]
 Plan = dict[str, dict[str, Fields]]
 
 
-def path(stage: str, **fields: str | None) -> Path:
+def path(stage: str, **fields: str | int | None) -> Path:
     """Return the first output of one instance: `path("frames", dataset="kitti", split="test")`."""
-    return Path(OUTPUTS[stage][0].format(**fields))
+    return Path(FILES_OF[stage][0].format(**fields))
+
+
+def output(stage: str, fields: Fields, shard: Shard) -> Path:
+    """Return the first output of one instance, or of one part of it."""
+    if shard.of == 1:
+        return path(stage, **fields)
+    return path(f"{stage}_shard", **fields, shards=shard.of, shard=shard.number)
+
+
+def parts(p: Params, stage: str, fields: Fields) -> list[Path]:
+    """Return the first outputs of the parts that one instance is joined of; none where it is not split."""
+    truth = stage == "flow" and p.models[str(fields["estimator"])].kind in TRUTH  # is read, not computed
+    if p.compute.shards == 1 or f"{stage}_shard" not in PARTS or truth:
+        return []
+    return [output(stage, fields, Shard(number, p.compute.shards)) for number in range(1, p.compute.shards + 1)]
 
 
 class Build:
@@ -135,10 +165,12 @@ class Build:
 
     def __init__(self, p: Params) -> None:
         self.p = p
-        self.stages: Plan = {stage: {} for stage in OUTPUTS}
+        self.stages: Plan = {stage: {} for stage in FILES_OF}
 
-    def add(self, stage: str, **fields: str | None) -> str:
-        """Add one instance."""
+    def add(self, stage: str, **fields: str | int | None) -> str:
+        """Add one instance, with its parts where it is split."""
+        for number, _ in enumerate(parts(self.p, stage, fields), start=1):
+            self.add(f"{stage}_shard", **fields, shards=self.p.compute.shards, shard=number)
         self.stages[stage][name_of(stage, fields)] = fields
         return str(path(stage, **fields))
 
@@ -267,7 +299,7 @@ def name_of(stage: str, fields: Fields) -> str:
 
 def _keys(stage: str) -> list[str]:
     """Return the fields that name an instance: those in its first output, in order."""
-    return [field for _, field, _, _ in string.Formatter().parse(OUTPUTS[stage][0]) if field]
+    return [field for _, field, _, _ in string.Formatter().parse(FILES_OF[stage][0]) if field]
 
 
 @functools.cache
@@ -289,12 +321,15 @@ def inputs(p: Params, stage: str, fields: Fields) -> list[str]:
 
     Raises RetakeError when the code of its model lacks a part that the task calls: before anything runs.
     """
+    made, stage = stage, stage.removesuffix("_shard")
     name = fields.get("model") or fields.get("estimator")
     if name in p.models and stage in ("train", "predict", "flow"):
         _whole(p, name)
     given = [value for key, value in fields.items() if key not in NAMES and value is not None]
     if stage == "score":
         given.insert(0, str(path("predict", **fields)))
+    if made == stage:
+        given += map(str, parts(p, stage, fields))
     if stage == "table":
         e = p.experiments[str(fields["experiment"])]
         rows = [(s, m) for m in e.models for s in ("score", "predict")]
@@ -326,6 +361,7 @@ def _whole(p: Params, name: str) -> None:
 
 def roots(p: Params, stage: str, fields: Fields) -> tuple[str, ...]:
     """Return the modules that one instance starts from: its stage, and what that loads by name."""
+    stage = stage.removesuffix("_shard")
     loaded = [identity.PACKAGE + "." + stage]
     model = fields.get("model") or fields.get("estimator")
     task = None
@@ -361,14 +397,14 @@ def own_files(stage: str, fields: Fields) -> dict[str, str]:
 
 def uses(p: Params, stage: str, fields: Fields) -> dict[str, Any]:
     """Return {params key: value} of one instance."""
-    return {key: params.subtree(p, key) for key in (k.format(**fields) for k in USES[stage])}
+    return {key: params.subtree(p, key) for key in (k.format(**fields) for k in USES[stage.removesuffix("_shard")])}
 
 
 def gpus(p: Params, stage: str, fields: Fields) -> int:
-    """Return how many GPUs one instance makes use of: models and metrics without weights, and imports, have none."""
-    if p.compute.device == "cpu":
+    """Return how many GPUs one instance makes use of: models and metrics without weights, imports, and what joins parts, have none."""
+    if p.compute.device == "cpu" or (stage != "score" and parts(p, stage, fields)):
         return 0
-    if stage == "score":
+    if stage.startswith("score"):  # what joins its parts computes the metrics of whole sets
         metrics = p.experiments[str(fields["experiment"])].metrics.values()
         return int(any(registry("metrics")[m.kind].needs_weights(m) for m in metrics))
     model = p.models[str(fields.get("model") or fields["estimator"])]
@@ -384,9 +420,9 @@ def spread(p: Params) -> dict[str, int | str]:
 
 
 def files(p: Params, asked: list[str]) -> Iterator[str]:
-    """Yield every file between raw data and what is `asked` for (as in `plan`), that included."""
+    """Yield every file between raw data and what is `asked` for (as in `plan`), that included; parts go when they are joined."""
     for stage, instances in (reproduced(p) if asked == p.reproduce else plan(p, asked)).items():
-        for fields in instances.values():
+        for fields in instances.values() if stage in OUTPUTS else ():
             yield from (output.format(**fields) for output in OUTPUTS[stage])
 
 
@@ -428,17 +464,17 @@ def dump(p: Params) -> str:
             read[name] = [v for v in own.values() if v] if own is not None else inputs(p, stage, fields)
             if stage in ("results", "report"):
                 read[name] = []  # of the records, too, the folder
-        longest = max(map(len, read.values()), default=0)
+            if joined := list(map(str, parts(p, stage, fields))):  # of the parts, too
+                read[name] = [file for file in read[name] if file not in joined] + [str(Path(joined[0]).parent)]
+        longest, slots = max(map(len, read.values()), default=0), SLOTS[stage.removesuffix("_shard")]
         instances[stage] = {
             name: {k: v for k, v in fields.items() if k in NAMES}
             | (_curves(p, fields) if stage == "table" else {})
-            | ({"inputs": read[name] + read[name][:1] * (SLOTS[stage] - len(read[name]))} if SLOTS[stage] else {})
+            | ({"inputs": read[name] + read[name][:1] * (slots - len(read[name]))} if slots else {})
             for name, fields in entries.items()
         }
-        if longest > SLOTS[stage]:
-            raise RetakeError(
-                f"a stage {stage} reads {longest} files, dvc.yaml has room for {SLOTS[stage]}: add a line there"
-            )
+        if longest > slots:
+            raise RetakeError(f"a stage {stage} reads {longest} files, dvc.yaml has room for {slots}: add a line there")
     return HEAD + yaml.safe_dump(instances, sort_keys=False, width=200)
 
 
@@ -451,12 +487,12 @@ def _curves(p: Params, fields: Fields) -> dict[str, str]:
 SLOTS = {
     "download": 0,
     "pretrained": 0,
-    "frames": 2,
-    "flow": 3,
+    "frames": 3,
+    "flow": 4,
     "train": 8,
-    "predict": 6,
+    "predict": 7,
     "bring": 4,
-    "score": 10,
+    "score": 11,
     "table": 4,
     "paper": 4,
     "results": 0,
@@ -521,7 +557,7 @@ _WHOLE: dict[
 ] = {}  # the plan of all experiments, made once for a Params; it is asked for every job
 
 
-def fields_of(p: Params, stage: str, **wildcards: str) -> Fields:
+def fields_of(p: Params, stage: str, **wildcards: str | int) -> Fields:
     """Return the fields of the instance that `wildcards` name, in any experiment of params.yaml.
 
     Frames, flow and checkpoints are made of every dataset, needed by an experiment or not. Raises RetakeError when
@@ -540,19 +576,19 @@ def fields_of(p: Params, stage: str, **wildcards: str) -> Fields:
     everything = _WHOLE[id(p)][1][stage]
     name = name_of(stage, wildcards)
     if name not in everything:
-        build = Build(p)
-        dataset, split = wildcards.get("dataset", ""), wildcards.get("split", "")
-        model = wildcards.get("estimator", wildcards.get("model", ""))
-        if stage == "pretrained" and wildcards["weights"] in _rows():
-            build.pretrained([wildcards["weights"]])
-        elif stage in ("download", "frames") and dataset in p.datasets:
+        build, base = Build(p), stage.removesuffix("_shard")
+        dataset, split = str(wildcards.get("dataset", "")), str(wildcards.get("split", ""))
+        model = str(wildcards.get("estimator", wildcards.get("model", "")))
+        if stage == "pretrained" and str(wildcards["weights"]) in _rows():
+            build.pretrained([str(wildcards["weights"])])
+        elif base in ("download", "frames") and dataset in p.datasets:
             build.frames(dataset, split)
-        elif stage == "flow" and dataset in p.datasets and model in p.models and p.models[model].task == "flow":
+        elif base == "flow" and dataset in p.datasets and model in p.models and p.models[model].task == "flow":
             build.flow(model, dataset, split, dataset)
         elif stage == "train" and dataset in p.datasets and model in p.models and p.models[model].has_weights:
             build.checkpoint(model, dataset)
         elif stage == "paper":
-            build.paper(wildcards["paper"])
+            build.paper(str(wildcards["paper"]))
         elif stage in ("results", "report"):
             build.publish()
         everything = everything | build.stages[stage]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from pathlib import Path
 
@@ -79,7 +78,7 @@ def test_bytes_are_those_of_the_stores(demo: Project) -> None:
             taken = int(store.size.prod(1).sum()) * pixel
             # The last frame of each clip has no flow
             assert taken <= (most or 0) <= taken * (1.2 if store.meta["dtype"] == "float32" else 1), path
-            assert os.path.getsize(path) < (most or 0) + 100_000
+            assert path.stat().st_size < (most or 0) + 100_000
 
 
 def test_bytes_are_foretold_before_anything_is_made(tmp_path: Path) -> None:

@@ -408,6 +408,37 @@ class Store:
         return np.stack(images)
 
 
+def join(parts: list[Path], output: Path, today: dict[str, Any]) -> Store:
+    """Write the rows of several stores as one and return it; its bytes are those that one writer would have written.
+
+    `today`: what all must say of themselves. Raises RetakeError for a part that is missing, damaged, or made otherwise than that
+    or than the first.
+    """
+    stores = [Store(part) for part in parts]
+    expected = stores[0].meta | json.loads(json.dumps(today))
+    for store in stores:
+        other = [key for key in {**expected, **store.meta} if store.meta.get(key) != expected.get(key)]
+        if other:
+            raise RetakeError(f"{store.path} was made with another {', '.join(other)}: remove it and make it again")
+    own = ("codec", "dtype", "channels")
+    layout, meta = {k: expected[k] for k in own}, {k: v for k, v in expected.items() if k not in own}
+    with Writer(output, meta=meta, **layout) as out:
+        for store in stores:
+            for clip, rows in store.clips.items():
+                values = store.values(clip) if "values" in meta else [None] * len(rows)
+                for row, measured in zip(rows, values, strict=True):
+                    out.add(
+                        clip,
+                        int(store.frame[row]),
+                        source=store.source(row),
+                        sample=int(store.sample[row]),
+                        encoded=bytes(store.encoded(row)),
+                        size=(int(store.size[row, 0]), int(store.size[row, 1])),
+                        values=measured,
+                    )
+    return Store(output)
+
+
 def frames_of(store: Store) -> Store:
     """Return the frame store that a flow or prediction store was made from.
 

@@ -41,6 +41,27 @@ rule frames:
         "python -m pipeline.frames --dataset {wildcards.dataset} --split {wildcards.split}"
 
 
+rule frames_shard:
+    input:
+        data=data("frames_shard"),
+    output:
+        store=temp("data/shards/frames/{dataset}/{split}/{shards}/{shard}.arrow"),
+    log:
+        "logs/frames-{dataset}-{split}-{shard}_{shards}.log",
+    benchmark:
+        "logs/benchmarks/frames_shard-{dataset}-{split}-{shards}-{shard}.tsv"
+    threads: 2
+    resources:
+        mem_mb=1000,
+        runtime=720,
+    params:
+        uses=uses("frames_shard"),
+        code=code("frames_shard"),
+        own=own("frames_shard"),
+    shell:
+        "python -m pipeline.frames --dataset {wildcards.dataset} --split {wildcards.split} --shard {wildcards.shard}/{wildcards.shards}"
+
+
 def weighed(wildcards):
     """Return no inputs; a manifest that tells of another file than lies there is made again."""
     files = data("pretrained")(wildcards)

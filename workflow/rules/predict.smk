@@ -25,6 +25,32 @@ rule predict:
         "python -m pipeline.predict --experiment {wildcards.experiment} --model {wildcards.model}"
 
 
+rule predict_shard:
+    input:
+        data=data("predict_shard"),
+    output:
+        store=temp(
+            "data/shards/predictions/{experiment}/{model}/{shards}/{shard}.arrow"
+        ),
+        speed=temp(
+            "data/shards/predictions/{experiment}/{model}/{shards}/{shard}.speed.json"
+        ),
+    log:
+        "logs/predict-{experiment}-{model}-{shard}_{shards}.log",
+    benchmark:
+        "logs/benchmarks/predict_shard-{experiment}-{model}-{shards}-{shard}.tsv"
+    threads: P.compute.threads
+    resources:
+        gpu=gpus("predict_shard"),
+        mem_mb=4000,
+        runtime=720,
+    params:
+        uses=uses("predict_shard"),
+        code=code("predict_shard"),
+    shell:
+        "python -m pipeline.predict --experiment {wildcards.experiment} --model {wildcards.model} --shard {wildcards.shard}/{wildcards.shards}"
+
+
 rule bring:
     input:
         data=data("bring"),
