@@ -13,7 +13,6 @@ import argparse
 import base64
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ BUDGET = 8 * 2**20  # bytes
 QUALITY = 82  # of JPEG
 WIDEST = 1600  # px of a picture
 WORST = 3  # windows on which two rows differ most
-POINTS = 300  # of a training curve
 
 
 def main() -> None:
@@ -215,15 +213,8 @@ def _trainings(p: Params, record: dict[str, Any]) -> list[dict[str, str]]:
         file = plan.path("train", model=row["name"], dataset=record["trained_on"]).with_suffix(".metrics.jsonl")
         if row["name"] not in p.models or p.models[row["name"]].train is None or not file.exists():
             continue
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
-        kept = [
-            (line["step"], line["loss"]) for line in lines if isinstance(line.get("loss"), float) and line["loss"] > 0
-        ]
-        if len(kept) > 1:
-            width = math.ceil(len(kept) / POINTS)
-            groups = [kept[i : i + width] for i in range(0, len(kept), width)]
-            steps, losses = ([float(np.mean([pair[i] for pair in g])) for g in groups] for i in (0, 1))
-            drawn.append(charts.Curve(row["label"], steps, losses))
+        curve = charts.losses(row["label"], file)
+        drawn += [curve] if curve is not None else []
     if not drawn:
         return []
     title = f"{record['experiment']}: loss while training"

@@ -7,14 +7,20 @@ the same bytes.
 from __future__ import annotations
 
 import io
+import json
+import math
 import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 SIZE = (6.4, 3.4)  # inches
+POINTS = 300  # of a training curve
 MARKERS = "osD^vPX*<>"
 COLOURS = ("#1f6fb4", "#c2410c", "#15803d", "#9333ea", "#b45309", "#0e7490", "#be123c", "#4d7c0f", "#6d28d9", "#334155")
 
@@ -44,6 +50,18 @@ def curves(drawn: Sequence[Curve], x: str, y: str, title: str, *, log: bool = Fa
         axes.set_yscale("log")
     axes.legend(frameon=False, fontsize="small")
     return _svg(figure, title)
+
+
+def losses(name: str, file: Path) -> Curve | None:
+    """Return the loss by step of a training's `metrics.jsonl`, thinned to means over neighbouring steps; None where it has none."""
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    kept = [(line["step"], line["loss"]) for line in lines if isinstance(line.get("loss"), float) and line["loss"] > 0]
+    if len(kept) < 2:
+        return None
+    width = math.ceil(len(kept) / POINTS)
+    groups = [kept[i : i + width] for i in range(0, len(kept), width)]
+    steps, values = ([float(np.mean([pair[i] for pair in g])) for g in groups] for i in (0, 1))
+    return Curve(name, steps, values)
 
 
 def points(drawn: Sequence[tuple[str, float, float]], x: str, y: str, title: str) -> str:
