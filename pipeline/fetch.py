@@ -66,6 +66,18 @@ class _Broken(Exception):
         self.after, self.unreachable = after, unreachable
 
 
+# The licences, as the csv files have them, that let people pass a file on; of what has another, or none, nothing is pushed.
+REDISTRIBUTED = (
+    "MIT",
+    "Apache-2.0",
+    "BSD-2-Clause",
+    "BSD-3-Clause (torchvision)",
+    "CC BY-NC-SA 3.0",
+    "CC BY 3.0, (c) Blender Foundation",
+    "film CC BY 3.0, (c) Blender Foundation",
+)
+
+
 class Source(BaseModel):
     """One row of workflow/sources.csv or workflow/weights.csv. No url: people put the file there by hand."""
 
@@ -110,6 +122,11 @@ class Source(BaseModel):
     def urls(self) -> tuple[str, ...]:
         """All addresses, the mirrors last."""
         return ((self.url,) if self.url else ()) + self.mirror
+
+    @property
+    def redistribute(self) -> bool:
+        """Whether the licence lets people pass the file on."""
+        return self.licence in REDISTRIBUTED
 
     @property
     def size(self) -> str:

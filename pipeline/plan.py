@@ -39,7 +39,9 @@ from pipeline.tables import papers
 
 FILE = Path("workflow/plan.yaml")
 RESOLVED = Path("workflow/resolved.yaml")
+RESTRICTED = "restricted"  # DVC's remote for what a licence does not let people pass on
 WEIGHTS = Path("workflow/weights.csv")
+SOURCES = Path("workflow/sources.csv")
 PUBLISHED = Path("results/published")
 HEAD = "# Generated from params.yaml and workflow/papers by `python -m pipeline.plan`; do not edit.\n"
 
@@ -130,6 +132,7 @@ NAMES = {
     "shards",
     "shard",
 }  # fields that are no input
+PICTURES = ("download", "frames", "predict", "bring")  # stages whose files hold a data set's pictures, or lead to them
 TRUTH = ("truth", "truth_noc")  # kinds of model whose flow is read from a dataset's archives
 
 Fields = dict[str, Any]  # of an instance: its names, then its inputs by name, None where it has no such input
@@ -470,12 +473,51 @@ def dump(p: Params) -> str:
         instances[stage] = {
             name: {k: v for k, v in fields.items() if k in NAMES}
             | (_curves(p, fields) if stage == "table" else {})
+            | (
+                {"remote": RESTRICTED if withheld(p, stage, fields) else None}
+                if stage in (*PICTURES, "flow", "train")
+                else {}
+            )
             | ({"inputs": read[name] + read[name][:1] * (slots - len(read[name]))} if slots else {})
             for name, fields in entries.items()
         }
         if longest > slots:
             raise RetakeError(f"a stage {stage} reads {longest} files, dvc.yaml has room for {slots}: add a line there")
     return HEAD + yaml.safe_dump(instances, sort_keys=False, width=200)
+
+
+def withheld(p: Params, stage: str, fields: Fields) -> list[str]:
+    """Return the data sets and weights that keep an instance's files from being pushed: their licence does not let people pass them on.
+
+    Held back are a set's pictures and ground truth (frames, predictions of it, flow that is read from its archives, and the manifest of
+    its archives, so that a clone asks for those), and checkpoints that are or start from such weights. What is estimated or measured is
+    not. They go to DVC's remote `restricted` alone, which is the project's own cache until somebody names another place.
+    """
+    names: list[str] = []
+    if stage in PICTURES or (stage == "flow" and p.models[str(fields["estimator"])].kind in TRUTH):
+        dataset = fields.get("dataset") or p.experiments[str(fields["experiment"])].dataset
+        names.append(p.datasets[dataset].kind)
+    if stage == "train":
+        names += _starting(p, str(fields["model"]))
+    return [name for name in names if not _licences().get(name, True)]
+
+
+def _starting(p: Params, model: str) -> list[str]:
+    """Return the rows of workflow/weights.csv that a model's checkpoint is made of: imported, or where its training starts."""
+    rows = _rows()
+    names = [rows[name] for name in p.models[model].pretrained if name in rows]
+    return names + [name for start, _ in p.models[model].starts.values() for name in _starting(p, start)]
+
+
+@functools.cache
+def _licences() -> dict[str, bool]:
+    """Return whether people may pass on each data set of workflow/sources.csv (all its archives) and each row of workflow/weights.csv."""
+    from pipeline import fetch
+
+    told = {row.name: row.redistribute for row in fetch.sources(WEIGHTS, key="name", extra=("use",))}
+    for row in fetch.sources(SOURCES):
+        told[row.name] = told.get(row.name, True) and row.redistribute
+    return told
 
 
 def _curves(p: Params, fields: Fields) -> dict[str, str]:

@@ -13,7 +13,6 @@ import argparse
 import base64
 import hashlib
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,6 @@ BUDGET = 8 * 2**20  # bytes
 QUALITY = 82  # of JPEG
 WIDEST = 1600  # px of a picture
 WORST = 3  # windows on which two rows differ most
-POINTS = 300  # of a training curve
 
 
 def main() -> None:
@@ -280,23 +278,17 @@ def _trainings(p: Params, record: dict[str, Any]) -> list[dict[str, str]]:
         file = plan.path("train", model=row["name"], dataset=record["trained_on"]).with_suffix(".metrics.jsonl")
         if row["name"] not in p.models or p.models[row["name"]].train is None or not file.exists():
             continue
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
-        validated = dict.fromkeys(key for line in lines for key in line if key.startswith("val_"))
-        # The sum of all losses where there is one, else the first of them
-        loss = next((key for line in lines for key in ("loss", *line) if key in line and key != "step"), "loss")
-        for key in (loss, *validated):
-            kept = [(line["step"], line[key]) for line in lines if isinstance(line.get(key), float)]
-            width = math.ceil(len(kept) / POINTS)
-            groups = [kept[i : i + width] for i in range(0, len(kept), width or 1)]
-            if len(groups) > 1:
-                x, y = ([float(np.mean([pair[i] for pair in g])) for g in groups] for i in (0, 1))
-                curve = charts.Curve(row["label"] if key in (*validated, "loss") else f"{row['label']}: {key}", x, y)
-                (losses if key == loss else validations.setdefault(key, [])).append(curve)
+        for key, curve in charts.training(file).items():
+            if key.startswith("val_"):
+                validations.setdefault(key, []).append(curve)
+            else:
+                losses.append(curve)
+            curve.name = row["label"] if key == "loss" or key.startswith("val_") else f"{row['label']}: {key}"
     made = []
     for name, drawn in {"loss": losses, **validations}.items():
         if drawn:
             title = f"{record['experiment']}: {name.replace('val_', 'validation, ')} while training"
-            log = all(value > 0 for curve in drawn for value in curve.y) and name == "loss"
+            log = name == "loss"
             made.append({"title": title, "svg": charts.curves(drawn, "training step", name, title, log=log)})
     return made
 

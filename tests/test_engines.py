@@ -99,32 +99,6 @@ def test_misspelt_override_is_refused(copy: Project) -> None:
     assert "did you mean 'threads'" in done.stdout + done.stderr
 
 
-@pytest.mark.slow
-def test_what_is_pulled_need_not_be_made_again(reproduced: Project, tmp_path: Path) -> None:
-    import sys
-
-    first = reproduced.copy(tmp_path / "first")
-    for command in (
-        ["git", "add", "-A"],
-        ["git", "commit", "-qm", "made"],
-        ["dvc", "remote", "add", "--local", "-d", "shared", str(tmp_path / "remote")],
-        ["dvc", "push", "-q"],
-        ["git", "clone", "-q", str(first.folder), str(tmp_path / "second")],
-    ):
-        done = first.run(*command)
-        assert done.returncode == 0, done.stdout + done.stderr
-    second = Project.at(tmp_path / "second")
-    done = second.run("dvc", "remote", "add", "--local", "-d", "shared", str(tmp_path / "remote"))
-    done = second.run("dvc", "pull", "-q")
-    assert done.returncode == 0, done.stdout + done.stderr
-    done = second.run("dvc", "repro")
-    assert re.findall("Running stage '(.*)'", done.stdout) == ["plan"], done.stdout + done.stderr
-    done = second.run(sys.executable, "-m", "pipeline.handover")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Nothing to be done" in second.snakemake().stderr
-    assert table(second) == table(reproduced)
-
-
 def test_handover_from_snakemake_to_dvc_and_back(copy: Project) -> None:
     import sys
 

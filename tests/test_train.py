@@ -107,6 +107,28 @@ def test_killed_training_goes_on_to_the_same_bytes(project: Project, whole: byte
     assert not checkpoint(project).with_suffix(".resume").exists()
 
 
+def test_killed_training_goes_on_in_the_same_run_of_mlflow(project: Project, whole: bytes) -> None:
+    project.edit({"tracking.mlflow": True})
+    process = start(project)
+    until_step(project, 2, process)
+    process.kill()
+    process.wait()
+    done = project.run(*COMMAND)
+    assert done.returncode == 0, done.stderr
+    assert "going on from step" in done.stderr
+    assert checkpoint(project).read_bytes() == whole
+    script = (
+        "import json, mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db'); c = mlflow.MlflowClient();"
+        "(r,) = c.search_runs([c.get_experiment_by_name('train-demo').experiment_id]);"
+        "print(json.dumps([r.info.run_name, r.info.status, r.data.metrics['loss'], sorted(f.path for f in c.list_artifacts(r.info.run_id)),"
+        "[i.dataset.name for i in r.inputs.dataset_inputs], r.data.params['model.train.max_steps']]))"
+    )
+    done = project.run(sys.executable, "-c", script)
+    assert json.loads(done.stdout) == [
+        "dmvfn_demo on demo, seed 1234", "FINISHED", lines(project)[-1]["loss"], ["demo.metrics.jsonl", "loss.svg"], ["demo"], str(STEPS),
+    ], done.stderr  # fmt: skip
+
+
 def test_sigterm_saves_and_asks_for_a_requeue(project: Project, whole: bytes) -> None:
     process = start(project)
     until_step(project, 3, process)

@@ -7,14 +7,20 @@ the same bytes.
 from __future__ import annotations
 
 import io
+import json
+import math
 import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 SIZE = (5.2, 3.0)  # inches
+POINTS = 300  # of a training curve
 MARKERS = "osD^vPX*<>"
 COLOURS = ("#1f6fb4", "#c2410c", "#15803d", "#9333ea", "#b45309", "#0e7490", "#be123c", "#4d7c0f", "#6d28d9", "#334155")
 
@@ -31,7 +37,10 @@ class Curve:
 
 
 def curves(drawn: Sequence[Curve], x: str, y: str, title: str, *, log: bool = False) -> str:
-    """Return a chart of curves; `x` and `y` name the axes, `title` is what a screen reader reads."""
+    """Return a chart of curves; `x` and `y` name the axes, `title` is what a screen reader reads.
+
+    `log`: the upper axis is logarithmic, where all values are positive.
+    """
     figure, axes = _figure(x, y)
     for number, curve in enumerate(drawn):
         colour = COLOURS[number % len(COLOURS)]
@@ -48,6 +57,24 @@ def curves(drawn: Sequence[Curve], x: str, y: str, title: str, *, log: bool = Fa
         axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     axes.legend(frameon=False, fontsize="small")
     return _svg(figure, title)
+
+
+def training(file: Path) -> dict[str, Curve]:
+    """Return curves by step of a training's `metrics.jsonl`: its loss (the sum where there is one, else the first), each validation.
+
+    They are thinned to means over neighbouring steps; what has fewer than two points is left out.
+    """
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    loss = next((key for line in lines for key in ("loss", *line) if key in line and key != "step"), "loss")
+    made = {}
+    for key in dict.fromkeys([loss, *(key for line in lines for key in line if key.startswith("val_"))]):
+        kept = [(line["step"], line[key]) for line in lines if isinstance(line.get(key), float)]
+        width = math.ceil(len(kept) / POINTS) or 1
+        groups = [kept[i : i + width] for i in range(0, len(kept), width)]
+        if len(groups) > 1:
+            steps, values = ([float(np.mean([pair[i] for pair in g])) for g in groups] for i in (0, 1))
+            made[key] = Curve(key, steps, values)
+    return made
 
 
 def points(drawn: Sequence[tuple[str, float, float]], x: str, y: str, title: str) -> str:
