@@ -24,6 +24,11 @@ def device(p: Params) -> str:
     return "cuda" if cuda and p.compute.device != "cpu" else "cpu"
 
 
+def batch(p: Params, device: str) -> int:
+    """Return how many windows or pairs a network takes together on a device: `compute.batch`, or what suits the device."""
+    return p.compute.batch or (1 if device == "cpu" else 4)
+
+
 def lay_out(p: Params, network: Any) -> None:
     """Lay the weights of convolutions out in memory as `compute.channels_last` asks for, of images and of clips."""
     import torch

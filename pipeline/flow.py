@@ -30,7 +30,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline import params, plan, tasks, weights
+from pipeline import compute, params, plan, tasks, weights
 from pipeline.atomic import claim
 from pipeline.drawing import colours
 from pipeline.drawing.images import write_image
@@ -128,8 +128,9 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
         if estimator is None:
             jobs = _exact(p, model.kind, dataset, split, frames, named)
         else:
-            loaded = _loaded(model, frames, chosen, pool, 2 * max(workers, p.compute.batch))
-            jobs = _estimated(model, estimator, frames, loaded, p.compute.batch)
+            batch = compute.batch(p, _device(p, model))
+            loaded = _loaded(model, frames, chosen, pool, 2 * max(workers, batch))
+            jobs = _estimated(model, estimator, frames, loaded, batch)
         bar = progress(_encoded(jobs, pool, 2 * workers), total=len(chosen), unit="pair", desc=f"flow {name}")
         for clip, frame, (encoded, size) in bar:
             out.add(clip, frame, source=frames.source(named[clip, frame].name), encoded=encoded, size=size)
@@ -195,8 +196,6 @@ def _check(model: Model, size: tuple[int, ...], where: str) -> None:
 
 def _device(p: Params, model: Model) -> str:
     """Return where an estimator runs: networks as `compute` says, the others on the CPU."""
-    from pipeline import compute
-
     return compute.device(p) if model.has_weights else "cpu"
 
 
