@@ -37,10 +37,3 @@ def lay_out(p: Params, network: Any) -> None:
     for weight in network.parameters() if p.compute.channels_last else ():
         if weight.dim() in layouts:
             weight.data = weight.data.contiguous(memory_format=layouts[weight.dim()])
-
-
-def for_cpu(x: Any) -> Any:
-    """Return images (N, C, H, W), on a CPU in the layout of memory in which convolutions are fastest: pixel by pixel."""
-    import torch
-
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.compute import for_cpu
 from pipeline.errors import RetakeError
 from pipeline.losses import laplacian
 from pipeline.losses.vgg import FILE as VGG_FILE
 from pipeline.losses.vgg import Vgg
-from pipeline.models.base import Network
+from pipeline.models.base import Network, for_cpu
 from pipeline.models.dmvfn import BLOCKS, Params, check
 
 WIDTHS = (160, 160, 160, 80, 80, 80, 44, 44, 44)

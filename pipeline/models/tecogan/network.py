@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.compute import for_cpu
 from pipeline.errors import RetakeError
+from pipeline.models.base import for_cpu
 from pipeline.models.tecogan import SCALE, SMALLEST, ops
 from pipeline.tasks.super_resolution.warm_up import warmed
 
