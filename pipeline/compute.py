@@ -38,6 +38,11 @@ def machine(p: Params) -> str:
     return f"{named[1].strip() if named else platform.processor() or platform.machine()}, {p.compute.threads} threads"
 
 
+def batch(p: Params, device: str) -> int:
+    """Return how many windows or pairs a network takes together on a device: `compute.batch`, or what suits the device."""
+    return p.compute.batch or (1 if device == "cpu" else 4)
+
+
 def lay_out(p: Params, network: Any) -> None:
     """Lay the weights of convolutions out in memory as `compute.channels_last` asks for, of images and of clips."""
     import torch

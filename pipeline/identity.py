@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.atomic import write_text
+from pipeline.errors import RetakeError
 
 PACKAGE = "pipeline"
 MEMORY = Path("data/.content.json")
@@ -76,7 +77,11 @@ class Source(NamedTuple):
 
 @functools.cache
 def _read(file: str, modified: int) -> Source:
-    tree = ast.parse(Path(file).read_text(encoding="utf-8"), file)
+    try:
+        tree = ast.parse(Path(file).read_text(encoding="utf-8"), file)
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        raise RetakeError(f"{file}{f', line {line}' if line else ''}: this is no Python: {error}") from None
     imports: list[str] = []
     defines: set[str] = set()
     for node in ast.walk(tree):

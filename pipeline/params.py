@@ -92,7 +92,11 @@ class Tracking(Strict):
 
 
 class Compute(Strict):
-    """The machine; published numbers are made with precision 32-true and channels_last off."""
+    """The machine; published numbers are made with precision 32-true and channels_last off.
+
+    The default of `batch` goes by device: 1 on a CPU, whose cores one frame fills (DMVFN at 832x256 takes longer a frame in
+    batches), 4 on a GPU. A number given here holds on both. Convolutions may round the last bit another way in a batch.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto takes a GPU where there is one; cuda insists on it"
@@ -106,8 +110,9 @@ class Compute(Strict):
     precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="arithmetic of training and prediction")
     channels_last: bool = Field(False, description="memory layout of convolutions; a little faster, other rounding")
     threads: int = Field(2, ge=1, description="CPU threads of one job; another number may change the last digits")
-    batch: int = Field(
-        4, ge=1, description="windows predicted, or pairs of frames estimated, together; may change the last digits"
+    batch: Count | None = Field(
+        None,
+        description="windows predicted, or pairs of frames estimated, together; null: 1 on a CPU, 4 on a GPU; may change the last digits",
     )
     shards: int = Field(
         1,

@@ -72,7 +72,10 @@ def registry(package: str) -> dict[str, Entry]:
     root = importlib.import_module(f"pipeline.{package}")
     entries = {}
     for name in sorted(m.name for m in pkgutil.iter_modules(root.__path__)):
-        module = importlib.import_module(f"{root.__name__}.{name}")
+        try:
+            module = importlib.import_module(f"{root.__name__}.{name}")
+        except (SyntaxError, ImportError) as error:
+            raise RetakeError(f"pipeline/{package}/{name} cannot be imported: {error}") from error
         if not hasattr(module, CLASS[package]):
             continue  # a helper of several entries
         missing = [part for part in REQUIRED[package] if not hasattr(module, part)]
