@@ -65,8 +65,8 @@ def main() -> None:
 def status(p: Params, targets: list[str]) -> list[Status]:
     """Return the status of each target. Raises RetakeError for a target that nothing in params.yaml leads to."""
     found, asked = [], {}
-    for target in targets:
-        name = target.removeprefix("results/").removesuffix("_metrics.csv")
+    for asked_for in targets:
+        name = asked_for.removeprefix("results/").removesuffix("_metrics.csv")
         if not (name in p.experiments or params.FLOW.fullmatch(name) or params.CHECKPOINT.fullmatch(name)):
             raise RetakeError(f"no experiment {name!r}{near(name, p.experiments)}")
         jobs = [(stage, f) for stage, entries in plan.plan(p, [name]).items() for f in entries.values()]
