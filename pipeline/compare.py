@@ -3,9 +3,11 @@
     python -m pipeline.compare dmvfn flow_warp --experiment kitti
     python -m pipeline.compare HEAD~1 HEAD --experiment kitti          # results/records/kitti.json as DVC or git has it there
     python -m pipeline.compare mine.json theirs.json --experiment kitti   # two results.json or records
+    python -m pipeline.compare 4f1c… 9a02…                             # two runs of MLflow, by the identifiers on their pages
 
 Two models of one experiment are compared window by window (`pipeline/tables/pairs.py`). Of two commits or files only the records are at
-hand: their means are set side by side, with what differs of params, code and data.
+hand: their means are set side by side, with what differs of params, code and data. Runs of MLflow may come from any machine that logs
+to the same server: rows of a table bring their scores and are compared window by window, other runs by their last values.
 """
 
 from __future__ import annotations
@@ -14,13 +16,15 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from pipeline import params, plan, tasks
+from pipeline import params, plan, tasks, tracking
 from pipeline.errors import RetakeError, near, run
 from pipeline.params import Params
 from pipeline.tables import measured, pairs, record
+from pipeline.tables.cells import Column, Row
 from pipeline.tables.text import pipes
 from pipeline.tracking import flatten
 
@@ -30,20 +34,25 @@ DIGESTS = ("checkpoint", "data", "params", "code")
 def main() -> None:
     """Parse the command line and print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("one", help="entry of the experiment's models, a commit, or a file")
+    parser.add_argument("one", help="entry of the experiment's models, a commit, a file, or a run of MLflow")
     parser.add_argument("other", help="likewise")
-    parser.add_argument("--experiment", required=True, help="entry of `experiments`")
+    parser.add_argument("--experiment", help="entry of `experiments`; not for runs of MLflow")
     parser.add_argument("--metric", action="append", help="only this one; may be given several times")
     args = parser.parse_args()
     p = params.load()
+    if args.experiment is None:
+        with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+            sides = tracking.found(args.one, Path(one)), tracking.found(args.other, Path(other))
+            print(runs(p, *sides, args.metric))
+        return
     if args.experiment not in p.experiments:
         raise RetakeError(f"no experiment {args.experiment!r}{near(args.experiment, p.experiments)}")
     rows = p.experiments[args.experiment].rows
     if args.one in rows and args.other in rows:
         print(models(p, args.experiment, args.one, args.other, args.metric))
     else:
-        sides = [_record(name, args.experiment, rows) for name in (args.one, args.other)]
-        print(records(sides[0], sides[1], (args.one, args.other), args.metric))
+        told = [_record(name, args.experiment, rows) for name in (args.one, args.other)]
+        print(records(told[0], told[1], (args.one, args.other), args.metric))
 
 
 def models(p: Params, experiment: str, one: str, other: str, metrics: list[str] | None) -> str:
@@ -58,8 +67,58 @@ def models(p: Params, experiment: str, one: str, other: str, metrics: list[str] 
         for row in every:
             measured.fill(row, columns, layout.over)
         rows.append(measured.together(every))
+    trees = [flatten(p.tree["models"][name]) if name in p.models else {} for name in (one, other)]
+    text = [
+        f"# {rows[0].label} against {rows[1].label}, {experiment}",
+        "",
+        *_paired(rows, columns, layout.over, metrics),
+    ]
+    return "\n".join([*text, "", *_differ("params", trees, (one, other))])
+
+
+def runs(p: Params, one: tracking.Found, other: tracking.Found, metrics: list[str] | None) -> str:
+    """Return the differences of two runs of MLflow, one minus other, and the params, data and code in which they differ.
+
+    Rows of a table of one experiment that this project knows are compared on their windows, by the scores that the runs hold.
+    """
+    experiment = one.tags.get("experiment", "")
+    text = [f"# {one.name} against {other.name}", ""]
+    if one.scores and other.scores and experiment == other.tags.get("experiment") and experiment in p.experiments:
+        e = p.experiments[experiment]
+        layout = tasks.part(p.protocols[e.protocol].task, "table").LAYOUT
+        rows = []
+        for run_ in (one, other):
+            every = [Row(run_.tags["model"], run_.name, "measured", facts={"note": "", "checkpoint": "", "params": ""},
+                         meta={"note": ""} | measured.read(file)) for file in run_.scores]  # fmt: skip
+            columns = layout.columns(e, every[0].meta)
+            for row in every:
+                measured.fill(row, columns, layout.over)
+            rows.append(measured.together(every))
+        _known_metrics(metrics, list(rows[0].meta["metrics"]))
+        text += _paired(rows, columns, layout.over, metrics)
+    else:
+        shared = [name for name in one.metrics if name in other.metrics]
+        _known_metrics(metrics, shared)
+        body = [
+            [
+                name,
+                *(f"{run_.metrics[name]:.6g}" for run_ in (one, other)),
+                f"{one.metrics[name] - other.metrics[name]:+.6g}",
+            ]
+            for name in metrics or shared
+        ]
+        text += pipes(["last value", one.name, other.name, "difference"], body)
+    names = (one.name, other.name)
+    for what, sides in (("params", [one.params, other.params]), ("data and code", [one.tags, other.tags])):
+        told = _differ(what, sides, names)
+        text += ["", *told] if told else []
+    return "\n".join(text)
+
+
+def _paired(rows: list[Row], columns: list[Column], over: str, metrics: list[str] | None) -> list[str]:
+    """Return the table of paired differences of two filled rows, the first minus the second."""
     made = [
-        pairs.difference(rows[0], rows[1], column, layout.over)
+        pairs.difference(rows[0], rows[1], column, over)
         for column in columns
         if not metrics or column.metric in metrics
     ]
@@ -74,10 +133,7 @@ def models(p: Params, experiment: str, one: str, other: str, metrics: list[str] 
         means = [f"{row.cells[d.column].mean:.{decimals}f}" for row in rows]
         told = [f"{d.mean:+.{decimals}f}", ends, "" if p_value != p_value else f"{p_value:.2g}"]
         body.append([f"{title} {column.group}".strip(), *means, *told, f"{d.units} {d.unit}" if ends else d.note])
-    head = ["column", rows[0].label, rows[1].label, "difference", "95 % interval", "p (Holm)", "over"]
-    trees = [flatten(p.tree["models"][name]) if name in p.models else {} for name in (one, other)]
-    text = [f"# {rows[0].label} against {rows[1].label}, {experiment}", "", *pipes(head, body), ""]
-    return "\n".join([*text, *_differ("params", trees, (one, other))])
+    return pipes(["column", rows[0].label, rows[1].label, "difference", "95 % interval", "p (Holm)", "over"], body)
 
 
 def records(one: dict[str, Any], other: dict[str, Any], names: tuple[str, str], metrics: list[str] | None) -> str:

@@ -31,7 +31,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline import params, plan, shards, tasks, weights
+from pipeline import compute, params, plan, shards, tasks, weights
 from pipeline.atomic import claim
 from pipeline.drawing import colours
 from pipeline.drawing.images import write_image
@@ -104,7 +104,8 @@ def make(p: Params, name: str, dataset: str, split: str, shard: Shard | None = N
         count = len(join(parts, output, {"data": frames.identity, "settings": model.model_dump(mode="json")}))
         log.info("flow of %d pairs, joined from %d parts: %s", count, len(parts), output)
         return output
-    batches = _batches(frames, chosen, p.compute.batch)
+    batch = compute.batch(p, _device(p, model))
+    batches = _batches(frames, chosen, batch)
     chosen = [pair for place in (shard or WHOLE).span(len(batches)) for pair in batches[place]]
     estimator, digest = None, ""
     if model.kind not in plan.TRUTH:
@@ -137,8 +138,8 @@ def make(p: Params, name: str, dataset: str, split: str, shard: Shard | None = N
         if estimator is None:
             jobs = _exact(p, model.kind, dataset, split, frames, named)
         else:
-            loaded = _loaded(model, frames, chosen, pool, 2 * max(workers, p.compute.batch))
-            jobs = _estimated(model, estimator, frames, loaded, p.compute.batch)
+            loaded = _loaded(model, frames, chosen, pool, 2 * max(workers, batch))
+            jobs = _estimated(model, estimator, frames, loaded, batch)
         bar = progress(_encoded(jobs, pool, 2 * workers), total=len(chosen), unit="pair", desc=f"flow {name}")
         for clip, frame, (encoded, size) in bar:
             out.add(clip, frame, source=frames.source(named[clip, frame].name), encoded=encoded, size=size)
@@ -210,8 +211,6 @@ def _check(model: Model, size: tuple[int, ...], where: str) -> None:
 
 def _device(p: Params, model: Model) -> str:
     """Return where an estimator runs: networks as `compute` says, the others on the CPU."""
-    from pipeline import compute
-
     return compute.device(p) if model.has_weights else "cpu"
 
 

@@ -83,7 +83,7 @@ def make(p: Params, dataset: str, split: str, shard: Shard | None = None) -> Pat
             f"{manifest}: no frames of {dataset} {split}, {len(missing)} archives are missing: put some into "
             f"data/raw/{d.kind}, or set datasets.{dataset}.archives to all"
         )
-    partial = _partial(module, d, split, len(there), len(missing), clips)
+    partial = _partial(module, d, split, there, len(missing), clips)
     meta = {
         **{"dataset": dataset, "kind": d.kind, "split": split, "height": d.height, "width": d.width},
         **{"colour": "RGB", "resize": _resize(module, d), "licence": module.LICENCE, "partial": partial},
@@ -140,12 +140,14 @@ def read_manifest(path: Path, kind: str) -> tuple[list[Path], list[str]]:
     return archives, manifest["missing"]
 
 
-def _partial(module: Any, d: Dataset, split: str, there: int, missing: int, clips: list[Clip | Stream]) -> str | None:
+def _partial(
+    module: Any, d: Dataset, split: str, there: list[Path], missing: int, clips: list[Clip | Stream]
+) -> str | None:
     """Return what of the split is there, in words for the table, or None when it is whole.
 
     Raises RetakeError when there is more than was published.
     """
-    counts = {"clips": len(clips)}
+    counts = {"clips": len(clips), **module.counts(d, split, there)}
     if all(isinstance(clip, Clip) for clip in clips):
         counts["frames"] = sum(len(clip.frames) for clip in clips if isinstance(clip, Clip))
     whole = {what: number for what, number in module.expected(d, split).items() if what in counts}
@@ -157,7 +159,7 @@ def _partial(module: Any, d: Dataset, split: str, there: int, missing: int, clip
             )
     if not missing and all(counts[what] == number for what, number in whole.items()):
         return None
-    parts = [f"{there} of {there + missing} archives"] if there + missing else []
+    parts = [f"{len(there)} of {len(there) + missing} archives"] if there or missing else []
     return ", ".join(parts + [f"{counts[what]} of {number} {what}" for what, number in whole.items()])
 
 

@@ -18,7 +18,10 @@ import csv
 import functools
 import hashlib
 import os
+import shutil
 import string
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +39,9 @@ from pipeline.tables import papers
 
 FILE = Path("workflow/plan.yaml")
 RESOLVED = Path("workflow/resolved.yaml")
+RESTRICTED = "restricted"  # DVC's remote for what a licence does not let people pass on
 WEIGHTS = Path("workflow/weights.csv")
+SOURCES = Path("workflow/sources.csv")
 PUBLISHED = Path("results/published")
 HEAD = "# Generated from params.yaml and workflow/papers by `python -m pipeline.plan`; do not edit.\n"
 
@@ -88,6 +93,7 @@ USES: dict[str, list[str]] = {
         "models.{model}.network",
         "models.{model}.train",
         "models.{model}.checkpoint",
+        "compute.devices",
         "compute.precision",
         "compute.channels_last",
     ],
@@ -126,6 +132,7 @@ NAMES = {
     "shards",
     "shard",
 }  # fields that are no input
+PICTURES = ("download", "frames", "predict", "bring")  # stages whose files hold a data set's pictures, or lead to them
 TRUTH = ("truth", "truth_noc")  # kinds of model whose flow is read from a dataset's archives
 
 Fields = dict[str, Any]  # of an instance: its names, then its inputs by name, None where it has no such input
@@ -372,13 +379,15 @@ def roots(p: Params, stage: str, fields: Fields) -> tuple[str, ...]:
     if stage in ("download", "frames") or (stage == "flow" and p.models[str(model)].kind in TRUTH):
         loaded.append(f"{identity.PACKAGE}.datasets.{p.datasets[str(fields['dataset'])].kind}")
     if stage == "score":
-        kinds = {m.kind for m in p.experiments[str(fields["experiment"])].metrics.values()}
-        loaded += sorted(f"{identity.PACKAGE}.metrics.{kind}" for kind in kinds)
+        metrics = p.experiments[str(fields["experiment"])].metrics.values()
+        loaded += sorted({f"{identity.PACKAGE}.metrics.{m.kind}" for m in metrics})
+        loaded += sorted({name for m in metrics for name in registry("metrics")[m.kind].loads(m)})
     if task is not None:
         loaded += tasks.modules(task, stage)
     if stage == "report":
         shown = {p.protocols[p.experiments[e].protocol].task for e in p.reproduce if e in p.experiments}
         loaded += [f"{identity.PACKAGE}.tasks.{name}.view" for name in sorted(shown)]
+        loaded.append(f"{identity.PACKAGE}.models.dis")
     return tuple(loaded)
 
 
@@ -392,6 +401,25 @@ def own_files(stage: str, fields: Fields) -> dict[str, str]:
 def uses(p: Params, stage: str, fields: Fields) -> dict[str, Any]:
     """Return {params key: value} of one instance."""
     return {key: params.subtree(p, key) for key in (k.format(**fields) for k in USES[stage.removesuffix("_shard")])}
+
+
+def gpus(p: Params, stage: str, fields: Fields) -> int:
+    """Return how many GPUs one instance makes use of: models and metrics without weights, imports, and what joins parts, have none."""
+    if p.compute.device == "cpu" or (stage != "score" and parts(p, stage, fields)):
+        return 0
+    if stage.startswith("score"):  # what joins its parts computes the metrics of whole sets
+        metrics = p.experiments[str(fields["experiment"])].metrics.values()
+        return int(any(registry("metrics")[m.kind].needs_weights(m) for m in metrics))
+    model = p.models[str(fields.get("model") or fields["estimator"])]
+    if stage == "train":
+        return p.compute.devices if model.train is not None else 0
+    return int(model.has_weights)
+
+
+def spread(p: Params) -> dict[str, int | str]:
+    """Return the resources of a training on several machines: SLURM's plugin then leaves srun to the stage."""
+    nodes = p.compute.nodes
+    return {"mpi": "srun", "nodes": nodes, "tasks": nodes, "tasks_per_gpu": 0} if nodes > 1 else {}
 
 
 def files(p: Params, asked: list[str]) -> Iterator[str]:
@@ -445,12 +473,51 @@ def dump(p: Params) -> str:
         instances[stage] = {
             name: {k: v for k, v in fields.items() if k in NAMES}
             | (_curves(p, fields) if stage == "table" else {})
+            | (
+                {"remote": RESTRICTED if withheld(p, stage, fields) else None}
+                if stage in (*PICTURES, "flow", "train")
+                else {}
+            )
             | ({"inputs": read[name] + read[name][:1] * (slots - len(read[name]))} if slots else {})
             for name, fields in entries.items()
         }
         if longest > slots:
             raise RetakeError(f"a stage {stage} reads {longest} files, dvc.yaml has room for {slots}: add a line there")
     return HEAD + yaml.safe_dump(instances, sort_keys=False, width=200)
+
+
+def withheld(p: Params, stage: str, fields: Fields) -> list[str]:
+    """Return the data sets and weights that keep an instance's files from being pushed: their licence does not let people pass them on.
+
+    Held back are a set's pictures and ground truth (frames, predictions of it, flow that is read from its archives, and the manifest of
+    its archives, so that a clone asks for those), and checkpoints that are or start from such weights. What is estimated or measured is
+    not. They go to DVC's remote `restricted` alone, which is the project's own cache until somebody names another place.
+    """
+    names: list[str] = []
+    if stage in PICTURES or (stage == "flow" and p.models[str(fields["estimator"])].kind in TRUTH):
+        dataset = fields.get("dataset") or p.experiments[str(fields["experiment"])].dataset
+        names.append(p.datasets[dataset].kind)
+    if stage == "train":
+        names += _starting(p, str(fields["model"]))
+    return [name for name in names if not _licences().get(name, True)]
+
+
+def _starting(p: Params, model: str) -> list[str]:
+    """Return the rows of workflow/weights.csv that a model's checkpoint is made of: imported, or where its training starts."""
+    rows = _rows()
+    names = [rows[name] for name in p.models[model].pretrained if name in rows]
+    return names + [name for start, _ in p.models[model].starts.values() for name in _starting(p, start)]
+
+
+@functools.cache
+def _licences() -> dict[str, bool]:
+    """Return whether people may pass on each data set of workflow/sources.csv (all its archives) and each row of workflow/weights.csv."""
+    from pipeline import fetch
+
+    told = {row.name: row.redistribute for row in fetch.sources(WEIGHTS, key="name", extra=("use",))}
+    for row in fetch.sources(SOURCES):
+        told[row.name] = told.get(row.name, True) and row.redistribute
+    return told
 
 
 def _curves(p: Params, fields: Fields) -> dict[str, str]:
@@ -572,12 +639,40 @@ def fields_of(p: Params, stage: str, **wildcards: str | int) -> Fields:
     return everything[name]
 
 
+def let_dvc_work() -> str:
+    """Have DVC work without git where it cannot with it; return what was done in words, "" where nothing was.
+
+    DVC asks for a repository around the project, and lets git ignore each output, which git refuses behind a link out of the
+    repository, such as `data` on a larger disk. What `.dvc/config.local` says already stays.
+    """
+    folder, data = Path.cwd().resolve(), Path("data").resolve()
+    roots = [parent for parent in (folder, *folder.parents) if (parent / ".git").exists()]
+    if not roots:
+        reason = f"{folder} is in no git repository"
+    elif not data.is_relative_to(roots[0]):
+        reason = f"data is a link to {data}, out of the git repository"
+    else:
+        return ""
+    local = Path(".dvc/config.local")
+    if not local.parent.is_dir() or (local.exists() and "no_scm" in local.read_text(errors="replace")):
+        return ""
+    dvc = shutil.which("dvc", path=str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", ""))
+    if not dvc or subprocess.run([dvc, "config", "-q", "--local", "core.no_scm", "true"], check=False).returncode:
+        return ""
+    told = f"{reason}: DVC now works without git here (core.no_scm in {local}; `dvc exp` needs git)"
+    log.info("%s", told)
+    return told
+
+
 def main() -> None:
     """Write plan.yaml and resolved.yaml; under DVC, stop the run when the first is another than DVC had read."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.parse_args()
     p = params.load()
     write(p)
+    told = let_dvc_work()
+    if told and "DVC_STAGE" in os.environ:
+        raise RetakeError(f"{told}: type the same command again")
     text = dump(p)
     if FILE.exists() and FILE.read_bytes() == text.encode():
         return

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import resource
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ def join(p: Params, fields: plan.Fields, parts: list[Path]) -> None:
     claim(output)
     stored = frames.join(parts, output, predictions.meta(p, "predict", fields, frames.Store(fields["frames"])))
     speeds = [sealed.read(part.with_suffix(".speed.json")) for part in parts]
-    told = speeds[0] | {key: sum(speed[key] for speed in speeds) for key in ("made", "seconds")}
-    told["peak_memory_mib"] = max(speed["peak_memory_mib"] for speed in speeds)
+    whole: dict[str, Callable[[Iterable[float]], float]] = {"made": sum, "seconds": sum, "peak_memory_mib": max}
+    told = speeds[0] | {key: add(speed[key] for speed in speeds) for key, add in whole.items()}
     sealed.write(output.with_suffix(".speed.json"), _rates(told))
     log.info("joined %d parts, %d images: %s", len(parts), len(stored), output)
 

@@ -64,23 +64,21 @@ def main() -> None:
 
 def status(p: Params, targets: list[str]) -> list[Status]:
     """Return the status of each target. Raises RetakeError for a target that nothing in params.yaml leads to."""
-    found, asked = [], {}
-    for asked_for in targets:
-        name = asked_for.removeprefix("results/").removesuffix("_metrics.csv")
+    made: dict[str, tuple[Status, list[Instance]]] = {}
+    for target in targets:
+        name = target.removeprefix("results/").removesuffix("_metrics.csv")
         if not (name in p.experiments or params.FLOW.fullmatch(name) or params.CHECKPOINT.fullmatch(name)):
             raise RetakeError(f"no experiment {name!r}{near(name, p.experiments)}")
         jobs = [(stage, f) for stage, entries in plan.plan(p, [name]).items() for f in entries.values()]
-        found.append(Status(name))
-        asked[name] = jobs
         # Without these Snakemake says nothing but that they are missing
-        lacking = [file for _, fields in jobs for file in cost.lacking(fields)]
-        found[-1].blocked += [f"there is no {file}" for file in dict.fromkeys(lacking)]
-    files = [_file(p, target.name) for target in found if not target.blocked]
+        lacking = dict.fromkeys(file for _, fields in jobs for file in cost.lacking(fields))
+        made[name] = Status(name, blocked=[f"there is no {file}" for file in lacking]), jobs
+    files = [_file(p, name) for name, (told, _) in made.items() if not told.blocked]
     rows = _summary(files) if files else {}
-    for target in found:
-        if not target.blocked:
-            _fill(p, target, asked[target.name], rows)
-    return found
+    for told, jobs in made.values():
+        if not told.blocked:
+            _fill(p, told, jobs, rows)
+    return [told for told, _ in made.values()]
 
 
 def _file(p: Params, name: str) -> str:
@@ -149,12 +147,12 @@ def _recorded(file: Path) -> list[Any]:
         return []
 
 
-def _changed(before: Any, now: Any, at: str = "") -> list[str]:
+def _changed(before: Any, now: Any, key: str = "") -> list[str]:
     """Return the dotted keys of two trees that differ."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = dict.fromkeys([*before, *now])
-        return [name for k in keys for name in _changed(before.get(k), now.get(k), f"{at}.{k}" if at else str(k))]
-    return [] if before == now else [at]
+        return [name for k in keys for name in _changed(before.get(k), now.get(k), f"{key}.{k}" if key else str(k))]
+    return [] if before == now else [key]
 
 
 def told(p: Params, target: Status) -> str:

@@ -15,8 +15,10 @@ first, then those of results/published/.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import params, plan, tasks, tracking
@@ -29,7 +31,7 @@ from pipeline.sources.images import read_image
 from pipeline.store import sealed
 from pipeline.store.frames import Store
 from pipeline.tables import measured, pairs, published, record, text
-from pipeline.tables.cells import Column, Layout, Row
+from pipeline.tables.cells import Layout, Row
 
 
 def main() -> None:
@@ -76,7 +78,7 @@ def make(p: Params, experiment: str) -> None:
     told = record.of(p, experiment, rows, columns, differences, layout.over)
     sealed.write(kept, told)
     write_text(means, json.dumps(record.means(told), indent=1) + "\n")
-    _mirror(p, fields, rows, columns, [table, markdown, picture])
+    _mirror(p, fields, list(zip(rows, trainings, strict=False)), outputs)
     log.info("wrote %s", ", ".join(map(str, outputs)))
 
 
@@ -92,28 +94,45 @@ def show(p: Params, experiment: str) -> str:
     return f"{markdown.read_text()}\nWhere to look:{listed}\n  {stores}"
 
 
-def _mirror(p: Params, fields: dict[str, str], rows: list[Row], columns: list[Column], files: list[Path]) -> None:
-    """Mirror the table to MLflow: one run with its files, and below it a run for each measured row.
+def _mirror(p: Params, fields: plan.Fields, rows: list[tuple[Row, list[Row]]], files: list[Path]) -> None:
+    """Mirror the table to MLflow: one run with its files, below it a run for each measured row, below that one for each of its trainings.
 
-    A table that is made again takes the place of its runs.
+    A row's run holds its score files, from which `pipeline.compare` makes paired differences. A table that is made again takes the
+    place of its runs.
     """
-    name = fields["experiment"]
-    tags = {"stage": "table", "experiment": name}
+    experiment = fields["experiment"]
     uses = plan.uses(p, "table", fields)
+    tags = {"stage": "table", "experiment": experiment}
     with tracking.run(
-        p.tracking.mlflow, experiment="table", name=name, params=uses, tags=tags, replaces=("stage", "experiment")
+        p.tracking.mlflow, experiment="table", name=experiment, params=uses, tags=tags, replaces=("stage", "experiment")
     ) as whole:
         for file in files:
             whole.artifact(file)
-        for row in (row for row in rows if row.measured):
-            model = f"models.{row.name}"
-            own = {model: params.subtree(p, model)} if row.name in p.models else {}
-            about = tags | {"model": row.name} | {k: row.facts[k] for k in ("checkpoint", "data", "params")}
-            with tracking.run(
-                whole.active, experiment="table", name=f"{name}, {row.label}", params=own, tags=about, nested=True
-            ) as mlflow:
-                cells = {c.name: row.cells[c.name].mean for c in columns if c.name in row.cells}
-                mlflow.metrics(0, {name: mean for name, mean in cells.items() if math.isfinite(mean)})
+        for row, trainings in rows:
+            with _mirrored(p, experiment, row, trainings, whole.active) as mlflow:
+                for training in trainings:
+                    mlflow.artifact(plan.path("score", experiment=experiment, model=training.name), "scores")
+                for training in trainings if len(trainings) > 1 else []:
+                    with _mirrored(p, experiment, training, [training], mlflow.active):
+                        pass
+
+
+@contextlib.contextmanager
+def _mirrored(p: Params, experiment: str, row: Row, trainings: list[Row], active: bool) -> Iterator[tracking.Run]:
+    """Open the run of a row or of one of its trainings, with its means; its name tells experiment, model and seeds."""
+    e, model = p.experiments[experiment], p.models.get(row.name)
+    own = {f"models.{row.name}": params.subtree(p, f"models.{row.name}")} if model is not None else {}
+    recipes = [p.models[training.name].train for training in trainings if training.name in p.models]
+    seeds = [str(recipe.seed) for recipe in recipes if recipe is not None]
+    name = ", ".join([experiment, row.label, *([f"seed {' '.join(seeds)}"] if seeds else [])])
+    tags = {"stage": "table", "experiment": experiment, "model": row.name}
+    tags |= {key: row.facts[key] for key in ("checkpoint", "data", "params")}
+    with tracking.run(active, experiment="table", name=name, params=own, tags=tags, nested=True) as mlflow:
+        frames = plan.path("frames", dataset=e.dataset, split="test")
+        mlflow.dataset(e.dataset, frames, row.facts["data"], "test")
+        means = {column: cell.mean for column, cell in row.cells.items()}
+        mlflow.metrics(0, {column: mean for column, mean in means.items() if math.isfinite(mean)})
+        yield mlflow
 
 
 if __name__ == "__main__":

@@ -15,15 +15,27 @@ import re
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import log
+from pipeline.atomic import write_text
+from pipeline.errors import Interrupted, RetakeError, log
 
 LOCK = Path("data/.mlflow.lock")
 DATABASE = Path("mlflow.db")
 ARTEFACTS = Path("mlruns")
 BATCH = 500
+TOLD = (
+    "experiment",
+    "model",
+    "dataset",
+    "checkpoint",
+    "data",
+    "params",
+    "git_commit",
+    "dvc_experiment",
+)  # tags that say what a run rests on
 
 
 class Run:
@@ -71,13 +83,42 @@ class Run:
             self._try(send)
         self._pending = []
 
-    def artifact(self, path: str | Path) -> None:
-        """Add one file."""
+    def artifact(self, path: str | Path, folder: str | None = None) -> None:
+        """Add one file, into a folder of the run's files."""
 
         def send() -> None:
             import mlflow
 
-            mlflow.log_artifact(str(path))
+            mlflow.log_artifact(str(path), folder)
+
+        self._try(send)
+
+    def training(self, lines: Path, title: str) -> None:
+        """Add a training's record, one JSON object a step, and pictures of its loss and validations."""
+
+        def send() -> None:
+            import mlflow
+
+            from pipeline.drawing import charts
+
+            mlflow.log_artifact(str(lines))
+            for key, curve in charts.training(lines).items():
+                told = charts.curves([curve], "training step", key, f"{title}: {key}", log=not key.startswith("val_"))
+                mlflow.log_text(told, f"{key}.svg")
+
+        self._try(send)
+
+    def dataset(self, name: str, store: str | Path, digest: str, use: str) -> None:
+        """Say which frames the run has read: MLflow's list of runs has a column for them. `use`: "training", "test"."""
+
+        def send() -> None:
+            import mlflow
+            from mlflow.data import meta_dataset, sources
+
+            described: Any = meta_dataset.MetaDataset
+            known: Any = sources  # made when MLflow is imported
+            source = known.LocalArtifactDatasetSource(str(store))
+            mlflow.log_input(described(source, name=name, digest=digest[:12]), use)
 
         self._try(send)
 
@@ -92,40 +133,42 @@ def run(
     tags: dict[str, str],
     nested: bool = False,
     replaces: tuple[str, ...] = (),
+    kept: Path | None = None,
+    goes_on: bool = False,
 ) -> Iterator[Run]:
     """Open a run `name` in the MLflow experiment, with flat params and tags (the git commit and DVC's experiment are added).
 
     Keys `models.<name>.…` become `model.…`, so that two models' settings stand in one line of MLflow's comparison. `nested`: below
     the run that is open. `replaces`: runs of the same DVC experiment with the same values of these tags are deleted first, so that nothing is there twice.
+    `kept`: a file that names the run while it lasts. A run that a killed process has left there is gone on with when work `goes_on` where
+    that stopped, else it is marked as killed. What signals end is marked so too. A DVC experiment's name is added to the run's.
     """
     mirror = Run(enabled)
     told = {**tags, "dvc_experiment": os.environ.get("DVC_EXP_NAME", "none")}
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    if "DVC_EXP_NAME" in os.environ:
+        name += f", {os.environ['DVC_EXP_NAME']}"
+    _quiet()
 
     def start() -> None:
         import mlflow
 
         with _locked():
-            if "MLFLOW_TRACKING_URI" not in os.environ:
-                _own_database(_home() / DATABASE)
-                mlflow.set_tracking_uri(f"sqlite:///{_home() / DATABASE}")
-                if (
-                    mlflow.get_experiment_by_name(experiment) is None
-                ):  # MLflow's own default is below the working folder
-                    mlflow.create_experiment(experiment, (_home() / ARTEFACTS / experiment).absolute().as_uri())
-            chosen = mlflow.set_experiment(experiment)
+            chosen = _experiment(experiment)
             if replaces:
                 same = " and ".join(f"tags.`{key}` = '{told[key]}'" for key in (*replaces, "dvc_experiment"))
-                for old in mlflow.MlflowClient().search_runs([chosen.experiment_id], same):
+                for old in mlflow.MlflowClient().search_runs([chosen], same):
                     mlflow.delete_run(old.info.run_id)
-            mlflow.start_run(run_name=name, tags={**told, "git_commit": commit()}, nested=nested)
+            former = _left(kept, chosen)
+            if former is not None and not goes_on:
+                mlflow.MlflowClient().set_terminated(former, "KILLED")
+                former = None
+            mlflow.start_run(former, run_name=name, tags={**told, "git_commit": commit()}, nested=nested)
         flat = {re.sub(r"^models\.[^.]+", "model", key): value for key, value in flatten(params).items()}
         client = mlflow.MlflowClient()
         active = mlflow.active_run()
         assert active is not None
+        if kept is not None:
+            write_text(kept, active.info.run_id)
         from mlflow.entities import Param
 
         client.log_batch(active.info.run_id, params=[Param(k, str(v)[:6000]) for k, v in flat.items()])
@@ -135,6 +178,9 @@ def run(
     try:
         yield mirror
         status = "FINISHED"
+    except (Interrupted, KeyboardInterrupt):
+        status = "KILLED"
+        raise
     finally:
         mirror.flush()
 
@@ -144,6 +190,75 @@ def run(
             mlflow.end_run(status)
 
         mirror._try(end)
+
+
+@dataclass
+class Found:
+    """A run as MLflow has it: last values of its metrics, and the files of its scores, fetched; none where it is no row of a table."""
+
+    name: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: dict[str, float]
+    scores: list[Path]
+
+
+def found(identifier: str, folder: Path) -> Found:
+    """Return the run of an identifier, its scores fetched into a folder; raises RetakeError where there is none, or the server is away."""
+    _quiet()
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        if not (_home() / DATABASE).exists():
+            raise RetakeError(
+                f"no {DATABASE} here, and MLFLOW_TRACKING_URI names no server: there are no runs to compare"
+            )
+        mlflow.set_tracking_uri(f"sqlite:///{_home() / DATABASE}")
+    client = mlflow.MlflowClient()
+    try:
+        run = client.get_run(identifier)
+        files = [file.path for file in client.list_artifacts(identifier, "scores")]
+        scores = [Path(client.download_artifacts(identifier, file, str(folder))) for file in files]
+    except MlflowException as error:
+        raise RetakeError(f"no run {identifier!r} in MLflow: {str(error).splitlines()[0]}") from None
+    tags = {key: run.data.tags[key] for key in TOLD if key in run.data.tags}
+    return Found(str(run.info.run_name), dict(run.data.params), tags, dict(run.data.metrics), scores)
+
+
+def _quiet() -> None:
+    """Set what MLflow reads from the environment, unless the user has: no telemetry, no long waits for a server, no talk about git."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+
+def _experiment(name: str) -> str:
+    """Choose the MLflow experiment, which is made where there is none; return its identifier."""
+    import mlflow
+
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        _own_database(_home() / DATABASE)
+        mlflow.set_tracking_uri(f"sqlite:///{_home() / DATABASE}")
+        if mlflow.get_experiment_by_name(name) is None:  # MLflow's own default is below the working folder
+            mlflow.create_experiment(name, (_home() / ARTEFACTS / name).absolute().as_uri())
+    return str(mlflow.set_experiment(name).experiment_id)
+
+
+def _left(kept: Path | None, experiment: str) -> str | None:
+    """Return the run that a file names, when this server has it in this experiment and nobody has deleted it."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    if kept is None or not kept.exists():
+        return None
+    try:
+        info = mlflow.get_run(kept.read_text().strip()).info
+    except MlflowException:  # another server's
+        return None
+    return str(info.run_id) if info.experiment_id == experiment and info.lifecycle_stage == "active" else None
 
 
 def _home() -> Path:

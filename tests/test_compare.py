@@ -35,6 +35,46 @@ def test_two_rows_of_a_table(demo: Project, tmp_path: Path) -> None:
         assert message in done.stderr
 
 
+def test_two_runs_of_mlflow(demo: Project, tmp_path: Path) -> None:
+    """Rows by the scores that their runs hold: the same differences as from this folder; other runs by their last values."""
+    project = demo.copy(tmp_path / "p")
+    project.edit({"tracking.mlflow": True})
+    done = project.run(sys.executable, "-m", "pipeline.table", "--experiment", "demo")
+    assert done.returncode == 0, done.stderr
+    script = (
+        "import json, mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db'); c = mlflow.MlflowClient();"
+        "runs = c.search_runs([c.get_experiment_by_name('table').experiment_id]);"
+        "print(json.dumps({r.info.run_name: [r.info.run_id, r.data.tags.get('mlflow.parentRunId'),"
+        "[f.path for f in c.list_artifacts(r.info.run_id)], [i.dataset.name for i in r.inputs.dataset_inputs]] for r in runs}))"
+    )
+    runs = json.loads(project.run(sys.executable, "-c", script).stdout)
+    whole, parent, files, _ = runs.pop("demo")
+    assert parent is None
+    assert {"demo_metrics.csv", "demo_metrics.md", "demo.png", "demo_steps.csv", "demo.json"} <= set(files)
+    assert set(runs) == {"demo, DMVFN, seed 1234", "demo, DIS flow warp", "demo, Copy last frame"}
+    assert all(run[1:] == [whole, ["scores"], ["demo"]] for run in runs.values())
+    ids = [runs[name][0] for name in ("demo, DMVFN, seed 1234", "demo, Copy last frame")]
+    compare_ = (sys.executable, "-m", "pipeline.compare")
+    of_runs = project.run(*compare_, *ids)
+    of_rows = project.run(*compare_, "dmvfn_demo", "copy_last", "--experiment", "demo")
+
+    def differences(text: str) -> list[list[str]]:
+        return [
+            [cell.strip() for cell in line.split("|")]
+            for line in text.splitlines()
+            if line.startswith(("| PSNR", "| SSIM"))
+        ]
+
+    assert differences(of_runs.stdout) == differences(of_rows.stdout) != [], of_runs.stderr
+    assert "| model.train.lr " in of_runs.stdout
+    last = project.run(*compare_, whole, ids[0])
+    assert last.returncode == 0, last.stderr
+    assert "| last value " in last.stdout
+    done = project.run(*compare_, ids[0], "0123456789abcdef0123456789abcdef")
+    assert done.returncode == 1
+    assert "no run '0123456789abcdef0123456789abcdef' in MLflow" in done.stderr
+
+
 def test_two_files(tmp_path: Path) -> None:
     one, other = record(), record(cell={"mean": 90.0})
     other["rows"][0]["digests"]["code"] = "9"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,8 +25,6 @@ print("active" if run.active else "off")
 
 
 def start(folder: Path, name: str, **env: str) -> subprocess.Popen[str]:
-    import os
-
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, name], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(ROOT), **env},
@@ -92,6 +92,71 @@ def test_off_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with tracking.run(False, experiment="e", name="n", params={}, tags={}) as run:
         run.metrics(1, {"loss": 1.0})
     assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from pipeline import tracking
+kept = Path("demo.resume/key.mlflow")
+with tracking.run(True, experiment="train-demo", name="dmvfn on demo, seed 0", params={"lr": 0.1}, tags={"model": "dmvfn"}, kept=kept, goes_on=bool(sys.argv[1:])) as run:
+    run.metrics(1, {"loss": 1.0})
+    run.flush()
+    if not sys.argv[1:]:
+        os.kill(os.getpid(), 9)
+    run.metrics(2, {"loss": 0.5})
+"""
+
+
+def runs(folder: Path) -> list[tuple[str, float]]:
+    script = (
+        "import json, mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db');"
+        "r = mlflow.search_runs(experiment_names=['train-demo'], order_by=['attributes.start_time']);"
+        "print(json.dumps(list(zip(r['status'], r['metrics.loss']))))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, text=True, capture_output=True)
+    return [tuple(run) for run in json.loads(done.stdout)]
+
+
+def test_a_run_whose_process_was_killed_is_gone_on_with(tmp_path: Path) -> None:
+    """Two kills: the second begins where no state was saved, so it is another run; then one that goes on."""
+    for arguments, expected in (
+        ([], [("RUNNING", 1.0)]),
+        ([], [("KILLED", 1.0), ("RUNNING", 1.0)]),
+        (["goes on"], [("KILLED", 1.0), ("FINISHED", 0.5)]),
+    ):
+        subprocess.run(
+            [sys.executable, "-c", KILLED, *arguments], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+        assert runs(tmp_path) == expected
+
+
+def test_a_training_says_its_data_its_loss_and_that_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    from pipeline import tracking
+    from pipeline.errors import Interrupted
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_EXP_NAME", "lean-owl")
+    Path("demo.metrics.jsonl").write_text("".join(f'{{"step": {i}, "loss": {1 / i}}}\n' for i in range(1, 9)))
+    with pytest.raises(Interrupted):
+        with tracking.run(True, experiment="train-demo", name="dmvfn on demo, seed 0", params={}, tags={}) as run:
+            run.dataset("demo", "data/frames/demo/train.arrow", "0123456789abcdef", "training")
+            run.training(Path("demo.metrics.jsonl"), "dmvfn on demo")
+            raise Interrupted("stopped")
+    assert run.active
+    client = mlflow.MlflowClient()
+    (one,) = client.search_runs([client.get_experiment_by_name("train-demo").experiment_id])
+    assert one.info.status == "KILLED"
+    assert one.info.run_name == "dmvfn on demo, seed 0, lean-owl"
+    (read,) = one.inputs.dataset_inputs
+    assert (read.dataset.name, read.dataset.digest) == ("demo", "0123456789ab")
+    assert {tag.key: tag.value for tag in read.tags} == {"mlflow.data.context": "training"}
+    files = sorted(file.path for file in client.list_artifacts(one.info.run_id))
+    assert files == ["demo.metrics.jsonl", "loss.svg"]
 
 
 def test_what_is_made_again_replaces_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

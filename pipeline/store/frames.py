@@ -87,10 +87,10 @@ def _from_zstd(data: memoryview, shape: tuple[int, ...], dtype: np.dtype) -> np.
     size = height * width * channels * dtype.itemsize
     try:
         plain = pa.Codec("zstd").decompress(pa.py_buffer(data), decompressed_size=size)
-        parts = np.frombuffer(plain, np.uint8).reshape(dtype.itemsize, -1, 1)
+        places = np.frombuffer(plain, np.uint8).reshape(dtype.itemsize, -1, 1)
     except (OSError, ValueError):
         raise _damaged(shape, dtype) from None
-    rows: np.ndarray = cv2.merge(list(parts)).view(dtype).reshape(height, channels * width)
+    rows = cv2.merge(list(places)).view(dtype).reshape(height, channels * width)
     if dtype == np.uint16:
         rows -= np.uint16(128)
     for above, row in itertools.pairwise(rows):  # np.add.accumulate takes twice as long

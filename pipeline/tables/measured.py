@@ -29,14 +29,13 @@ def row(p: Params, experiment: str, name: str) -> Row:
     e = p.experiments[experiment]
     path = plan.path("score", experiment=experiment, model=name)
     again = f"make it again with `snakemake {path}`"
-    columns, meta = scores.read(path)
+    meta = read(path)
     if set(meta["metrics"]) != set(e.metrics):
         raise RetakeError(f"{path} has scores of {', '.join(meta['metrics'])}, not of {', '.join(e.metrics)}: {again}")
     store = Store(plan.path("predict", experiment=experiment, model=name))
     if store.identity != meta["identity"]:
         raise RetakeError(f"{path} was made from other predictions than today's {store.path}: {again}")
     made = meta["predictions"]
-    meta["values"], meta["weights"], meta["horizons"] = _pivot(columns, meta, path)
     notes = [f"{metric}: {reason}" for metric, reason in sorted(meta["skipped"].items())]
     for metric, windows in meta["values"].items():
         told = left_out(np.concatenate([v.ravel() for v in windows.values()]), meta["lacking"].get(metric))
@@ -58,6 +57,13 @@ def row(p: Params, experiment: str, name: str) -> Row:
     }
     meta["note"] = facts["note"]
     return Row(name, (e.models | e.labels).get(name, name), "measured", facts=facts, meta=meta)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return what a score file says, with its values as in `row`; raises RetakeError where it is damaged or not whole."""
+    columns, meta = scores.read(path)
+    meta["values"], meta["weights"], meta["horizons"] = _pivot(columns, meta, path)
+    return meta
 
 
 def _lineage(p: Params, experiment: str, name: str, store: Store) -> dict[str, str]:

@@ -12,6 +12,7 @@ rule download:
         "logs/benchmarks/download-{dataset}-{split}.tsv"
     resources:
         mem_mb=500,
+        runtime=1440,
     params:
         uses=uses("download"),
         code=code("download"),
@@ -31,6 +32,7 @@ rule frames:
     threads: 2
     resources:
         mem_mb=1000,
+        runtime=720,
     params:
         uses=uses("frames"),
         code=code("frames"),
@@ -51,6 +53,7 @@ rule frames_shard:
     threads: 2
     resources:
         mem_mb=1000,
+        runtime=720,
     params:
         uses=uses("frames_shard"),
         code=code("frames_shard"),
@@ -78,6 +81,7 @@ rule pretrained:
         "logs/benchmarks/pretrained-{weights}.tsv"
     resources:
         mem_mb=500,
+        runtime=240,
     params:
         uses=uses("pretrained"),
         code=code("pretrained"),

@@ -12,10 +12,9 @@ rule flow:
         "logs/benchmarks/flow-{estimator}-{dataset}-{split}.tsv"
     threads: 2
     resources:
-        gpu=lambda wildcards: int(
-            P.models[wildcards.estimator].has_weights and P.compute.shards == 1
-        ),
+        gpu=gpus("flow"),
         mem_mb=2000,
+        runtime=1440,
     params:
         uses=uses("flow"),
         code=code("flow"),
@@ -36,8 +35,9 @@ rule flow_shard:
         "logs/benchmarks/flow_shard-{estimator}-{dataset}-{split}-{shards}-{shard}.tsv"
     threads: 2
     resources:
-        gpu=lambda wildcards: int(P.models[wildcards.estimator].has_weights),
+        gpu=gpus("flow_shard"),
         mem_mb=2000,
+        runtime=1440,
     params:
         uses=uses("flow_shard"),
         code=code("flow_shard"),

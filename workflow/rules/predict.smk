@@ -15,8 +15,9 @@ rule predict:
         model=one_of(P.models),
     threads: P.compute.threads
     resources:
-        gpu=int(P.compute.shards == 1),  # parts are only joined
+        gpu=gpus("predict"),
         mem_mb=4000,
+        runtime=720,
     params:
         uses=uses("predict"),
         code=code("predict"),
@@ -40,8 +41,9 @@ rule predict_shard:
         "logs/benchmarks/predict_shard-{experiment}-{model}-{shards}-{shard}.tsv"
     threads: P.compute.threads
     resources:
-        gpu=1,
+        gpu=gpus("predict_shard"),
         mem_mb=4000,
+        runtime=720,
     params:
         uses=uses("predict_shard"),
         code=code("predict_shard"),
@@ -62,6 +64,7 @@ rule bring:
         model=one_of(BROUGHT),
     resources:
         mem_mb=1000,
+        runtime=240,
     params:
         uses=uses("bring"),
         code=code("bring"),

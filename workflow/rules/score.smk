@@ -12,8 +12,9 @@ rule score:
         "logs/benchmarks/score-{experiment}-{model}.tsv"
     threads: P.compute.threads
     resources:
-        gpu=1,
+        gpu=gpus("score"),
         mem_mb=4000,
+        runtime=720,
     params:
         uses=uses("score"),
         code=code("score"),
@@ -32,8 +33,9 @@ rule score_shard:
         "logs/benchmarks/score_shard-{experiment}-{model}-{shards}-{shard}.tsv"
     threads: P.compute.threads
     resources:
-        gpu=1,
+        gpu=gpus("score_shard"),
         mem_mb=4000,
+        runtime=720,
     params:
         uses=uses("score_shard"),
         code=code("score_shard"),

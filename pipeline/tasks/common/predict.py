@@ -64,6 +64,7 @@ class Run:
         self.device = compute.device(self.p)
         checkpoint = Path(self.fields["checkpoint"]) if self.model.has_weights else None
         self.network, self._digest = weights.load_model(self.model, checkpoint, self.device)
+        self._origin = weights.origin_of(checkpoint) if checkpoint is not None else {}
         compute.lay_out(self.p, self.network)
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -80,6 +81,7 @@ class Run:
 
         about = predictions.meta(self.p, "predict", self.fields, frames) | {
             "checkpoint": self._digest,
+            "trained": self._origin,
             "flow": "",
             "samples": 1,
             "parameters": sum(t.numel() for part in self.network.predicting() for t in part.parameters()),

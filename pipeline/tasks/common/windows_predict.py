@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline import compute
 from pipeline.errors import RetakeError, log, progress
 from pipeline.store.frames import Store
 from pipeline.tasks.common.predict import Run
@@ -38,7 +39,7 @@ def predict(
     """
     import torch
 
-    batch = run.p.compute.batch
+    batch = compute.batch(run.p, run.device)
     meta = meta | {"samples": samples, "gmacs": _gmacs(run, len(names), read, counted)}
     with run.writing(store, meta, codec="zstd", dtype="uint16") as out:
         places = run.shard.span(len(names), batch)
