@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import platform
 import re
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pipeline.errors import RetakeError
 from pipeline.params import Params
@@ -14,7 +18,7 @@ from pipeline.params import Params
 def device(p: Params) -> str:
     """Return "cuda" or "cpu" as `compute.device` and the machine allow, and set the CPU threads.
 
-    Raises RetakeError for a GPU that was asked for and is not there.
+    Of several GPUs "cuda" is then one that no other job on this machine has taken, as far as there are enough. Raises RetakeError for a GPU that was asked for and is not there.
     """
     import torch
 
@@ -24,7 +28,35 @@ def device(p: Params) -> str:
         raise RetakeError(
             "compute.device is cuda, but torch finds no GPU here: set compute.device to auto or cpu in params.yaml"
         )
-    return "cuda" if cuda and p.compute.device != "cpu" else "cpu"
+    if not cuda or p.compute.device == "cpu":
+        return "cpu"
+    if _taken is None and "LOCAL_RANK" not in os.environ:  # torchrun's processes have theirs by rank
+        _take_gpu()
+    return "cuda"
+
+
+_taken: IO[str] | None = (
+    None  # the lock of this process's GPU; the kernel opens it when the process ends, however it does
+)
+
+
+def _take_gpu() -> None:
+    """Make the first GPU that no job of this machine has locked the current one; where all are taken, leave it at the first."""
+    import torch
+
+    global _taken
+    count = torch.cuda.device_count()
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    names = shown if len(shown) == count else [str(number) for number in range(count)]
+    for number, name in enumerate(names if count > 1 else ()):
+        path = Path(tempfile.gettempdir(), f"retake-gpu-{re.sub('[^A-Za-z0-9-]', '_', name)}-{os.getuid()}")
+        lock = path.open("a")  # noqa: SIM115
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            torch.cuda.set_device(number)
+            _taken = lock
+            return
+        lock.close()
 
 
 def machine(p: Params) -> str:

@@ -34,7 +34,10 @@ def absent(p: Params, stage: str, fields: plan.Fields) -> list[Any]:
 
 
 def store(p: Params, stage: str, fields: plan.Fields) -> int | None:
-    """Return the most bytes that the store of one instance may take; 0 for stages that write none."""
+    """Return the most bytes that the store of one instance may take; 0 for stages that write none. A part has its share."""
+    if stage in plan.PARTS:
+        whole = store(p, stage.removesuffix("_shard"), fields)
+        return None if whole is None else whole // fields["shards"]
     if stage == "frames":
         return _product(
             _frames(p, fields["dataset"], fields["split"]), *_size(p, fields["dataset"], fields["split"]), 3
@@ -128,7 +131,7 @@ def blocked(p: Params, stage: str, fields: plan.Fields) -> str | None:
     if gone := lacking(fields):
         return f"there is no {gone[0]}"
     needed = [Path(file).stem for key, file in fields.items() if key.startswith("weights_") and file is not None]
-    if stage == "score" and p.experiments[fields["experiment"]].missing_weights == "skip":
+    if stage.startswith("score") and p.experiments[fields["experiment"]].missing_weights == "skip":
         needed = []
     return next((reason for name in needed if (reason := without(name))), None)
 

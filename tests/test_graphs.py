@@ -94,6 +94,16 @@ def test_both_engines_describe_the_same_stages(project: Project) -> None:
     assert not difference, f"{difference}\nmend dvc.yaml or workflow/rules; instances: python -m pipeline.plan"
 
 
+def test_both_engines_describe_the_same_parts(tmp_path: Path) -> None:
+    project = Project(tmp_path / "parts", {"compute.shards": 2, "reproduce": ["demo"]})
+    test_both_engines_describe_the_same_stages(project)
+    test_dvc_tracks_the_params_code_and_weights_that_the_plan_says(project)
+    made = describe_dvc(project)
+    joined = made["predict@demo-copy_last"]
+    assert "data/shards/predictions/demo/copy_last/2" in joined["inputs"]
+    assert made["score_shard@demo-copy_last-2-1"]["command"].endswith("--model copy_last --shard 1/2")
+
+
 def load(project: Project) -> params.Params:
     """Return the params of the project in the folder."""
     with contextlib.chdir(project.folder):
@@ -118,9 +128,17 @@ def test_rules_use_the_keys_and_code_of_their_own_name() -> None:
         for rule, body in re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", file.read_text(), re.M):
             assert f'uses=uses("{rule}")' in body, f"{file.name}: {rule}"
             assert f'code=code("{rule}")' in body, f"{file.name}: {rule}"
-            own = rule in ("frames", "train", "bring", *plan.FILES)  # read files of the user's, or of the project
+            own = rule in (
+                "frames",
+                "frames_shard",
+                "train",
+                "bring",
+                *plan.FILES,
+            )  # read files of the user's, or of the project
             assert (f'own=own("{rule}")' in body) == own, f"{file.name}: {rule}"
-            assert f"logs/{rule}-" in body and f"logs/benchmarks/{rule}-" in body, f"{file.name}: {rule}"
+            assert f"logs/{rule.removesuffix('_shard')}-" in body and f"logs/benchmarks/{rule}-" in body, (
+                f"{file.name}: {rule}"
+            )
 
 
 def imports(file: Path) -> set[str]:
@@ -211,7 +229,7 @@ def test_snakemake_lint_finds_only_what_is_accepted(project: Project) -> None:
 def test_help_answers_without_heavy_imports(project: Project) -> None:
     import sys
 
-    for stage in [*plan.OUTPUTS, "upscale", "view", "handover", "plan"]:
+    for stage in [*plan.OUTPUTS, "upscale", "view", "handover", "status", "plan"]:
         done = project.run(sys.executable, "-X", "importtime", "-m", f"pipeline.{stage}", "--help")
         assert done.returncode == 0, done.stderr
         heavy = re.findall(r"\| (torch|mlflow|lpips|torchvision|pandas)$", done.stderr, re.M)

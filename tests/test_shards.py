@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from test_prediction_task import Dimmed, use
 from test_score import copy, toy, write_flows, write_frames, write_predictions
 
-from pipeline import flow, frames, params, plan, predict, score, shards
+from pipeline import compute, flow, frames, params, plan, predict, score, shards
 from pipeline.datasets import kitti
 from pipeline.errors import RetakeError
 from pipeline.params import Params
@@ -195,6 +195,37 @@ def test_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = Path("data/frames/kitti/test.arrow")
     check(p, lambda p, shard: frames.make(p, "kitti", "test", shard), output)
     assert [len(rows) for rows in Store(output).clips.values()] == [2, 3, 4]
+
+
+def test_jobs_of_one_machine_take_different_gpus(
+    project: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each job is a process: its lock goes with it."""
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    chosen: list[int] = []
+    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+    p = project.model_copy(update={"compute": project.compute.model_copy(update={"device": "auto"})})
+    locks = []
+    for _ in range(4):
+        monkeypatch.setattr(compute, "_taken", None)
+        assert compute.device(p) == compute.device(p) == "cuda"
+        locks.append(compute._taken)
+    assert chosen == [0, 1, 2], "the fourth shares the first, torch's own choice"
+    assert locks[1] is not None
+    locks[1].close()
+    monkeypatch.setattr(compute, "_taken", None)
+    compute.device(p)
+    assert chosen[3] == 1
+    monkeypatch.setattr(compute, "_taken", None)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    compute.device(p)
+    assert len(chosen) == 4
+    chosen.clear()
+    monkeypatch.setattr(compute, "_taken", None)
 
 
 @given(st.integers(0, 100), st.integers(1, 9), st.integers(1, 60))
