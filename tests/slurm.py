@@ -11,7 +11,6 @@ import importlib.util
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +18,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 NODES = ("n1", "n2")
@@ -128,22 +129,21 @@ class Cluster:
         self._start("slurmd", "-D", "-N", node, key=node)
 
     def kill_node(self, node: str) -> None:
-        """End a node as a power cut does: its slurmd and the jobs on it die at once, nobody is told."""
-        for pid in [self.daemons[node].pid, *self.steps(node)]:
-            for child in reversed([pid, *descendants(pid)]):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGKILL)
+        """End a node as a power cut does: its slurmd and the jobs on it die at once, and nobody is told."""
+        self.daemons[node].kill()
         self.daemons[node].wait()
+        jobs = [p for p in psutil.process_iter() if self._runs_on(node, p)]
+        keepers = {parent for job in jobs for parent in job.parents() if parent.name().startswith("slurmstepd")}
+        for process in [*keepers, *jobs]:  # the keepers first: they would report
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
-    def steps(self, node: str) -> list[int]:
-        """Return the processes that keep the jobs of a node (slurmstepd), which outlive its slurmd."""
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                environ = (process / "environ").read_bytes()
-                if str(self.folder).encode() in environ and f"SLURMD_NODENAME={node}".encode() in environ:
-                    found.append(int(process.name))
-        return found
+    def _runs_on(self, node: str, process: psutil.Process) -> bool:
+        try:
+            environ = process.environ()
+        except psutil.Error:
+            return False
+        return environ.get("SLURM_CONF") == self.env["SLURM_CONF"] and environ.get("SLURMD_NODENAME") == node
 
     def states(self) -> set[str]:
         done = self.run("sinfo", "-h", "-N", "-o", "%t")
@@ -178,12 +178,3 @@ class Cluster:
                 process.wait(20)
             process.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def descendants(pid: int) -> list[int]:
-    """Return the processes below one, children before theirs."""
-    try:
-        children = [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-    return [d for child in children for d in (child, *descendants(child))]

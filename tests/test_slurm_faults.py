@@ -156,6 +156,7 @@ def test_controller_killed_leaves_nothing_beside_the_next_run(
     snakemake.wait()
     orphan = latest(cluster)
     assert orphan["JobState"] == "RUNNING"
+    cluster.run("scancel", "--signal", "STOP", orphan["JobId"])  # or it might end before the next run begins
     done = project.run(*COMMAND, env=cluster.env, timeout=1800)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
@@ -182,6 +183,24 @@ def test_dead_node(cluster: Cluster, project: Project, made: Project) -> None:
     assert latest(cluster)["Restarts"] == "1"
     assert "going on from step" in trained(project)
     same_as(project, made)
+
+
+def test_job_script_of_ones_own_is_requeued(cluster: Cluster, project: Project, made: Project) -> None:
+    """The README's line: SIGTERM saves the state, and exit code 75 starts the job again."""
+    project.edit(SIGNALS_ALONE)
+    script = "srun -n1 python -m pipeline.train --model dmvfn_demo --dataset demo"
+    done = project.run("sbatch", "--parsable", "--requeue", "--output", "said", "--wrap", script, env=cluster.env)
+    number = done.stdout.strip()
+    until(lambda: len(steps(project)) > 7, 600, "the training takes steps")
+    cluster.run("scancel", "--signal", "TERM", number)
+
+    def job() -> dict[str, str]:
+        return next(job for job in cluster.jobs() if job["JobId"] == number)
+
+    until(lambda: job()["Restarts"] == "1", 300, "the job is started again")
+    until(lambda: job()["JobState"] == "COMPLETED", 900, "the job ends")
+    assert "going on from step" in trained(project)
+    assert weights(project) == weights(made)
 
 
 def test_slow_shared_disk(cluster: Cluster, project: Project, made: Project, tmp_path: Path) -> None:
