@@ -60,6 +60,14 @@ def record(experiment: str = "kitti", cell: dict[str, Any] | None = None, **row:
     }  # fmt: skip
 
 
+def test_the_published_numbers_are_the_given_ones(shared: Path) -> None:
+    """Byte for byte, and every file has a table."""
+    given = sorted((shared / "paper_tables").glob("*.csv"))
+    assert [path.name for path in given] == [path.name for path in SOURCES]
+    assert all(one.read_bytes() == other.read_bytes() for one, other in zip(given, SOURCES, strict=True))
+    assert {table.file for table in papers.tables().values()} == {path.stem for path in SOURCES}
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_every_published_number_stands_in_a_table_unaltered(source: Path) -> None:
     with source.open(newline="") as file:
@@ -83,15 +91,23 @@ def test_every_published_number_stands_in_a_table_unaltered(source: Path) -> Non
                     row["value"],
                     row["grade"],
                 )  # type: ignore[assignment]
-        markdown = paper_text.as_markdown(made)
-        for line in made.published:
-            for column, text in line.cells.items():
-                if papers.NUMBER.fullmatch(text):
-                    assert f"| {text} {papers.GRADES.get(line.grades[column], '')}".rstrip() in markdown
+        markdown, latex = paper_text.as_markdown(made), paper_text.as_latex(made)
+        numbers = [
+            (text, line.grades[c])
+            for line in made.published
+            for c, text in line.cells.items()
+            if papers.NUMBER.fullmatch(text)
+        ]
+        for text, grade in numbers:
+            mark = papers.GRADES[grade]
+            assert f"| {text} {mark} " in markdown
+            assert rf"\num{{{text}}}\textsuperscript{{{mark}}}" in latex
+        assert latex.count(r"\num{") == len(numbers), "a cell without a source"
     expected = {
         (x["dataset"], x["metric"], x["horizon"], x["unit"], x["method"], "; ".join(filter(None, [x["paper"], x["table"], x["source"]]))):
         (x["value"], x["grade"]) for x in lines
     }  # fmt: skip
+    assert len(expected) == len(lines), "two numbers for one cell"
     assert printed == expected  # none is missing, and no cell is filled that has no source
 
 

@@ -377,10 +377,6 @@ def test_show_prints_and_makes_nothing(project: Params) -> None:
     assert {f: f.stat().st_mtime_ns for f in Path("results").iterdir()} == before
 
 
-def test_published_copy_is_the_given_one(shared: Path) -> None:
-    assert (ROOT / "results/published/dmvfn.csv").read_bytes() == (shared / "paper_tables/dmvfn.csv").read_bytes()
-
-
 def test_mirrored_runs_hold_the_cells(project: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     from contextlib import contextmanager
 
