@@ -6,6 +6,7 @@ import csv
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -375,6 +376,15 @@ def test_show_prints_and_makes_nothing(project: Params) -> None:
     for name in ("results/toy.png", "results/toy_speed.csv", "data/predictions/toy/"):
         assert name in text
     assert {f: f.stat().st_mtime_ns for f in Path("results").iterdir()} == before
+
+
+def test_without_mlflow_there_is_the_table_and_a_warning(
+    project: Params, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    table.make(toy(tracking__mlflow=True), "toy")
+    assert len(lines("results/toy_metrics.csv")) == 3
+    assert "mlflow" in caplog.text.lower()
 
 
 def test_mirrored_runs_hold_the_cells(project: Params, monkeypatch: pytest.MonkeyPatch) -> None:
