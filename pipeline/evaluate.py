@@ -10,7 +10,8 @@ images of one clip, a video, or an array file (.npy, or .npz with one array): (T
 float in [0,1]. Clips are paired by name (those of an array are 000000, 000001, …; a single clip with a single one), images
 in the natural order of their names, whose numbers must be the same; counting from 0 and from 1 is one. What a metric is stands under `profiles` in params.yaml: a bare name is that of
 the profile asked for, `clean` where none is. A protocol of super-resolution leaves out the ends of scenes and the border that it
-does not score. Metrics of frames (and of neighbouring frames) are averaged over a clip, and in
+does not score. TRUTH may also be statistics that `python -m pipeline.statistics` wrote of it (.moments), for FID, FVD and DTFVD where its
+frames may not be passed on. Metrics of frames (and of neighbouring frames) are averaged over a clip, and in
 the last row over all frames, without those that have no finite value; FID, FVD and DTFVD are of the whole set, and their features are kept in data/features. What a
 cell is stands below the table.
 """
@@ -35,6 +36,7 @@ from pipeline import params
 from pipeline.errors import RetakeError, near, progress, run
 from pipeline.metrics import Undefined, cache, left_out, mean, sets, squared, temporal
 from pipeline.sources.clips import Clip, clips, side, unit
+from pipeline.store import moments
 from pipeline.tables import intervals
 from pipeline.tasks.super_resolution import Protocol
 from pipeline.tasks.super_resolution.clips import scored_part
@@ -59,6 +61,13 @@ def main() -> None:
     names = args.metrics or ("" if args.profile else "psnr,ssim")
     profile = args.profile or "clean"
     asked = [name.strip() for name in names.split(",") if name]
+    if args.truth.suffix == moments.SUFFIX:
+        from pipeline import statistics
+
+        if args.protocol:
+            parser.error("--protocol cuts frames: statistics of the truth hold none")
+        print(statistics.evaluate(args.predictions, args.truth, asked if args.metrics else [], profile))
+        return
     try:
         print(evaluate(args.predictions, args.truth, asked, profile, args.protocol))
     except Incomplete as error:

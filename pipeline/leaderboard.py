@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline.atomic import write_text
 from pipeline.errors import RetakeError, log, run
-from pipeline.tables.text import as_csv, digits, pipes
+from pipeline.tables.text import as_csv, digits, document, pipes
 
 SCHEMA = Path("workflow/schemas/results.schema.json")
 OUTPUT = Path("results/leaderboard")
@@ -175,7 +175,7 @@ def as_markdown(boards: list[Board]) -> str:
             for row in _ranked(board)
         ]
         text += [f"## {board.dataset}, protocol {board.protocol}", "", *pipes(head, body), ""]
-    return "\n".join(text).rstrip() + "\n"
+    return document(text)
 
 
 if __name__ == "__main__":

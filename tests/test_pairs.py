@@ -45,6 +45,16 @@ def test_the_difference_is_the_paired_t_test() -> None:
     assert (made.unit, made.units) == ("windows", 5)
 
 
+def test_thousands_of_clips_are_units_each() -> None:
+    a, b = np.random.default_rng(0).normal(size=(2, 4000))
+    made = pairs.difference(row("a", clips(a)), row("b", clips(b)), COLUMN, "windows")
+    assert made is not None
+    assert made[3:7] == pytest.approx(
+        (np.mean(a - b), *stats.ttest_rel(a, b).confidence_interval(), stats.ttest_rel(a, b).pvalue)
+    )
+    assert made.units == 4000
+
+
 def test_pairing_sees_what_separate_intervals_do_not() -> None:
     hard = np.array([30.0, 5, 45, 10, 0, 40, 20, 35, 15, 25])
     better, worse = row("a", clips(hard)), row("b", clips(hard + 0.1 + 0.01 * (np.arange(10) % 2)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -59,6 +60,14 @@ def record(experiment: str = "kitti", cell: dict[str, Any] | None = None, **row:
     }  # fmt: skip
 
 
+def test_the_published_numbers_are_the_given_ones(shared: Path) -> None:
+    """Byte for byte, and every file has a table."""
+    given = sorted((shared / "paper_tables").glob("*.csv"))
+    assert [path.name for path in given] == [path.name for path in SOURCES]
+    assert all(one.read_bytes() == other.read_bytes() for one, other in zip(given, SOURCES, strict=True))
+    assert {table.file for table in papers.tables().values()} == {path.stem for path in SOURCES}
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_every_published_number_stands_in_a_table_unaltered(source: Path) -> None:
     with source.open(newline="") as file:
@@ -82,15 +91,23 @@ def test_every_published_number_stands_in_a_table_unaltered(source: Path) -> Non
                     row["value"],
                     row["grade"],
                 )  # type: ignore[assignment]
-        markdown = paper_text.as_markdown(made)
-        for line in made.published:
-            for column, text in line.cells.items():
-                if papers.NUMBER.fullmatch(text):
-                    assert f"| {text} {papers.GRADES.get(line.grades[column], '')}".rstrip() in markdown
+        markdown, latex = paper_text.as_markdown(made), paper_text.as_latex(made)
+        numbers = [
+            (text, line.grades[c])
+            for line in made.published
+            for c, text in line.cells.items()
+            if papers.NUMBER.fullmatch(text)
+        ]
+        for text, grade in numbers:
+            mark = papers.GRADES[grade]
+            assert f"| {text} {mark} " in markdown
+            assert rf"\num{{{text}}}\textsuperscript{{{mark}}}" in latex
+        assert latex.count(r"\num{") == len(numbers), "a cell without a source"
     expected = {
         (x["dataset"], x["metric"], x["horizon"], x["unit"], x["method"], "; ".join(filter(None, [x["paper"], x["table"], x["source"]]))):
         (x["value"], x["grade"]) for x in lines
     }  # fmt: skip
+    assert len(expected) == len(lines), "two numbers for one cell"
     assert printed == expected  # none is missing, and no cell is filled that has no source
 
 
@@ -103,6 +120,23 @@ def test_one_training_is_said_to_be_one() -> None:
     assert "Of 2 cells with a published and a measured value: 2 one training, spread unknown." in text
     assert "Not measured here: `cityscapes`" in text
     assert "| **DMVFN**, measured" in text
+
+
+def test_every_format_has_intervals_their_unit_and_n() -> None:
+    made = papers.make("dmvfn_table1", {"kitti": record()})
+    latex, markdown = paper_text.as_latex(made), paper_text.as_markdown(made)
+    (line,) = [line for line in latex.splitlines() if "interval &" in line]
+    assert line.startswith(r"    \quad its 95\,\% interval & ") and r"\num{87.00} -- \num{90.00}" in line
+    for text in (latex, markdown):
+        assert "1337 windows, interval over 8 clips: DMVFN, KITTI." in text
+    (cell,) = [
+        row
+        for row in csv.DictReader(io.StringIO(paper_text.as_long_csv(made)))
+        if row["row"] == "DMVFN" and row["low"] and row["metric"] == "LPIPS"
+    ]
+    assert [cell[key] for key in ("low", "high", "n", "interval_over")] == ["87", "90", "1337", "8 clips"]
+    none = record(cell={"low": None, "high": None, "unit": ""})
+    assert "interval &" not in paper_text.as_latex(papers.make("dmvfn_table1", {"kitti": none}))
 
 
 def test_published_weights_agree_and_another_size_is_not_compared() -> None:
@@ -146,13 +180,16 @@ def test_trainings_are_judged_in_the_papers_unit() -> None:
 @pytest.mark.parametrize(
     "label", ["a_b%c", "a|b", "=cmd()", "<script>alert(1)</script>", r"\input{/etc/passwd}", "a\nb"]
 )
-def test_labels_cannot_leave_their_format(label: str) -> None:
+def test_labels_cannot_leave_their_format(label: str, tmp_path: Path) -> None:
     made = papers.make("dmvfn_table1", {"kitti": record(label=label, note=label)})
     rows = list(csv.DictReader(io.StringIO(paper_text.as_long_csv(made))))
     assert all(len(row) == len(paper_text.HEAD) for row in rows)
     assert not any(row["row"][:1] in "=+-@" for row in rows)
     lines = [line for line in paper_text.as_markdown(made).splitlines() if line.startswith("|")]
     assert len({line.replace(r"\|", "").count("|") for line in lines}) == 1
+    assert not re.search("<[a-z!/]", paper_text.as_markdown(made))
+    board = leaderboard.merged([write(tmp_path / "a.json", record(label=label, note=label))])
+    assert not re.search("<[a-z!/]", leaderboard.as_markdown(board))
     latex = paper_text.as_latex(made)
     assert r"\input{" not in latex
     assert "a_b%c" not in latex

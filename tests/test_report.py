@@ -42,6 +42,7 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         named = dict(attrs)
+        self.open.append(tag)
         self.fetched += [
             v for k, v in attrs if k in ("src", "srcset", "data", "action") and v and not v.startswith("data:")
         ]
@@ -109,6 +110,12 @@ def test_thousands_of_rows_and_none(monkeypatch: pytest.MonkeyPatch) -> None:
     many["rows"] = [many["rows"][0] | {"name": f"m{i}", "label": f"Model {i}"} for i in range(1000)]
     assert page(many).count('class="measured"') >= 1000
     assert "<main>" in page()
+
+
+def test_a_table_without_predictions_on_this_machine_has_no_pictures() -> None:
+    tags = parsed(page(record()))
+    assert tags.open.count("img") == 0 and tags.fetched == []
+    assert "DMVFN" in page(record())
 
 
 def test_charts_are_the_same_bytes_and_named() -> None:

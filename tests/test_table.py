@@ -6,6 +6,7 @@ import csv
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ import pytest
 from conftest import ROOT
 from test_score import blend, copy, pan, save, toy, write_flows, write_frames, write_predictions
 
-from pipeline import bring, score, table
+from pipeline import bring, params, score, table
 from pipeline.drawing import sheets
 from pipeline.errors import RetakeError
 from pipeline.params import Params
-from pipeline.store import sealed
+from pipeline.store import scores, sealed
 from pipeline.store.frames import Store
 from pipeline.tables import published, text
 from pipeline.tables.cells import Cell, Column, Row
@@ -286,6 +287,24 @@ def test_latex_is_well_formed(project: Params, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize(
+    "label", ["a_b%c", "a|b", "=cmd()", "<script>alert(1)</script>", r"\input{/etc/passwd}", "<!-- a"]
+)
+def test_labels_cannot_leave_their_format(project: Params, label: str) -> None:
+    table.make(
+        toy(experiments__toy__models={"copy_last": label}, experiments__toy__labels={"brought": f"{label} 2"}), "toy"
+    )
+    rows = lines("results/toy_metrics.csv")
+    assert [row["model"].removeprefix("'") for row in rows] == [label, f"{label} 2"]
+    assert not any(str(cell)[:1] in ("=", "@") for row in rows for cell in row.values())
+    markdown = Path("results/toy_metrics.md").read_text()
+    assert not re.search("<[a-z!/]", markdown)
+    for group in re.findall(r"(?:^\|.*\n)+", markdown, re.M):
+        assert len({line.replace(r"\|", "").count("|") for line in group.splitlines()}) == 1
+    latex = "\n".join(line for line in Path("results/toy_metrics.tex").read_text().splitlines() if line[0] != "%")
+    assert not re.search(r"(?<!\\)[_#$]|\\input\b|(?<!\\)%", latex.replace("$t+", "").replace("$", ""))
+
+
 def test_a_metric_without_weights_leaves_empty_cells_and_says_why(
     project: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,6 +332,9 @@ def test_a_metric_without_weights_leaves_empty_cells_and_says_why(
         ("scores", "no scores data/scores/toy/flow_warp.parquet: make them with `snakemake"),
         ("predictions", "flow_warp.parquet was made from other predictions than today's .*/flow_warp.arrow"),
         ("metrics", "has scores of epe, ms_ssim, psnr, ssim, not of psnr: make it again"),
+        ("protocol", r"copy_last.parquet is of another protocol \({'horizon': 3}, next3 has {'horizon': 2}\): make it again"),
+        ("truncated", r"flow_warp.parquet is damaged .*: make it again"),
+        ("variants", r"ssim of flow_warp is .*'variant': 'another'.*that of copy_last .*they do not compare. Score all rows again"),
         ("speed", r"flow_warp.speed.json is damaged .*: make it again"),
     ],
 )  # fmt: skip
@@ -322,6 +344,18 @@ def test_stale_and_missing_inputs_are_named(project: Params, what: str, words: s
         Path("data/scores/toy/flow_warp.parquet").unlink()
     elif what == "predictions":
         write_predictions(p, "flow_warp", copy, samples=1)
+    elif what == "protocol":
+        values = p.tree | {"protocols": {"next3": p.tree["protocols"]["next3"] | {"horizon": 2}}}
+        values["experiments"]["toy"]["report"] = [1, 2]
+        p = params.validate(values)
+    elif what == "truncated":
+        path = Path("data/scores/toy/flow_warp.parquet")
+        path.write_bytes(path.read_bytes()[:-500])
+    elif what == "variants":
+        path = Path("data/scores/toy/flow_warp.parquet")
+        columns, meta = scores.read(path)
+        meta["metrics"]["ssim"] |= {"identity": "0", "settings": {"variant": "another"}}
+        scores.write(path, list(zip(*columns.values(), strict=True)), meta)
     elif what == "metrics":
         p = toy(experiments__toy__metrics={"psnr": {"kind": "psnr"}})
     else:
@@ -344,8 +378,13 @@ def test_show_prints_and_makes_nothing(project: Params) -> None:
     assert {f: f.stat().st_mtime_ns for f in Path("results").iterdir()} == before
 
 
-def test_published_copy_is_the_given_one(shared: Path) -> None:
-    assert (ROOT / "results/published/dmvfn.csv").read_bytes() == (shared / "paper_tables/dmvfn.csv").read_bytes()
+def test_without_mlflow_there_is_the_table_and_a_warning(
+    project: Params, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    table.make(toy(tracking__mlflow=True), "toy")
+    assert len(lines("results/toy_metrics.csv")) == 3
+    assert "mlflow" in caplog.text.lower()
 
 
 def test_mirrored_runs_hold_the_cells(project: Params, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,62 +66,103 @@ def distance(a: np.ndarray, b: np.ndarray, route: Route = "auto") -> float:
     more samples than features: its covariance is then singular and the distance too large.
     """
     check(a, b)
-    if min(len(a), len(b)) <= a.shape[1]:
+    _warn_of_few(len(a), len(b), a.shape[1])
+    return _distance(a, b, route)
+
+
+def _warn_of_few(one: int, other: int, dims: int) -> None:
+    if min(one, other) <= dims:
         log.warning(
             "Fréchet distance of %d and %d samples with %d features: with so few the distance is too large, compare it "
             "only with distances of as many samples",
-            len(a), len(b), a.shape[1],
+            one, other, dims,
         )  # fmt: skip
-    return _distance(a, b, route)
 
 
 def check(a: np.ndarray, b: np.ndarray) -> None:
     """Raise RetakeError unless two sets of features have a Fréchet distance."""
-    for which, rows in (("first", a), ("second", b)):
-        if rows.ndim != 2 or len(rows) < 2:
-            raise RetakeError(
-                f"Fréchet distance: the {which} set has {len(rows)} sample(s) in an array of shape {rows.shape}; at "
-                "least 2 rows of features are needed: give more frames or clips"
-            )
-        for start in range(0, len(rows), CHUNK):
-            wrong = ~np.isfinite(rows[start : start + CHUNK]).all(axis=1)
-            if wrong.any():
-                bad = start + int(np.flatnonzero(wrong)[0])
-                raise RetakeError(f"Fréchet distance: NaN or infinity in sample {bad} of the {which} set")
-    if a.shape[1] != b.shape[1]:
+    _check_rows("first", a)
+    _check_rows("second", b)
+    _check_widths(a.shape[1], b.shape[1])
+
+
+def _check_rows(which: str, rows: np.ndarray) -> None:
+    if rows.ndim != 2 or len(rows) < 2:
         raise RetakeError(
-            f"Fréchet distance: {a.shape[1]} features in the first set, {b.shape[1]} in the second: "
-            "they are of different networks"
+            f"Fréchet distance: the {which} set has {len(rows)} sample(s) in an array of shape {rows.shape}; at "
+            "least 2 rows of features are needed: give more frames or clips"
+        )
+    for start in range(0, len(rows), CHUNK):
+        wrong = ~np.isfinite(rows[start : start + CHUNK]).all(axis=1)
+        if wrong.any():
+            bad = start + int(np.flatnonzero(wrong)[0])
+            raise RetakeError(f"Fréchet distance: NaN or infinity in sample {bad} of the {which} set")
+
+
+def _check_widths(one: int, other: int) -> None:
+    if one != other:
+        raise RetakeError(
+            f"Fréchet distance: {one} features in the first set, {other} in the second: they are of different networks"
         )
 
 
 def _distance(a: np.ndarray, b: np.ndarray, route: Route) -> float:
     if route == "auto":
         route = "svd" if min(len(a), len(b)) <= a.shape[1] else "eigen"
-    return _of_rows(a, b) if route == "svd" else of_moments(moments(a), moments(b), route)
+    return _of_roots(gaussian(a), gaussian(b)) if route == "svd" else of_moments(moments(a), moments(b), route)
 
 
-def _of_rows(a: np.ndarray, b: np.ndarray) -> float:
+@dataclass
+class Gaussian:
+    """All that any route reads of a set: its mean (D,), `root` (r, D) with covariance = root' root, its samples; float64.
+
+    r is at most the samples and at most D.
+    """
+
+    mean: np.ndarray
+    root: np.ndarray
+    samples: int
+
+    @property
+    def moments(self) -> Moments:
+        """Mean and covariance."""
+        return Moments(self.mean, self.root.T @ self.root)
+
+
+def gaussian(features: np.ndarray) -> Gaussian:
+    """Return what a distance reads of (N, D) features; divisor N - 1."""
     import torch  # its linear algebra keeps to torch's number of threads
 
-    means, squares, factors = [], 0.0, []
-    for features in (a, b):
-        n, dims = features.shape
-        mean = sum(rows.sum(axis=0) for rows in _chunks(features)) / n
-        means.append(mean)
-        factor = torch.empty((0, dims), dtype=torch.float64)
-        for start in range(0, n, CHUNK):
-            rows = torch.from_numpy(features[start : start + CHUNK].astype(np.float64) - mean) / np.sqrt(n - 1)
-            squares += float(rows.square().sum())
-            if n > dims:  # a triangle has the same covariance
-                rows = torch.linalg.qr(torch.cat([factor, rows]), mode="r").R
-            factor = rows if n > dims else torch.cat([factor, rows])
-        if n <= dims:
-            # A reflection that takes the mean, which is zero, to the first row: one zero singular value less
-            factor = factor[1:] + factor[:1] / (np.sqrt(n) - 1)
-        factors.append(factor)
-    root = _sum_of_singular_values(factors[0] @ factors[1].T)
-    return float(((means[0] - means[1]) ** 2).sum()) + squares - 2 * root
+    n, dims = features.shape
+    mean = np.sum([rows.sum(axis=0) for rows in _chunks(features)], axis=0) / n
+    factor = torch.empty((0, dims), dtype=torch.float64)
+    for start in range(0, n, CHUNK):
+        rows = torch.from_numpy(features[start : start + CHUNK].astype(np.float64) - mean) / np.sqrt(n - 1)
+        factor = torch.cat([factor, rows])
+        if n > dims:  # a triangle has the same covariance
+            factor = torch.linalg.qr(factor, mode="r").R
+    if n <= dims:
+        # A reflection that takes the mean, which is zero, to the first row: one zero singular value less
+        factor = factor[1:] + factor[:1] / (np.sqrt(n) - 1)
+    return Gaussian(mean, factor.numpy(), n)
+
+
+def distance_to(a: np.ndarray, truth: Gaussian, route: Route = "auto") -> float:
+    """Return `distance` of (N, D) features and a set of which only this is known: the same to rounding of float64."""
+    _check_rows("first", a)
+    _check_widths(a.shape[1], len(truth.mean))
+    _warn_of_few(len(a), truth.samples, a.shape[1])
+    if route == "auto":
+        route = "svd" if min(len(a), truth.samples) <= a.shape[1] else "eigen"
+    return _of_roots(gaussian(a), truth) if route == "svd" else of_moments(moments(a), truth.moments, route)
+
+
+def _of_roots(a: Gaussian, b: Gaussian) -> float:
+    import torch
+
+    squares = float(np.square(a.root).sum() + np.square(b.root).sum())
+    root = _sum_of_singular_values(torch.from_numpy(a.root) @ torch.from_numpy(b.root).T)
+    return float(((a.mean - b.mean) ** 2).sum()) + squares - 2 * root
 
 
 def _sum_of_singular_values(matrix: Tensor) -> float:

@@ -93,14 +93,18 @@ class Distance:
         key = {**self.identity, "version": VERSION, "content": content}
         return cache.rows(key, count, lambda: map(self.features, images()))
 
+    def kept(self, samples: int) -> int:
+        """Return how many of the samples count; raises RetakeError where none does."""
+        rows = samples if self.drop is None else frechet.kept(samples, self.drop, short=self.keep_short)
+        if rows == 0:
+            raise RetakeError(
+                f"batches of {self.drop} whose remainder is dropped, and only {samples} samples: nothing is left"
+            )
+        return rows
+
     def distance(self, predicted: Any, true: Any, clips: np.ndarray) -> Found:
         """Return the distance of two sets of features (N, D); `clips`: the number of each row's clip, (N,) integers from 0."""
-        if self.drop is not None:
-            rows = frechet.kept(len(clips), self.drop, short=self.keep_short)
-            if rows == 0:
-                raise RetakeError(
-                    f"batches of {self.drop} whose remainder is dropped, and only {len(clips)} samples: nothing is left"
-                )
+        if (rows := self.kept(len(clips))) < len(clips):
             predicted, true, clips = predicted[:rows], true[:rows], clips[:rows]
         value = frechet.distance(predicted, true, self.route)
         count = int(clips.max()) + 1

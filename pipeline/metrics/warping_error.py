@@ -57,7 +57,10 @@ class Params(params.Metric):
 
 def settings(p: Params) -> dict[str, Any]:
     """Return what a reader must know to compare values."""
-    told = {key: p.estimator[key] for key in ("network", "predict", "checkpoint") if p.estimator[key] is not None}
+    parts = [p.estimator[key] or {} for key in ("network", "predict")] + [
+        {"checkpoint": p.estimator["checkpoint"] or "none"}
+    ]
+    told = ", ".join(f"{name} {value}" for part in parts for name, value in part.items())
     return {"name": LABEL, "flow": f"{p.estimator['kind']} of the true frames, 8 bits", "settings": told,
             "reduction": "mean of squares over pixels and channels", "occlusion": "Ruder et al. 2016"}  # fmt: skip
 

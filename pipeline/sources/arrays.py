@@ -29,6 +29,14 @@ def read_array(path: Path) -> np.ndarray:
         return np.memmap(file, dtype, "r", file.tell(), shape, order)
 
 
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a `.npz` file, whatever its name ends in, by name; read-only. Raises RetakeError as `read_array`."""
+    with Zip(path) as archive:
+        if (size := sum(archive.size(name) for name in archive.members)) > limits.HELD:
+            raise RetakeError(f"{path} unpacks to {size} bytes, up to {limits.HELD} are held in memory")
+        return {name.removesuffix(".npy"): _member(archive, name) for name in archive.members}
+
+
 def _packed(path: Path) -> np.ndarray:
     with Zip(path) as archive:
         names = list(archive.members)
@@ -38,9 +46,13 @@ def _packed(path: Path) -> np.ndarray:
             raise RetakeError(
                 f"{path} unpacks to {size} bytes, up to {limits.HELD} are held in memory: save it as .npy, which is read in place"
             )
-        data = b"".join(archive.chunks(names[0]))
+        return _member(archive, names[0])
+
+
+def _member(archive: Zip, name: str) -> np.ndarray:
+    data = b"".join(archive.chunks(name))
     file = io.BytesIO(data)
-    dtype, shape, order = _layout(file, len(data), f"{path}: {names[0]!r}")
+    dtype, shape, order = _layout(file, len(data), f"{archive.path}: {name!r}")
     return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order=order)
 
 

@@ -23,8 +23,8 @@ def row(p: Params, experiment: str, name: str) -> Row:
     """Return the row of one model or of brought predictions, with its scores in `meta["values"]`.
 
     `values`: metric -> `Windows`; `weights`: metric -> window -> what it counts; `horizons`: metric -> window -> numbers of
-    its steps or frames. Raises RetakeError for scores that are not whole or that were made from other predictions or
-    metrics than today's.
+    its steps or frames. Raises RetakeError for scores that are not whole or that were made from other predictions,
+    metrics or by another protocol than today's.
     """
     e = p.experiments[experiment]
     path = plan.path("score", experiment=experiment, model=name)
@@ -35,7 +35,11 @@ def row(p: Params, experiment: str, name: str) -> Row:
     store = Store(plan.path("predict", experiment=experiment, model=name))
     if store.identity != meta["identity"]:
         raise RetakeError(f"{path} was made from other predictions than today's {store.path}: {again}")
-    made = meta["predictions"]
+    made, protocol = meta["predictions"], p.protocols[e.protocol].model_dump(mode="json")
+    other = {key: value for key, value in made.get("protocol", {}).items() if protocol.get(key, value) != value}
+    if other:
+        today = {key: protocol[key] for key in other}
+        raise RetakeError(f"{path} is of another protocol ({other}, {e.protocol} has {today}): {again}")
     notes = [f"{metric}: {reason}" for metric, reason in sorted(meta["skipped"].items())]
     for metric, windows in meta["values"].items():
         told = left_out(np.concatenate([v.ravel() for v in windows.values()]), meta["lacking"].get(metric))

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.tables import verdicts
 from pipeline.tables.papers import GRADES, NUMBER, Column, Line, Made
-from pipeline.tables.text import as_csv, digits, pipes, tex, visible
+from pipeline.tables.text import as_csv, digits, document, pipes, tex
 
 HEAD = (
     "part", "dataset", "metric", "horizon", "unit", "row", "source", "value", "grade", "low", "high", "n", "interval_over",
@@ -61,8 +61,8 @@ def as_markdown(made: Made) -> str:
     ]
     for line in made.measured:
         body.append([f"**{line.label}**, measured", *(line.cells.get(c, "") for c in made.columns)])
-        if any(_interval(line, c, made) for c in made.columns):
-            body.append(["  its 95 % interval", *(_interval(line, c, made) for c in made.columns)])
+        if any(_interval(line, c) for c in made.columns):
+            body.append(["  its 95 % interval", *(_interval(line, c) for c in made.columns)])
         if line.verdicts:
             body.append(["  ours − paper", *(_difference(line, c) for c in made.columns)])
     text = [f"# {made.name}", "", made.table.caption, ""]
@@ -78,13 +78,13 @@ def as_markdown(made: Made) -> str:
         else []
     )
     text += [f"* {over}" for over in _units(made)]
-    text += [f"* {visible(note)}" for note in made.notes]
+    text += [f"* {note}" for note in made.notes]
     missing = [e for e in made.table.experiments if not any(e in line.source for line in made.measured)]
     text += (
         [f"* Not measured here: {', '.join(f'`{e}`' for e in missing)} (add them to `reproduce`)."] if missing else []
     )
-    text += ["", *(f"{i}. {visible(source)}" for i, source in enumerate(sources, start=1))] if sources else []
-    return "\n".join(text).rstrip() + "\n"
+    text += ["", *(f"{i}. {source}" for i, source in enumerate(sources, start=1))] if sources else []
+    return document(text)
 
 
 def _sources(made: Made) -> list[str]:
@@ -100,7 +100,8 @@ def _published(line: Line, column: Column) -> str:
     return f"{text} {grade}".strip()
 
 
-def _interval(line: Line, column: Column, made: Made) -> str:
+def _interval(line: Line, column: Column) -> str:
+    """Return the ends of a measured cell's interval as the cell is printed, "" where it has none."""
     value = line.values.get(column)
     if value is None or math.isnan(value["low"]):
         return ""
@@ -159,6 +160,9 @@ def as_latex(made: Made) -> str:
         for line in made.measured:
             cells = [_tex_number(line.cells.get(c, "")) for c in made.columns]
             lines.append("    " + " & ".join([tex(line.label) + ", measured", *cells]) + r" \\")
+            if any(_interval(line, c) for c in made.columns):
+                cells = [" -- ".join(map(_tex_number, _interval(line, c).split(" – "))) for c in made.columns]
+                lines.append("    " + " & ".join([r"\quad its 95\,\% interval", *cells]) + r" \\")
             if line.verdicts:
                 cells = [_tex_difference(line, c) for c in made.columns]
                 lines.append("    " + " & ".join([r"\quad ours $-$ paper", *cells]) + r" \\")

@@ -143,7 +143,7 @@ def as_markdown(
     for group in dict.fromkeys(c.group for c in columns if c.group):
         grouped = [c for c in columns if c.group == group]
         body = [[r.label, *(both(r, c) for c in grouped)] for r in ours]
-        text += [f"## {visible(group)}", "", *pipes(["model", *map(title, grouped)], body), ""]
+        text += [f"## {group}", "", *pipes(["model", *map(title, grouped)], body), ""]
     text += [
         f"* Test set: `{e.dataset}`, {layout.tested(e, ours[0].meta)}. Bold: {BOLD}.",
         *_explain(e, ours),
@@ -151,7 +151,7 @@ def as_markdown(
     if notes:
         text += ["Published rows; their empty cells are printed as N/A or not established, as the CSV's notes say:", ""]
     text += [f"{i}. {source}" for i, source in enumerate(notes, start=1)]
-    return "\n".join(text).rstrip() + "\n"
+    return document(text)
 
 
 def _interval_words(ours: list[Row]) -> str:
@@ -229,10 +229,15 @@ def _millions(parameters: str) -> str:
 
 def pipes(head: list[str], body: list[list[str]]) -> list[str]:
     """Return a Markdown table with aligned columns."""
-    cells = [[visible(cell).replace("|", "\\|") for cell in line] for line in [head, *body]]
+    cells = [[visible(cell).replace("|", "\\|").replace("<", "&lt;") for cell in line] for line in [head, *body]]
     widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in cells]
     return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
+
+
+def document(lines: list[str]) -> str:
+    """Return lines as a Markdown file in which no name begins an HTML tag or a line of its own."""
+    return "\n".join(visible(line).replace("<", "&lt;") for line in lines).rstrip() + "\n"
 
 
 def as_latex(experiment: str, rows: list[Row], columns: list[Column], bold: set[tuple[str, str]]) -> str:
