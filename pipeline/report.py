@@ -385,11 +385,11 @@ def _window_means(experiment: str, name: str, metric: str) -> dict[str, float]:
     if not file.exists():
         return {}
     columns, _ = scores.read(file)
+    chosen = columns["metric"] == metric
     values: dict[str, list[float]] = {}
-    for window, key, value in zip(columns["window"], columns["metric"], columns["value"], strict=True):
-        if key == metric:
-            values.setdefault(window, []).append(value)
-    return {window: float(np.mean(each)) for window, each in values.items() if np.isfinite(each).all()}
+    for window, value in zip(columns["window"][chosen].tolist(), columns["value"][chosen].tolist(), strict=True):
+        values.setdefault(window, []).append(value)
+    return {w: sum(each) / len(each) for w, each in values.items() if all(map(math.isfinite, each))}
 
 
 def _jpeg(image: np.ndarray) -> str:

@@ -21,7 +21,7 @@ from pipeline.errors import RetakeError
 from pipeline.params import Params
 from pipeline.store import scores, sealed
 from pipeline.store.frames import Store
-from pipeline.tables import published, text
+from pipeline.tables import measured, published, text
 from pipeline.tables.cells import Cell, Column, Row
 from tests.conftest import furnish
 
@@ -415,3 +415,25 @@ def test_mirrored_runs_hold_the_cells(project: Params, monkeypatch: pytest.Monke
     assert rows[1]["params"]["models.flow_warp"]["kind"] == "flow_warp"
     assert "results/toy.png" in whole["files"]
     assert {r["experiment"] for r in runs} == {"table"}
+
+
+def test_even_windows_are_read_at_once_and_others_one_by_one() -> None:
+    """Two windows of two samples of three steps; then one step of one sample less, and another order."""
+    rows = [(f"c:{w}", step, s, 100.0 * w + 10 * s + step) for w in (0, 1) for s in (0, 1) for step in (1, 2, 3)]
+
+    def part(rows: list[tuple[str, int, int, float]]) -> dict[str, np.ndarray]:
+        names, steps, samples, values = zip(*rows, strict=True)
+        return {
+            "window": np.array(names, object), "horizon": np.array(steps), "sample": np.array(samples), "value": np.array(values),
+        }  # fmt: skip
+
+    even, uneven = measured._even(part(rows), 2), measured._uneven(part(rows))
+    assert even is not None
+    expected = {"c:0": [[1, 2, 3], [11, 12, 13]], "c:1": [[101, 102, 103], [111, 112, 113]]}
+    for values, horizons in (even, uneven):
+        assert {window: cells.tolist() for window, cells in values.items()} == expected
+        assert horizons == {"c:0": [1, 2, 3], "c:1": [1, 2, 3]}
+    assert measured._even(part(rows[:-1]), 2) is None
+    assert measured._even(part([*rows[1:6], rows[0], *rows[6:]]), 2) is None
+    values, _ = measured._uneven(part(rows[:-1]))
+    assert np.isnan(values["c:1"][1, 2]) and values["c:0"].tolist() == expected["c:0"]

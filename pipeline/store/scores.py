@@ -10,7 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.atomic import atomic
@@ -38,8 +40,8 @@ def write(path: Path, rows: list[Row], meta: dict[str, Any]) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def read(path: Path) -> tuple[dict[str, list[Any]], dict[str, Any]]:
-    """Return the columns by name and the metadata, with the file's `seal`, a digest of all; raises RetakeError for a file that is missing, damaged, or no score file."""
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the columns by name, (values,) each, text as objects, and the metadata, with the file's `seal`, a digest of all; raises RetakeError for a file that is missing, damaged, or no score file."""
     again = f"make it again with `snakemake --force {path}`"
     if not path.is_file():  # a named pipe would be waited for
         raise RetakeError(f"no {'file' if path.exists() else 'scores'} {path}: make them with `snakemake {path}`")
@@ -49,11 +51,14 @@ def read(path: Path) -> tuple[dict[str, list[Any]], dict[str, Any]]:
         metadata = table.schema.metadata or {}
         told = metadata.get(b"retake", b"").decode()
         whole = table.schema.equals(pa.schema(COLUMNS)) and metadata.get(b"seal", b"").decode() == _seal(table, told)
-    except (pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError, OverflowError) as error:
+    except (
+        pa.ArrowException, OSError, ValueError, TypeError, LookupError, AttributeError, MemoryError, OverflowError,
+    ) as error:  # fmt: skip
         raise RetakeError(f"{path} is damaged ({str(error).splitlines()[0][:200]}): {again}") from None
     if not whole:
         raise RetakeError(f"{path} is damaged, its checksum is another, or holds no scores of this project: {again}")
-    return table.to_pydict(), json.loads(told) | {"seal": metadata[b"seal"].decode()}
+    columns = {name: table.column(name).to_numpy() for name, _ in COLUMNS}
+    return columns, json.loads(told) | {"seal": metadata[b"seal"].decode()}
 
 
 def _seal(table: pa.Table, told: str) -> str:
@@ -61,7 +66,8 @@ def _seal(table: pa.Table, told: str) -> str:
     for name, kind in COLUMNS:
         column = table.column(name)
         if kind == pa.string():
-            total.update("\0".join(column.to_pylist()).encode() + b"\0")
+            whole = pa.ListArray.from_arrays(pa.array([0, len(column)], pa.int32()), column.combine_chunks())
+            total.update(pc.binary_join(whole, "\0")[0].as_buffer().to_pybytes() + b"\0")
         else:
             total.update(column.to_numpy().tobytes())
     return total.hexdigest()

@@ -48,6 +48,14 @@ class Row:
     steps: dict[tuple[str, int], Cell] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, tuple[np.ndarray, np.ndarray, list[str]]] = field(default_factory=dict, repr=False)
+
+    def averaged(self, column: Column) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Return what a column averages of the row's values (`Column.averaged`), made once."""
+        if column.name not in self.kept:
+            metric = column.metric
+            self.kept[column.name] = column.averaged(self.meta["values"][metric], self.meta["weights"][metric])
+        return self.kept[column.name]
 
     @property
     def measured(self) -> bool:
@@ -91,10 +99,13 @@ class Column:
         if self.window:
             one = values[self.window].T
             return one, np.ones(len(one)), [self.window] * len(one)
-        means = np.stack([mean(v[:, : self.k or None]) for v in values.values()])
-        finite = {w: np.isfinite(v).all(axis=0).sum() for w, v in values.items()}
-        counts = np.array([finite[w] if self.pooled else weights[w] for w in values], np.float64)
-        return means, counts, list(values)
+        every = list(values.values())
+        if len({v.shape for v in every}) == 1:
+            means = mean(np.stack(every)[:, :, : self.k or None])
+        else:
+            means = np.stack([mean(v[:, : self.k or None]) for v in every])
+        counts = [np.isfinite(v).all(axis=0).sum() for v in every] if self.pooled else [weights[w] for w in values]
+        return means, np.array(counts, np.float64), list(values)
 
     def short(self, value: float) -> str:
         """Return a value of the column for people."""

@@ -12,6 +12,7 @@ Nothing is drawn at random: the same values give the same interval.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -51,10 +52,9 @@ def of_mean(
     """
     counted = weights > 0
     values, weights = values[counted], weights[counted] / weights[counted].sum()
-    numbers: dict[str, int] = {}
-    of_clip = np.array(
-        [numbers.setdefault(clip, len(numbers)) for clip, counts in zip(clips, counted, strict=True) if counts]
-    )
+    kept = list(itertools.compress(clips, counted.tolist()))
+    numbers = {clip: number for number, clip in enumerate(dict.fromkeys(kept))}
+    of_clip = np.fromiter(map(numbers.__getitem__, kept), int, len(kept))
     count, several = len(numbers), len(numbers) < len(values)
     unit, note, of_unit = names[several], "", of_clip
 

@@ -120,34 +120,22 @@ def same_metrics(rows: list[Row]) -> None:
 
 
 def _pivot(
-    columns: dict[str, list[Any]], meta: dict[str, Any], path: Path
+    columns: dict[str, np.ndarray], meta: dict[str, Any], path: Path
 ) -> tuple[dict[str, Windows], dict[str, dict[str, float]], dict[str, dict[str, list[int]]]]:
     """Return metric -> window -> values of long-form scores, and likewise weights and horizons."""
-    cells: dict[str, dict[str, dict[tuple[int, int], float]]] = {}
-    weights: dict[str, dict[str, float]] = {}
-    for window, horizon, sample, metric, value, weight in zip(*columns.values(), strict=True):
-        cells.setdefault(metric, {}).setdefault(window, {})[sample, horizon] = value
-        weights.setdefault(metric, {})[window] = weight
     values: dict[str, Windows] = {}
+    weights: dict[str, dict[str, float]] = {}
     horizons: dict[str, dict[str, list[int]]] = {}
-    for metric, windows in cells.items():
-        horizons[metric] = {w: list(dict.fromkeys(h for _, h in filled)) for w, filled in windows.items()}
-        values[metric] = {
-            w: np.array(
-                [
-                    [filled.get((s, h), math.nan) for h in horizons[metric][w]]
-                    for s in dict.fromkeys(s for s, _ in filled)
-                ],
-                np.float64,
-            )
-            for w, filled in windows.items()
-        }
+    for metric in dict.fromkeys(columns["metric"].tolist()):
+        of_metric = columns["metric"] == metric
+        part = {name: columns[name][of_metric] for name in ("window", "horizon", "sample", "value")}
+        windows = part["window"].tolist()
+        weights[metric] = dict(zip(windows, columns["weight"][of_metric].tolist(), strict=True))
+        values[metric], horizons[metric] = _even(part, len(weights[metric])) or _uneven(part)
     missing = []
     for metric, about in meta["metrics"].items():
-        filled = values.get(metric, {}).values()
-        if sum(v.size for v in filled) != about["values"] or (
-            metric not in meta["lacking"] and any(np.isnan(v).any() for v in filled)
-        ):
+        every = np.concatenate([np.empty(0), *(v.ravel() for v in values.get(metric, {}).values())])
+        if every.size != about["values"] or (metric not in meta["lacking"] and np.isnan(every).any()):
             missing.append(metric)
     if missing:
         raise RetakeError(f"{path} lacks values of {', '.join(missing)}: make it again with `snakemake {path}`")
@@ -155,6 +143,38 @@ def _pivot(
     if empty:
         raise RetakeError(f"{path}: no clip counts for {', '.join(empty)}: look at `clips` of those metrics")
     return values, weights, horizons
+
+
+def _even(part: dict[str, np.ndarray], count: int) -> tuple[Windows, dict[str, list[int]]] | None:
+    """Return the values and horizons of a metric's `count` windows, each with the same steps of the same samples in order; None
+    where they are not so.
+    """
+    if len(part["value"]) % count:
+        return None
+    window, horizon, sample = (part[name].reshape(count, -1) for name in ("window", "horizon", "sample"))
+    steps, samples = list(dict.fromkeys(horizon[0].tolist())), list(dict.fromkeys(sample[0].tolist()))
+    if len(steps) * len(samples) != horizon.shape[1]:
+        return None
+    even = (window == window[:, :1]).all() and (horizon == np.tile(steps, len(samples))).all()
+    if not even or not (sample == np.repeat(samples, len(steps))).all():
+        return None
+    names = window[:, 0].tolist()
+    return dict(zip(names, part["value"].reshape(count, len(samples), len(steps)), strict=True)), dict.fromkeys(
+        names, steps
+    )
+
+
+def _uneven(part: dict[str, np.ndarray]) -> tuple[Windows, dict[str, list[int]]]:
+    """Return the values, NaN for what is missing, and the horizons of a metric's windows, whatever they have."""
+    windows: dict[str, dict[tuple[int, int], float]] = {}
+    for window, horizon, sample, value in zip(*(column.tolist() for column in part.values()), strict=True):
+        windows.setdefault(window, {})[sample, horizon] = value
+    horizons = {w: list(dict.fromkeys(h for _, h in cells)) for w, cells in windows.items()}
+    values = {
+        w: np.array([[cells.get((s, h), math.nan) for h in horizons[w]] for s in dict.fromkeys(s for s, _ in cells)])
+        for w, cells in windows.items()
+    }
+    return values, horizons
 
 
 def fill(row: Row, columns: list[Column], over: str) -> None:
@@ -168,7 +188,7 @@ def fill(row: Row, columns: list[Column], over: str) -> None:
         metric = column.metric
         if metric in values and (not column.window or column.window in values[metric]):
             names = ("frames" if column.window else over, clips)
-            row.cells[column.name] = _cell(row, metric, *column.averaged(values[metric], weights[metric]), names)
+            row.cells[column.name] = _cell(row, metric, *row.averaged(column), names)
     for metric in dict.fromkeys(c.metric for c in columns if (c.k or c.steps) and c.metric in values):
         steps, counts = np.stack(list(values[metric].values())), np.array(list(weights[metric].values()))
         for step in range(steps.shape[2]):

@@ -91,7 +91,7 @@ def _of_means(one: Row, other: Row, column: Column, over: str, mean: float) -> I
     metric, clips_named = column.metric, "scenes" if over == "scenes" else "clips"
     about, sides = one.meta["metrics"][metric], []
     for row in (one, other):
-        averaged, counts, windows = column.averaged(row.meta["values"][metric], row.meta["weights"][metric])
+        averaged, counts, windows = row.averaged(column)
         sides.append((averaged.mean(axis=1), counts, windows))
     (a, counts, windows), (b, _, others) = sides
     if windows != others:
