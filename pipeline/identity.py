@@ -149,6 +149,11 @@ def content(path: Path) -> str:
     return str(known[name][1])
 
 
+def seen(path: Path) -> bool:
+    """Return whether `content` has read a file in this very place before."""
+    return str(path.absolute()) in _remembered()
+
+
 @functools.cache
 def _remembered() -> dict[str, list[Any]]:
     try:

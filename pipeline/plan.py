@@ -439,7 +439,8 @@ def targets(p: Params) -> list[str]:
 def stale(weights: str) -> bool:
     """Whether the manifest of a pretrained file tells of another file than lies there now.
 
-    A manifest that is missing is not stale: its stage is due by that alone.
+    A manifest that is missing is not stale: its stage is due by that alone. Nor is one that was pulled into a clone, where the file has
+    never been: who needs the file fetches it.
     """
     manifest_file = path("pretrained", weights=weights)
     if not manifest_file.exists():
@@ -449,7 +450,9 @@ def stale(weights: str) -> bool:
     except (OSError, RetakeError):
         return True
     file = manifest_file.parent / str(manifest.get("file"))
-    return bool((identity.content(file) if file.exists() else None) != manifest.get("sha256"))
+    if not file.exists():
+        return manifest.get("sha256") is not None and identity.seen(file)
+    return identity.content(file) != manifest.get("sha256")
 
 
 def dump(p: Params) -> str:

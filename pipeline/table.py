@@ -132,6 +132,7 @@ def _mirrored(p: Params, experiment: str, row: Row, trainings: list[Row], active
         mlflow.dataset(e.dataset, frames, row.facts["data"], "test")
         means = {column: cell.mean for column, cell in row.cells.items()}
         mlflow.metrics(0, {column: mean for column, mean in means.items() if math.isfinite(mean)})
+        mlflow.columns(means)
         yield mlflow
 
 

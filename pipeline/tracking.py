@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ LOCK = Path("data/.mlflow.lock")
 DATABASE = Path("mlflow.db")
 ARTEFACTS = Path("mlruns")
 BATCH = 500
+VIEW, COLUMNS = (
+    "mlflow.sharedViewState.metrics",
+    24,
+)  # the tag that holds a view of an experiment's list, and how many columns it takes
 TOLD = (
     "experiment",
     "model",
@@ -93,6 +98,26 @@ class Run:
 
         self._try(send)
 
+    def columns(self, names: Iterable[str]) -> None:
+        """Give the experiment's list of runs a view named `metrics` whose columns are these, after those that it has.
+
+        MLflow opens its own list without metrics, and a shared view by its name: `?viewStateShareKey=metrics` at the end of the address.
+        """
+
+        def send() -> None:
+            import mlflow
+
+            run = mlflow.active_run()
+            assert run is not None
+            before = mlflow.get_experiment(run.info.experiment_id).tags.get(VIEW)
+            shown = json.loads(before)["selectedColumns"] if before else ["attributes.`Dataset`"]
+            shown = list(dict.fromkeys([*shown, *(f"metrics.`{name}`" for name in names)]))[:COLUMNS]
+            mlflow.MlflowClient().set_experiment_tag(
+                run.info.experiment_id, VIEW, json.dumps({"selectedColumns": shown})
+            )
+
+        self._try(send)
+
     def training(self, lines: Path, title: str) -> None:
         """Add a training's record, one JSON object a step, and pictures of its loss and validations."""
 
@@ -102,6 +127,8 @@ class Run:
             from pipeline.drawing import charts
 
             mlflow.log_artifact(str(lines))
+            last = json.loads(lines.read_text().splitlines()[-1])
+            self.columns(key for key in reversed(last) if key != "step")  # validation first
             for key, curve in charts.training(lines).items():
                 told = charts.curves([curve], "training step", key, f"{title}: {key}", log=not key.startswith("val_"))
                 mlflow.log_text(told, f"{key}.svg")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -147,7 +148,12 @@ def test_weights_that_go_are_missed(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "copy")
     file = project.folder / "data/weights/alexnet-owt-7be5be79.pth"
     manifest = project.folder / "data/weights/alexnet.json"
-    sealed.write(manifest, {"file": file.name, "sha256": "0" * 64})
+    pulled = {"file": file.name, "sha256": hashlib.sha256(b"weights").hexdigest()}
+    sealed.write(manifest, pulled)
+    assert set(project.rules()) <= {"score", "table"} | TOGETHER, "a clone has the manifest and has never had the file"
+    file.write_bytes(b"weights")
+    assert set(project.rules()) <= {"score", "table"} | TOGETHER, "the file is the one that the manifest tells of"
+    file.unlink()
     assert set(project.rules()) == {"pretrained", "score", "table"} | TOGETHER
     assert project.run(sys.executable, "-m", "pipeline.plan").returncode == 0
     first = (project.folder / "workflow/resolved.yaml").read_text()

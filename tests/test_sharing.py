@@ -97,6 +97,16 @@ def test_what_is_pulled_need_not_be_made_again(made: Project, tmp_path: Path) ->
     assert stages(second.run("dvc", "repro")) == []
 
 
+def test_snakemake_alone_shares_by_a_copy(made: Project, tmp_path: Path) -> None:
+    second = clone(made, tmp_path / "second")
+    assert "Nothing to be done" not in ok(second.snakemake("-n"))
+    ok(made.run("cp", "-a", "data", "results", ".snakemake", str(second.folder)))
+    assert "Nothing to be done" in ok(second.snakemake("-n"))
+    refused = second.snakemake("--cache", "frames", env={"SNAKEMAKE_OUTPUT_CACHE": str(tmp_path)})
+    assert refused.returncode != 0  # docs/design.md says why
+    assert "may not be marked as eligible for between-workflow caching" in refused.stderr
+
+
 def test_what_a_licence_holds_back_is_made_again_from_the_archives(gated: Project, tmp_path: Path) -> None:
     project = gated.copy(tmp_path / "first")
     ok(project.run("dvc", "remote", "add", "-d", "shared", str(tmp_path / "remote")))

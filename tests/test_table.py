@@ -398,8 +398,14 @@ def test_mirrored_runs_hold_the_cells(project: Params, monkeypatch: pytest.Monke
         def metrics(self, step: int, cells: dict[str, float]) -> None:
             runs[-1]["cells"] = cells
 
-        def artifact(self, file: Path) -> None:
-            runs[-1].setdefault("files", []).append(str(file))
+        def artifact(self, file: Path, folder: str = "") -> None:
+            runs[-1].setdefault(folder or "files", []).append(str(file))
+
+        def dataset(self, *told: str | Path) -> None:
+            runs[-1]["dataset"] = list(map(str, told))
+
+        def columns(self, names: Any) -> None:
+            runs[-1]["columns"] = list(names)
 
     @contextmanager
     def run(enabled: bool, **about: Any) -> Any:
@@ -413,7 +419,10 @@ def test_mirrored_runs_hold_the_cells(project: Params, monkeypatch: pytest.Monke
     assert all(r["nested"] for r in rows)
     assert rows[1]["cells"]["psnr_t3"] == pytest.approx(values("flow_warp", "psnr").mean())
     assert rows[1]["params"]["models.flow_warp"]["kind"] == "flow_warp"
-    assert "results/toy.png" in whole["files"]
+    assert {"results/toy.png", "results/toy_metrics.csv", "results/toy_steps.csv"} <= set(whole["files"])
+    assert [r["scores"] for r in rows] == [[f"data/scores/toy/{name}.parquet"] for name in ALL]
+    assert {tuple(r["dataset"][i] for i in (0, 1, 3)) for r in rows} == {("toy", "data/frames/toy/test.arrow", "test")}
+    assert rows[1]["columns"] == list(rows[1]["cells"])
     assert {r["experiment"] for r in runs} == {"table"}
 
 

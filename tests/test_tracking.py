@@ -157,6 +157,8 @@ def test_a_training_says_its_data_its_loss_and_that_it_was_stopped(
     assert {tag.key: tag.value for tag in read.tags} == {"mlflow.data.context": "training"}
     files = sorted(file.path for file in client.list_artifacts(one.info.run_id))
     assert files == ["demo.metrics.jsonl", "loss.svg"]
+    (view,) = [value for key, value in client.get_experiment(one.info.experiment_id).tags.items() if "View" in key]
+    assert json.loads(view) == {"selectedColumns": ["attributes.`Dataset`", "metrics.`loss`"]}
 
 
 def test_what_is_made_again_replaces_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

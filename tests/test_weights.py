@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from pipeline import fetch, params, weights
 from pipeline.errors import RetakeError
+from pipeline.store import sealed
 from tests.conftest import ROOT, resolved
 from tests.server import Move, Server
 
@@ -82,6 +83,20 @@ def test_fetched_once_verified_and_loaded_by_name_or_file(server: Server) -> Non
     assert equal(weights.load("w.pth"), state())
     assert len(server.log) == asked
     assert not Path("data/weights/SHA256SUMS").exists(), "the published sum is enough"
+
+
+def test_what_a_pulled_manifest_tells_of_is_fetched_when_it_is_needed(server: Server) -> None:
+    data = stored(state())
+    row(server.put("w", data), len(data), hashlib.sha256(data).hexdigest())
+    assert not weights.here("net"), "nobody has asked for it"
+    sealed.write("data/weights/net.json", {"file": "w.pth", "sha256": None})
+    assert not weights.here("net"), "a colleague could not have it"
+    sealed.write("data/weights/net.json", {"file": "w.pth", "sha256": hashlib.sha256(data).hexdigest()})
+    assert weights.here("net")
+    assert equal(weights.load("net"), state())
+    Path("data/weights/w.pth").unlink()
+    row(REFUSED, len(data), hashlib.sha256(data).hexdigest())
+    assert not weights.here("net"), "it is not to be had here"
 
 
 def test_unpublished_checksum_is_recorded_and_held_to(server: Server) -> None:
