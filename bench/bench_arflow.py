@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 from bench.common import Row, interleave
 
@@ -110,17 +111,22 @@ def network() -> Row:
     torch.manual_seed(0)
     net = module.PWCLite(2)
     pair = torch.rand(1, 2, 3, 384, 832)
-    tiled = module.correlation
 
-    def forward(volume: object) -> None:
-        module.correlation = volume  # type: ignore[assignment]
+    def published() -> None:
+        with (
+            mock.patch.object(module, "for_cpu", lambda x: x),
+            mock.patch.object(module, "correlation", module.correlation_shifts),
+        ):
+            ours()
+
+    def ours() -> None:
         with torch.no_grad():
             net(pair)
 
-    slow, fast = interleave(5, lambda: forward(module.correlation_shifts), lambda: forward(tiled))
+    slow, fast = interleave(5, published, ours)
     detail = f"384x832, one thread, {1000 * slow:.0f} against {1000 * fast:.0f} ms; convolutions are most of both"
     return Row(
-        "PWCLite, two frames", "the same with 81 shifted products, as published without CUDA", slow / fast, 1, detail
+        "PWCLite, two frames", "as published without CUDA: planes, 81 shifted products", slow / fast, 1.4, detail
     )
 
 

@@ -13,6 +13,7 @@ import argparse
 import base64
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any

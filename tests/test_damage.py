@@ -17,7 +17,6 @@ import pytest
 import torch
 
 from pipeline import params, plan, recipes, weights
-from pipeline.atomic import write_text
 from pipeline.errors import RetakeError
 from pipeline.metrics import cache
 from pipeline.store import scores, sealed
@@ -80,8 +79,7 @@ def handed() -> Kind:
 
 
 def resolved() -> Kind:
-    body = "read: abc\ncode: {}\npretrained: {vgg: token}\n"
-    write_text(plan.RESOLVED, f"{plan._seal(body)}\n{body}")
+    sealed.write(plan.RESOLVED, {"read": "abc", "code": {}, "pretrained": {"vgg": "token"}})
     return plan.RESOLVED, plan._resolved_before
 
 
@@ -152,7 +150,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "params.yaml").write_bytes(Path("params.yaml").read_bytes())
     (tmp_path / "workflow").mkdir()
     for item in Path("workflow").iterdir():
-        if item.name != "resolved.yaml":
+        if item.name != "resolved.json":
             (tmp_path / "workflow" / item.name).symlink_to(item.resolve())
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(params.VARIABLE, raising=False)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import RetakeError
 from pipeline.losses.unflow import warp
+from pipeline.models.base import for_cpu
 
 RANGE = 4  # search range, pixels of a level
 SIDE = 2 * RANGE + 1
@@ -48,7 +49,7 @@ class Pyramid(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return the features of the five decoder levels."""
-        features = [image]
+        features = [for_cpu(image)]
         for stage in self.convs:
             features.append(stage(features[-1]))
         return features[:1:-1]
@@ -67,7 +68,7 @@ class ReducedEstimator(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (B, 32, h, w) and the flow's correction (B, 2, h, w)."""
-        x1 = self.conv1(x)
+        x1 = self.conv1(for_cpu(x))
         x2 = self.conv2(x1)
         x3 = self.conv3(torch.cat([x1, x2], 1))
         x4 = self.conv4(torch.cat([x2, x3], 1))
@@ -88,6 +89,7 @@ class DenseEstimator(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (B, inputs + 448, h, w) and the flow's correction (B, 2, h, w)."""
+        x = for_cpu(x)
         for i in range(1, 6):
             x = torch.cat([self.get_submodule(f"conv{i}")(x), x], 1)
         return x, self.conv_last(x)
@@ -103,7 +105,7 @@ class Context(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the correction (B, 2, h, w)."""
-        return self.convs(x)
+        return self.convs(for_cpu(x))
 
 
 class PWCLite(nn.Module):
