@@ -76,8 +76,9 @@ def test_bytes_are_those_of_the_stores(demo: Project) -> None:
             store = Store(path)
             pixel = {"uint8": 3, "uint16": 6, "float32": 4}[store.meta["dtype"]]
             taken = int(store.size.prod(1).sum()) * pixel
-            # The last frame of each clip has no flow
-            assert taken <= (most or 0) <= taken * (1.2 if store.meta["dtype"] == "float32" else 1), path
+            # The last frame of each clip has no flow, and models that draw nothing make one sample of three
+            slack = {"uint8": 1, "float32": 1.2, "uint16": p.protocols["next5"].samples}[store.meta["dtype"]]
+            assert taken <= (most or 0) <= taken * slack, path
             assert path.stat().st_size < (most or 0) + 100_000
 
 

@@ -160,6 +160,7 @@ def test_a_recurrent_network_s_frames_are_stored_as_8_bits(
     network = params.registry("models")["tecogan"].build(project.models["tiny"])
     network.discriminator = torch.nn.Linear(9, 9)  # trained along, no part of the row
     monkeypatch.setattr(weights, "load_model", lambda *_: (network, "ab" * 32))
+    monkeypatch.setattr(weights, "origin_of", lambda _: {})
     predict.predict(toy(experiment__models={"tiny": "Tiny"}), "toy", "tiny")
     store, low = Store("data/predictions/toy/tiny.arrow"), Store(LOW)
     assert {c: store.frame[r].tolist() for c, r in store.clips.items()} == {
@@ -182,6 +183,7 @@ def test_a_scene_too_small_for_the_network_is_named(project: params.Params, monk
     write_stores(scenes={"a": (6, 64, 28)})
     network = params.registry("models")["tecogan"].build(project.models["tiny"])
     monkeypatch.setattr(weights, "load_model", lambda *_: (network, ""))
+    monkeypatch.setattr(weights, "origin_of", lambda _: {})
     monkeypatch.setattr(scene_predict, "_gmacs", lambda *_: 0.0)
     with pytest.raises(
         RetakeError, match=r"frames/toy/test_lr.arrow, a: low-resolution frames of 7x16 pixels: .* at least 8"
@@ -235,6 +237,7 @@ def test_frames_are_streamed(project: params.Params, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(clips, "low_resolution", watched)
     network = Lazy()
     monkeypatch.setattr(weights, "load_model", lambda *_: (network, ""))
+    monkeypatch.setattr(weights, "origin_of", lambda _: {})
     write = Writer.add
     ahead: list[int] = []
     monkeypatch.setattr(Writer, "add", lambda self, *a, **k: ahead.append(len(held)) or write(self, *a, **k))
@@ -277,6 +280,7 @@ def test_a_network_that_does_not_keep_its_word(
             return network(frames)
 
     monkeypatch.setattr(weights, "load_model", lambda *_: (Bad(), ""))
+    monkeypatch.setattr(weights, "origin_of", lambda _: {})
     monkeypatch.setattr(scene_predict, "_gmacs", lambda *_: 0.0)
     with pytest.raises(RetakeError, match=words):
         predict.predict(project, "toy", "nearest")
