@@ -24,7 +24,7 @@ def left() -> list[str]:
     """
     if not LOGS.is_dir() or shutil.which("squeue") is None:
         return []
-    states = "--states=PENDING,CONFIGURING,RUNNING,SUSPENDED,COMPLETING"
+    states = "--states=PENDING,CONFIGURING,RUNNING,SUSPENDED,STOPPED,COMPLETING"
     done = subprocess.run(["squeue", "--me", "--noheader", states, "--format=%A|%k|%Z"], capture_output=True, text=True)
     lines = (line.split("|") for line in done.stdout.splitlines())
     return sorted({line[0] for line in lines if line[1].startswith(("rule_", "group_")) and line[2] == str(Path.cwd())})

@@ -89,11 +89,14 @@ class Cluster:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # a socket's path is short
+        self.scratch = self.folder / "scratch"
         conf = self.folder / "slurm.conf"
         # Snakemake's jobs take SLURM_CONF out of their environment: without a file in /etc they find the cluster through this.
         srun = self.folder / "bin/srun"
         srun.parent.mkdir()
-        srun.write_text(f'#!/bin/sh\nSLURM_CONF={conf} exec {program("srun")} "$@"\n')
+        # What jobs get as scratch of their node is named in a file, as a site's prolog would.
+        scratch = f"[ -e {self.scratch} ] && export TMPDIR=$(cat {self.scratch})"
+        srun.write_text(f'#!/bin/sh\n{scratch}\nSLURM_CONF={conf} exec {program("srun")} "$@"\n')
         srun.chmod(0o755)
         path = os.pathsep.join([str(Path(sys.executable).parent), str(srun.parent), os.environ["PATH"]])
         self.env = {"SLURM_CONF": str(conf), "PATH": path}

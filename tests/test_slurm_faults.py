@@ -215,11 +215,13 @@ def test_full_scratch_of_a_node(cluster: Cluster, project: Project, made: Projec
     scratch.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", scratch]).returncode:
         pytest.skip("a full disk needs the right to mount one")
+    cluster.scratch.write_text(str(scratch))
     try:
         with pytest.raises(OSError, match="No space left"):
             (scratch / "full").write_bytes(bytes(1 << 20))
-        done = project.run(*COMMAND, env=cluster.env | {"TMPDIR": str(scratch)}, timeout=1800)
+        done = project.run(*COMMAND, env=cluster.env, timeout=1800)
     finally:
+        cluster.scratch.unlink()
         subprocess.run(["umount", scratch], check=True)
     assert done.returncode == 0, done.stdout + done.stderr
     same_as(project, made)
