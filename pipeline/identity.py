@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.atomic import write_text
+from pipeline.errors import RetakeError
+from pipeline.sources import limits
 
 PACKAGE = "pipeline"
 MEMORY = Path("data/.content.json")
@@ -147,7 +149,7 @@ def content(path: Path) -> str:
 @functools.cache
 def _remembered() -> dict[str, list[Any]]:
     try:
-        known = json.loads(MEMORY.read_text())
-    except (OSError, ValueError, RecursionError):
+        known = json.loads(limits.text(MEMORY))
+    except (OSError, ValueError, RecursionError, RetakeError):
         return {}
     return {k: v for k, v in known.items() if isinstance(v, list) and len(v) == 2} if isinstance(known, dict) else {}

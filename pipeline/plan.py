@@ -477,9 +477,10 @@ def _token(weights: str) -> str:
 def _resolved_before() -> dict[str, Any]:
     """Return what resolved.yaml holds; {} where there is none. Raises RetakeError when somebody else has changed it."""
     try:
-        text = RESOLVED.read_bytes().decode(errors="replace")  # what is damaged has another seal
+        text = RESOLVED.read_bytes().decode(errors="replace") if not RESOLVED.exists() or RESOLVED.is_file() else ""
     except FileNotFoundError:
         return {}
+    # what is damaged, or no file, has another seal
     head, _, body = text.partition("\n")
     if head != _seal(body):
         raise RetakeError(
