@@ -20,6 +20,7 @@ shall end, in the dataset's units; sheets then show the last frames. The point i
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,10 @@ def main() -> None:
     for option in ("samples", "frames", "fps"):
         if getattr(args, option) < 1:
             parser.error(f"--{option} must be at least 1")
+    if args.seed < 0:
+        parser.error("--seed must be at least 0")
+    if not all(map(math.isfinite, args.endpoint or [])):
+        parser.error("--endpoint must be numbers")
     images = found(args.images)
     single = bool(args.output.suffix) and not args.output.is_dir()
     check(args.output, images, single)
@@ -91,10 +96,14 @@ def main() -> None:
 
 
 def found(paths: list[Path]) -> list[Path]:
-    """Return the images that are named, and those of the folders that are, by name. Raises RetakeError where there are none."""
+    """Return the images that are named, and those of the folders that are and are not hidden, by name. Raises RetakeError where there are none."""
     images: list[Path] = []
     for path in paths:
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES) if path.is_dir() else [path]
+        inside = (
+            sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES and p.name[0] != "." and p.is_file())
+            if path.is_dir()
+            else [path]
+        )
         if not inside:
             raise RetakeError(f"{path} has no images ({', '.join(IMAGES)})")
         images += inside
@@ -103,7 +112,8 @@ def found(paths: list[Path]) -> list[Path]:
 
 def check(output: Path, images: list[Path], single: bool) -> None:
     """Raise RetakeError when `output` cannot hold the clips of the images, or is there already: before anything is computed."""
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+    taken = output.exists() or output.is_symlink()
+    if taken and (not output.is_dir() or any(output.iterdir())):
         raise RetakeError(f"{output} is there already: name another output, or move it away")
     if not single:
         stems = [path.stem for path in images]

@@ -23,6 +23,7 @@ from typing import Any
 from pipeline import params, plan, tasks, tracking
 from pipeline.errors import RetakeError, near, run
 from pipeline.params import Params
+from pipeline.sources import limits
 from pipeline.tables import measured, pairs, record
 from pipeline.tables.cells import Column, Row
 from pipeline.tables.text import pipes
@@ -195,7 +196,10 @@ def _record(name: str, experiment: str, rows: list[str]) -> dict[str, Any]:
     """Return the record of an experiment in a file, or at a commit; raises RetakeError where there is none."""
     path = plan.record(experiment)
     if Path(name).is_file():
-        tree = json.loads(Path(name).read_text())
+        try:
+            tree = json.loads(limits.text(Path(name)))
+        except (ValueError, RecursionError) as error:
+            raise RetakeError(f"{name} holds no tables, it is not JSON: {str(error).splitlines()[0]}") from None
         tables = tree.get("tables", {tree.get("experiment"): tree}) if isinstance(tree, dict) else {}
         if experiment not in tables:
             raise RetakeError(f"{name} has no table of {experiment}: it has {', '.join(map(str, tables)) or 'none'}")

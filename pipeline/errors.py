@@ -130,7 +130,7 @@ def _end(number: int, _: Any) -> None:
 
 def explain(error: OSError) -> str:
     """Return what an operating system's error means for the user: full disk, read-only folder, or its own words."""
-    where = error.filename or ""
+    where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
     number = error.errno
     if number == errno.ENOSPC:
         folder = Path(where).parent
@@ -142,4 +142,6 @@ def explain(error: OSError) -> str:
         return f"cannot write {where}: {error.strerror}. Make the folder writable or link it elsewhere, run again"
     if number == errno.ENOENT:
         return f"missing file {where}: make it with `snakemake {where}`, or check the name"
-    return str(error)
+    if number in (errno.EEXIST, errno.ENOTDIR):
+        return f"{where} is a file where a folder is needed: give another name, or move it away"
+    return f"{where}: {error.strerror}" if where and error.strerror else str(error)

@@ -31,7 +31,7 @@ from urllib3.exceptions import ReadTimeoutError
 
 from pipeline.atomic import write_text
 from pipeline.errors import RetakeError, log
-from pipeline.sources import hosts
+from pipeline.sources import hosts, limits
 from pipeline.sources.verified import Check, Stopped, lock, pause, verify
 
 ROUNDS = 5  # rounds over all addresses that bring nothing new, before giving up
@@ -150,12 +150,12 @@ def sources(path: Path, *, key: str = "dataset", extra: tuple[str, ...] = ()) ->
     """
     columns = [key, "file", "url", "mirror", "bytes", "sha256", "licence", "login", "note", *extra]
     try:
-        lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+        lines = csv.reader(io.StringIO(limits.text(path), newline=""))
         table = [(lines.line_num, values) for values in lines]
     except FileNotFoundError:
         raise RetakeError(f"no {path} in {Path.cwd()}: run from the project's folder") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise RetakeError(f"{path} is not a csv file in UTF-8: {error}") from None
+    except csv.Error as error:
+        raise RetakeError(f"{path} is not a csv file: {error}") from None
     if not table or table[0][1] != columns:
         raise RetakeError(f"{path}:1: the columns must be {','.join(columns)}")
     rows: list[Source] = []

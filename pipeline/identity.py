@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from pipeline.atomic import write_text
 from pipeline.errors import RetakeError
+from pipeline.sources import limits
 
 PACKAGE = "pipeline"
 MEMORY = Path("data/.content.json")
@@ -157,7 +158,7 @@ def seen(path: Path) -> bool:
 @functools.cache
 def _remembered() -> dict[str, list[Any]]:
     try:
-        known = json.loads(MEMORY.read_text())
-    except (OSError, ValueError, RecursionError):
+        known = json.loads(limits.text(MEMORY))
+    except (OSError, ValueError, RecursionError, RetakeError):
         return {}
     return {k: v for k, v in known.items() if isinstance(v, list) and len(v) == 2} if isinstance(known, dict) else {}

@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline.atomic import write_text
 from pipeline.errors import RetakeError, log, run
+from pipeline.sources import limits
 from pipeline.tables.text import as_csv, digits, document, pipes
 
 SCHEMA = Path("workflow/schemas/results.schema.json")
@@ -66,7 +67,7 @@ def read(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > LARGEST:
             raise RetakeError(f"{file} has {file.stat().st_size} bytes, up to {LARGEST} are read")
-        tree: dict[str, Any] = json.loads(file.read_bytes())
+        tree: dict[str, Any] = json.loads(limits.text(file))
         jsonschema.validate(tree, json.loads(SCHEMA.read_text()))
     except OSError as error:
         raise RetakeError(f"{file} cannot be read: {error.strerror}") from None

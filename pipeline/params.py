@@ -38,6 +38,7 @@ from pydantic import (
 from pipeline import recipes
 from pipeline.errors import RetakeError, near
 from pipeline.registry import registry
+from pipeline.sources import limits
 
 SCHEMA = Path("workflow/schemas/params.schema.json")
 FLOW = re.compile(r"data/flow/(?P<estimator>[^/]+)/(?P<dataset>[^/]+)/(?P<split>[^/]+)\.arrow")
@@ -548,7 +549,7 @@ def hand_over(p: Params) -> Path:
 
 def _handed(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text()
+        text = limits.text(path)
         values: dict[str, Any] = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise RetakeError(f"the params that Snakemake handed over in {path} cannot be read: {error}") from None

@@ -18,11 +18,13 @@ from typing import Any
 import yaml
 
 from pipeline.errors import RetakeError, near
+from pipeline.sources import limits
 
 FILE = Path("params.yaml")
 PAPERS = Path("workflow/papers")
 SECTIONS = ("datasets", "models", "protocols", "profiles", "experiments")  # of entries by name, which may say `like`
 OVERRIDE = "override"
+DEEPEST = 100
 FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has its C part
 
 Keys = tuple[str, ...]
@@ -80,7 +82,21 @@ def digest() -> str:
 
 
 class _Loader(FASTEST):
-    """YAML in which a key may stand once in a mapping."""
+    """YAML in which a key may stand once in a mapping, and values lie in each other no deeper than `DEEPEST`."""
+
+    depth = 0
+
+    def descend_resolver(self, node: Any, index: Any) -> None:
+        """Count a step inwards; the parser's C part would end the process where its stack ends."""
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise yaml.YAMLError(f"it is nested more than {DEEPEST} deep")
+        super().descend_resolver(node, index)
+
+    def ascend_resolver(self) -> None:
+        """Count a step outwards."""
+        self.depth -= 1
+        super().ascend_resolver()
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         """Return the mapping; raises yaml.YAMLError with the line of a second key of the same name."""
@@ -100,11 +116,9 @@ class _Loader(FASTEST):
 def load(file: Path) -> dict[str, Any]:
     """Return the mapping that a YAML file holds; raises RetakeError naming the file, and the line where YAML ends."""
     try:
-        tree = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+        tree = yaml.load(limits.text(file), _Loader)
     except FileNotFoundError:
         raise RetakeError(f"no {file} in {Path.cwd()}: run from the project's folder") from None
-    except UnicodeDecodeError as error:
-        raise RetakeError(f"{file} is not UTF-8 (byte {error.start}): save it with that encoding") from None
     except RecursionError:
         raise RetakeError(f"{file} is nested too deeply to be read") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a number or date that no Python object can hold

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import pickle
 import pickletools
 import re
@@ -45,6 +46,7 @@ WRAPPERS = (
     "params",
     "network",
 )  # keys under which training code keeps a network's tensors
+WRAPPED = 8  # times at most
 # What torch raises for truncated and foreign files differs with the place of the damage
 DAMAGE = (
     RuntimeError,
@@ -137,11 +139,19 @@ def load_file(file: str | Path, *, check: bool = False) -> dict[str, Tensor]:
     if tensorflow.holds(file):
         return {name: torch.from_numpy(value) for name, value in tensorflow.read(file, check=check).items()}
     tree: Any = _safetensors(Path(file)) if Path(file).suffix == ".safetensors" else load_tree(file)
-    while isinstance(tree, dict):
-        inner = [tree[key] for key in WRAPPERS if isinstance(tree.get(key), dict)]
-        if not inner:
-            break
-        tree = inner[0]
+    for _ in range(WRAPPED):  # a hostile tree may hold itself
+        inner = [tree[key] for key in WRAPPERS if isinstance(tree.get(key), dict)] if isinstance(tree, dict) else []
+        tree = inner[0] if inner else tree
+    tree = _by_name(tree, file)
+    while prefix := next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in tree)), None):
+        tree = {key.removeprefix(prefix): value for key, value in tree.items()}
+    return dict(tree)
+
+
+def _by_name(tree: Any, file: str | Path) -> dict[str, Tensor]:
+    """Return a tree that must be tensors by name, each of values that the file holds; raises RetakeError where it is not."""
+    import torch
+
     if not isinstance(tree, dict) or not tree:
         raise RetakeError(
             f"{file} holds a {type(tree).__name__}, not tensors by name: it is no checkpoint of a network"
@@ -151,9 +161,20 @@ def load_file(file: str | Path, *, check: bool = False) -> dict[str, Tensor]:
         raise RetakeError(
             f"{file} holds other things than tensors: {', '.join(others[:9])}. It is no checkpoint of a network"
         )
-    while prefix := next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in tree)), None):
-        tree = {key.removeprefix(prefix): value for key, value in tree.items()}
+    for name, tensor in tree.items():
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise RetakeError(f"{file}: {name} is sparse or quantized, plain tensors are read: save it as one")
+        if tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise RetakeError(f"{file}: {name} claims to be {tuple(tensor.shape)}, the file holds fewer values")
     return dict(tree)
+
+
+def _ours(tree: Any, file: str | Path) -> dict[str, Any] | None:
+    """Return the tree of a checkpoint of ours, its weights and best weights checked as `_by_name`; None for another's."""
+    if not (isinstance(tree, dict) and isinstance(tree.get("kind"), str) and "weights" in tree):
+        return None
+    best = tree.get("best")
+    return {**tree, "weights": _by_name(tree["weights"], file), "best": best and _by_name(best, file)}
 
 
 def load_saved(file: str | Path) -> dict[str, Any]:
@@ -224,7 +245,14 @@ def load_tree(file: str | Path) -> dict[str, Any]:
 def params_of(file: str | Path) -> dict[str, Any]:
     """Return {params key: value} that made a checkpoint of ours; {} for a published one. Raises as `load_tree`."""
     tree: Any = {} if tensorflow.holds(file) or Path(file).suffix == ".safetensors" else load_tree(file)
-    return json.loads(tree["params"]) if isinstance(tree, dict) and isinstance(tree.get("params"), str) else {}
+    if not (isinstance(tree, dict) and isinstance(tree.get("params"), str)):
+        return {}
+    try:
+        return dict(json.loads(tree["params"]))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RetakeError(
+            f"{file} is no checkpoint of this project, or damaged: its params: {_first(str(error))}"
+        ) from None
 
 
 def origin_of(file: str | Path) -> dict[str, Any]:
@@ -303,6 +331,8 @@ class _Scripted(pickle.Unpickler):
 
 
 def _rebuilt(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Any:
+    if math.prod(size) > len(storage):
+        raise ValueError(f"a tensor claims to be {tuple(size)}, the file holds {len(storage)} values of it")
     return storage.as_strided(tuple(size), tuple(stride), offset).contiguous()
 
 
@@ -355,15 +385,14 @@ def load_model(model: Model, checkpoint: Path | None, device: str) -> tuple[Any,
     weights_digest = ""
     if checkpoint is not None:
         foreign = tensorflow.holds(checkpoint) or checkpoint.suffix == ".safetensors"
-        tree: Any = {} if foreign else load_tree(checkpoint)
-        if not (isinstance(tree, dict) and isinstance(tree.get("kind"), str) and isinstance(tree.get("weights"), dict)):
+        ours = None if foreign else _ours(load_tree(checkpoint), checkpoint)
+        if ours is None:
             network.load_published(load_file(checkpoint))
         else:
-            if tree["kind"] != model.kind:
-                raise RetakeError(f"{checkpoint} is a checkpoint of {tree['kind']}, not of {model.kind}")
-            best = tree.get("best") if getattr(model.predict, "weights", "last") == "best" else None
-            chosen = best or tree["weights"]
-            network.load_published(chosen)
+            if ours["kind"] != model.kind:
+                raise RetakeError(f"{checkpoint} is a checkpoint of {ours['kind']}, not of {model.kind}")
+            best = ours["best"] if getattr(model.predict, "weights", "last") == "best" else None
+            network.load_published(best or ours["weights"])
         weights_digest = digest(network.state_dict())
     if checkpoint is not None:
         _check_finite(network.state_dict(), checkpoint)
@@ -379,10 +408,8 @@ def starting(source: str, *, best: bool = False) -> dict[str, Tensor]:
     own = Path(source).suffix == ".pt" or Path(source).exists() or tensorflow.holds(source)
     file = Path(source) if own else path(source)
     foreign = tensorflow.holds(file) or file.suffix == ".safetensors"
-    tree: Any = {} if foreign else load_tree(file)
-    if "kind" in tree:
-        return (best and tree["best"]) or tree["weights"]
-    return load_file(file)
+    ours = None if foreign else _ours(load_tree(file), file)
+    return load_file(file) if ours is None else (best and ours["best"]) or ours["weights"]
 
 
 def save(file: str | Path, tree: dict[str, Any]) -> None:

@@ -179,6 +179,64 @@ def test_a_named_pipe_is_refused_not_waited_for(kind: str, project: Path) -> Non
         read()
 
 
+@pytest.mark.parametrize(
+    ("meta", "size"),
+    [
+        ('{"a":' + "[" * 100_000 + "]" * 100_000 + "}", (4, 4)),
+        ("[]", (4, 4)),
+        ('{"codec": "raw", "dtype": "O", "channels": 3}', (4, 4)),
+        ('{"codec": "raw", "dtype": "uint8", "channels": 1e9}', (4, 4)),
+        ('{"codec": "raw", "dtype": "uint8"}', (4, 4)),
+        ('{"codec": "pickle", "dtype": "uint8", "channels": 3}', (4, 4)),
+        ('{"codec": "zstd", "dtype": "uint8", "channels": 3}', (60000, 60000)),
+        ('{"codec": "raw", "dtype": "uint8", "channels": 3}', (-4, -4)),
+    ],
+)
+def test_a_hostile_store_with_right_checksums_is_refused(tmp_path: Path, meta: str, size: tuple[int, int]) -> None:
+    from pipeline.store import frames
+
+    path = hostile(tmp_path / "x.arrow", meta, size, bytes(48))
+    with pytest.raises(RetakeError, match="is not a complete frame store"):
+        frames.Store(path)
+
+
+@pytest.mark.parametrize("codec", ["raw", "png", "zstd", "jpeg", "flow64"])
+@pytest.mark.parametrize("data", [b"", bytes(47), b"\x02" + bytes(9)])
+def test_an_image_that_is_none_is_refused(tmp_path: Path, codec: str, data: bytes) -> None:
+    meta = json.dumps(
+        {
+            "codec": codec,
+            "dtype": "float32" if codec == "flow64" else "uint8",
+            "channels": 2 if codec == "flow64" else 3,
+        }
+    )
+    with pytest.raises(RetakeError, match="cannot be decoded"):
+        Store(hostile(tmp_path / "x.arrow", meta, (4, 4), data)).image(0)
+
+
+def hostile(path: Path, meta: str, size: tuple[int, int], data: bytes) -> Path:
+    """Write a store of one image as nobody here writes it, with checksums that are right."""
+    import hashlib
+
+    import pyarrow as pa
+
+    from pipeline.store import frames
+
+    schema = frames._schema(meta, False)
+    row = {"clip": "a", "frame": 0, "sample": 0, "source": "", "height": size[0], "width": size[1], "image": data}
+    batch = pa.RecordBatch.from_pylist([row], schema=schema)
+    index = hashlib.sha256(frames._numbering(batch))
+    checks = frames._checksum(batch)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
+        out.write_batch(batch)
+        seal = frames._seal(schema, "0", checks, index)
+        out.write_batch(
+            pa.RecordBatch.from_pylist([], schema=schema),
+            custom_metadata={"sha256": "0", "batches": checks, "seal": seal},
+        )
+    return path
+
+
 def test_a_batch_is_checked_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.store import frames
 

@@ -912,7 +912,7 @@ def test_other_columns_and_other_files() -> None:
     with pytest.raises(RetakeError, match=r"sources.csv:1: the columns must be dataset,file,url"):
         fetch.sources(Path("sources.csv"))
     Path("sources.csv").write_bytes(b"\xff\xfe")
-    with pytest.raises(RetakeError, match="not a csv file in UTF-8"):
+    with pytest.raises(RetakeError, match="is not UTF-8"):
         fetch.sources(Path("sources.csv"))
     with pytest.raises(RetakeError, match="run from the project's folder"):
         fetch.sources(Path("none.csv"))

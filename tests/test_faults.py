@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import atomic, errors, metrics, params, tracking, weights
+from pipeline import atomic, errors, metrics, params, recipes, tracking, weights
 from pipeline.errors import RetakeError
 from pipeline.metrics import temporal
 from pipeline.tables import published, text
@@ -397,7 +397,7 @@ def test_signals_keep_the_state(trained: Path, number: int, whom: str, code: int
     [
         (b"\xef\xbb\xbf{head}\n{row}\n", ""),
         (b"{head}\r\n{row}\r\n", ""),
-        (b"{head}\n{row}\xe9\n", r"mine\.csv is no csv file in UTF-8"),
+        (b"{head}\n{row}\xe9\n", r"mine\.csv is not UTF-8"),
         (b"paper,dataset\n{row}\n", r"mine\.csv:1: the columns must be paper,table,dataset"),
         (b"{head}\n{row}\n{row},more\n", r"mine\.csv, row 3: not 10 values"),
         (b"{head}\na,b\n", r"mine\.csv, row 2: not 10 values"),
@@ -412,3 +412,44 @@ def test_published_numbers_as_spreadsheets_save_them(text: bytes, message: str, 
             published.lines_of(file)
     else:
         assert [line["paper"] for line in published.lines_of(file)] == ["P"]
+
+
+def _readers() -> dict[str, Any]:
+    from pipeline import compare, fetch, leaderboard, plan
+    from pipeline.datasets import folder
+    from pipeline.tables import published
+
+    own = folder.Params.model_validate(
+        {"kind": "folder", "folder": ".", "height": 64, "width": 64, "lists": {"train": "x"}}
+    )
+    return {
+        "params": lambda: recipes.load(Path("x")),
+        "sources": lambda: fetch.sources(Path("x")),
+        "published numbers": lambda: published.lines_of(Path("x")),
+        "list of clips": lambda: folder.clips(own, "train", []),
+        "results": lambda: leaderboard.read(Path("x")),
+        "handed params": lambda: params._handed(Path("x")),
+        "resolved params": plan._resolved_before,
+        "tables": lambda: compare._record("x", "demo", []),
+    }
+
+
+@pytest.mark.parametrize(
+    "content", ["pipe", b"a: \xe9\n", "a: 1\n".encode("utf-16"), b"[" * 100_000, b"\0\0", b"1" * 5000]
+)
+@pytest.mark.parametrize("reader", list(_readers()))
+def test_text_that_is_none_is_refused_by_name(
+    reader: str, content: bytes | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline import plan
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan, "RESOLVED", Path("x"))
+    if isinstance(content, bytes):
+        Path("x").write_bytes(content)
+    elif reader == "tables":  # what is no file there is taken for a commit
+        return
+    else:
+        os.mkfifo("x")  # would be waited for
+    with pytest.raises(RetakeError, match=r"\bx\b"):
+        _readers()[reader]()

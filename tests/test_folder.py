@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,14 @@ def test_one_entry_trains_every_task_s_model(tmp_path: Path) -> None:
     done = project.snakemake(*checkpoints)
     assert done.returncode == 0, done.stdout + done.stderr
     assert all((project.folder / path).exists() for path in checkpoints)
+
+
+def test_names_are_one_however_they_are_spelt(tmp_path: Path) -> None:
+    whole, apart = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    images(tmp_path / "all" / apart)
+    (tmp_path / "list.txt").write_text(whole)
+    lists = {"train": str(tmp_path / "list.txt")}
+    assert names(tmp_path / "all", "train", lists=lists) == [whole]
+    images(tmp_path / "all" / whole)
+    with pytest.raises(RetakeError, match="two clips are called café"):
+        names(tmp_path / "all", "train", lists=lists)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -15,7 +16,7 @@ from PIL import Image, ImageOps
 
 from pipeline.errors import RetakeError
 from pipeline.sources import images
-from pipeline.sources.images import frame_name, image_files, image_size, read_frame, read_image, read_pixels
+from pipeline.sources.images import frame_name, image_files, image_size, read_any, read_frame, read_image, read_pixels
 
 RGB = np.random.default_rng(3).integers(0, 256, (6, 9, 3), np.uint8)
 SMOOTH = cv2.resize(RGB, (48, 32), interpolation=cv2.INTER_CUBIC)
@@ -157,3 +158,26 @@ def test_the_frames_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "cover.jpg").write_bytes(b"")
     with pytest.raises(RetakeError, match=r"holds PNG and JPEG images .*move the others elsewhere"):
         image_files(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "WEBP", "PPM"])
+def test_whatever_a_damaged_picture_does_to_its_reader_is_one_error(tmp_path: Path, kind: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 7), "red").save(buffer, kind)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        data = bytearray(buffer.getvalue())
+        data[rng.integers(len(data))] = rng.integers(256)
+        (tmp_path / "x").write_bytes(data)
+        for read in (read_any, read_pixels):
+            with contextlib.suppress(RetakeError):
+                assert read(tmp_path / "x").ndim in (2, 3)
+    # a TIFF without the width of its frame: Pillow raises a TypeError
+    if kind == "TIFF":
+        (tmp_path / "x").write_bytes(
+            buffer.getvalue()
+            .replace(b"\x00\x01\x03\x00", b"\x63\x01\x03\x00")
+            .replace(b"\x00\x01\x04\x00", b"\x63\x01\x04\x00")
+        )
+        with pytest.raises(RetakeError, match="cannot be read as an image"):
+            read_any(tmp_path / "x")

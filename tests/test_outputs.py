@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import animate, flow, params
 from pipeline.atomic import atomic, write_text
 from pipeline.errors import RetakeError, explain
 from pipeline.outputs import unused, unused_folder
@@ -31,6 +32,34 @@ def test_what_is_there_is_kept(tmp_path: Path) -> None:
         unused(free)
     for folder in ("empty", "new"):
         unused_folder(tmp_path / folder)
+
+
+def test_animate_takes_what_is_meant_and_keeps_what_is_there(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "._a.png", "notes.txt"):
+        (tmp_path / name).touch()
+    os.mkfifo(tmp_path / "c.png")
+    (tmp_path / "link").symlink_to("nowhere")
+    images = animate.found([tmp_path])
+    assert [image.name for image in images] == ["a.JPG", "b.png"]
+    for name in ("b.png", "c.png", "link", "."):
+        with pytest.raises(RetakeError, match="is there already"):
+            animate.check(tmp_path / name, images, single=False)
+
+
+def test_flow_and_its_picture_are_two_files(tmp_path: Path) -> None:
+    same = tmp_path / "same.png"
+    with pytest.raises(RetakeError, match="cannot hold both the flow and its picture"):
+        flow.make_pair(params.load({}).models["dis"], [tmp_path, tmp_path], same, same)
+
+
+def test_a_file_where_a_folder_is_needed_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError) as caught:
+        write_text(tmp_path / "file/x", "")
+    assert (
+        explain(caught.value)
+        == f"{tmp_path}/file is a file where a folder is needed: give another name, or move it away"
+    )
 
 
 def test_a_full_disk_is_named_by_file_and_by_its_own_free_space(

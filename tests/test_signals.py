@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM, to a stage alone and to its group: it ends at once, nothing half-made stays, no child lives on.
 
-Trainings keep their state too (tests/test_faults.py); `kill -9` has a file of its own (tests/test_kills.py).
+SIGKILL leaves what was, and the same command makes all again. Trainings keep their state too (tests/test_faults.py); engines that are
+killed have a file of their own (tests/test_kills.py).
 """
 
 from __future__ import annotations
@@ -61,9 +62,27 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def whole(folder: Path) -> dict[str, bytes]:
-    """Return what lies in data and results, but for locks, claims and logs."""
+    """Return what lies in data and results, but for locks, claims, logs and unfinished files."""
     files = [file for part in ("data", "results") for file in (folder / part).rglob("*") if file.is_file()]
-    return {str(f): f.read_bytes() for f in files if ".claims" not in f.parts and not f.name.endswith(".lock")}
+    return {
+        str(f): f.read_bytes()
+        for f in files
+        if ".claims" not in f.parts and not f.name.endswith(".lock") and ".tmp" not in f.name
+    }
+
+
+def halted(project: Project, stage: str) -> subprocess.Popen[str]:
+    """Start a stage and return it where it is about to rename its first output."""
+    reached = project.folder / "reached"
+    reached.unlink(missing_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, f"pipeline.{stage}", *STAGES[stage]], cwd=project.folder, start_new_session=True,
+        env=project.environment({"PYTHONPATH": str(project.folder)}), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not reached.exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    return process
 
 
 @pytest.mark.slow
@@ -73,15 +92,8 @@ def whole(folder: Path) -> dict[str, bytes]:
 def test_a_stage_ends_at_a_signal_and_leaves_what_was(
     project: Project, stage: str, number: int, code: int, whom: str
 ) -> None:
-    before, reached = whole(project.folder), project.folder / "reached"
-    reached.unlink(missing_ok=True)
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, f"pipeline.{stage}", *STAGES[stage]], cwd=project.folder, start_new_session=True,
-        env=project.environment({"PYTHONPATH": str(project.folder)}), stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    while not reached.exists():
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.05)
+    before = whole(project.folder)
+    process = halted(project, stage)
     os.killpg(process.pid, number) if whom == "group" else os.kill(process.pid, number)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == code, error
@@ -89,3 +101,29 @@ def test_a_stage_ends_at_a_signal_and_leaves_what_was(
     assert whole(project.folder) == before
     with pytest.raises(ProcessLookupError):  # the session has no process any more
         os.killpg(process.pid, 0)
+    assert not list(project.folder.rglob("*.tmp*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["main", "group"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_stage_leaves_what_was_and_is_made_again(project: Project, stage: str, whom: str) -> None:
+    before = whole(project.folder)
+    process = halted(project, stage)
+    os.killpg(process.pid, signal.SIGKILL) if whom == "group" else process.kill()
+    process.communicate(timeout=60)  # the children have closed the pipe too
+    assert whole(project.folder) == before
+    again = project.run(
+        sys.executable, "-m", f"pipeline.{stage}", *STAGES[stage], env={"PYTHONPATH": str(project.folder)}
+    )
+    assert again.returncode == 0, again.stderr
+    assert not list(project.folder.rglob("*.tmp*"))
+    measured = {
+        name
+        for name in before
+        if "speed" in name or "results/" in name or name.endswith(("_means.json", ".content.json"))
+    }
+    after = whole(project.folder)
+    assert {k: v for k, v in after.items() if k not in measured} == {
+        k: v for k, v in before.items() if k not in measured
+    }

@@ -384,3 +384,41 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
     weights.save(tmp_path / "bad.pt", {"kind": model.kind, "weights": state, "best": None, "params": "{}"})
     with pytest.raises(RetakeError, match=rf"bad\.pt has NaN or infinity in 1 of \d+ tensors, the first is {name}"):
         weights.load_model(model, tmp_path / "bad.pt", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"kind": "dmvfn"}, "holds other things than tensors: kind"),
+        ({"kind": "dmvfn", "weights": 5}, "holds a int, not tensors by name"),
+        ({"kind": "dmvfn", "weights": {1: torch.zeros(2)}}, "holds other things than tensors: 1"),
+        ({"kind": "dmvfn", "weights": {"a": torch.zeros(2)}, "best": {"a": 3}}, "holds other things than tensors: a"),
+        (
+            {"a": torch.zeros(1).expand(2**30, 2**10)},
+            r"a claims to be \(1073741824, 1024\), the file holds fewer values",
+        ),
+        ({"a": torch.eye(2).to_sparse()}, "a is sparse or quantized"),
+    ],
+)
+def test_trees_that_are_no_checkpoint_are_refused_whoever_reads_them(tmp_path: Path, tree: Any, message: str) -> None:
+    file = tmp_path / "x.pt"
+    torch.save(tree, file)
+    model = params.validate(resolved()).models["dmvfn_demo"]
+    for read in (lambda: weights.starting(str(file)), lambda: weights.load_model(model, file, "cpu")):
+        with pytest.raises(RetakeError, match=f"x.pt.*{message}"):
+            read()
+
+
+def test_a_tree_that_holds_itself_ends(tmp_path: Path) -> None:
+    tree: dict[str, Any] = {}
+    tree["state_dict"] = tree
+    torch.save(tree, tmp_path / "x.pt")
+    with pytest.raises(RetakeError, match="holds other things than tensors: state_dict"):
+        weights.load_file(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("text", ["[1", "[" * 100_000, "5"])
+def test_damaged_params_of_a_checkpoint_are_named(tmp_path: Path, text: str) -> None:
+    torch.save({"params": text, "kind": "dmvfn", "weights": {}}, tmp_path / "x.pt")
+    with pytest.raises(RetakeError, match=r"x\.pt is no checkpoint of this project, or damaged: its params"):
+        weights.params_of(tmp_path / "x.pt")

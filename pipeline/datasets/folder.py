@@ -6,6 +6,7 @@ Split by folders (train/, val/, test/ below it), by lists of names, or by shares
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pydantic import Field, model_validator
 
 from pipeline import params
 from pipeline.errors import RetakeError
-from pipeline.sources import layout, video
+from pipeline.sources import layout, limits, video
 from pipeline.sources.archives import Clip, Member, Stream
 from pipeline.sources.images import image_files
 from pipeline.sources.video import SUFFIXES
@@ -91,11 +92,16 @@ def _inside(folder: Path) -> dict[str, Callable[[str], Clip | Stream]]:
             read = _video
         else:
             continue
-        name = path.name if path.is_dir() else path.stem
+        name = _name(path.name if path.is_dir() else path.stem)
         if name in every:
             raise RetakeError(f"{folder}: two clips are called {name}: rename one")
         every[name] = lambda name, read=read, path=path: read(name, path)  # type: ignore[misc]
     return every
+
+
+def _name(name: str) -> str:
+    """Return a clip's name: letters with accents alike, however the file system or a list spells them."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _images(name: str, folder: Path) -> Clip:
@@ -113,7 +119,7 @@ def _listed(p: Params, split: str, every: dict[str, Callable[[str], Clip | Strea
     file = Path(p.lists[split])
     if not file.is_file():
         raise RetakeError(f"no list {file}: write the names of the clips of {split} into it, a line each")
-    names = layout.lines(file.read_text(encoding="utf-8-sig"))
+    names = [_name(line) for line in layout.lines(limits.text(file))]
     missing = [name for name in names if name not in every]
     if missing:
         raise RetakeError(f"{file} names {', '.join(missing[:5])}, which {p.folder} does not have")

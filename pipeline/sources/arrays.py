@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -68,7 +69,8 @@ def _layout(file: BinaryIO, length: int, where: str) -> tuple[np.dtype, tuple[in
     expected = file.tell() + math.prod(shape) * dtype.itemsize
     if dtype.hasobject:
         raise RetakeError(f"{where} cannot be read as an array: it holds objects, not numbers")
-    if min(shape, default=1) < 0 or expected != length:
+    most = math.prod(side for side in shape if side) * dtype.itemsize  # beside a side of 0 others may be any number
+    if min(shape, default=1) < 0 or expected != length or most > sys.maxsize:
         raise RetakeError(
             f"{where} cannot be read as an array: {shape} of {dtype} takes {expected} bytes, the file has {length}"
         )

@@ -5,12 +5,33 @@ Headers are believed only up to here: what they claim is held against these numb
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from pipeline.errors import RetakeError
+
 PIXELS = 1 << 25  # of one frame: 8K video has fewer
 MEMBER = 256 << 20  # bytes of one image file, or of one member of an archive
 HELD = 2 << 30  # bytes of one array or clip that is held in memory whole
 MEMBERS = 10_000_000  # of one archive: the largest data set has a fifth
 RATIO = 100  # declared size over stored size; images and videos are near 1, text below 20
 SMALL = 16 << 20  # bytes: what may be packed tighter than that, harmless at this size
+
+
+def text(path: Path) -> str:
+    """Return a text file in UTF-8, without a byte order mark.
+
+    Raises FileNotFoundError, and RetakeError for what is no file (a named pipe would be waited for), too large, or in another
+    encoding.
+    """
+    size = path.stat().st_size
+    if not path.is_file():
+        raise RetakeError(f"{path} is no file but a folder, a pipe or a device: put a file there")
+    if size > MEMBER:
+        raise RetakeError(f"{path} is {size} bytes, text up to {MEMBER} is read")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RetakeError(f"{path} is not UTF-8 (byte {error.start}): save it with that encoding") from None
 
 
 def beyond(height: int, width: int) -> str | None:

@@ -24,7 +24,7 @@ from typing import Any
 
 from pipeline.atomic import alive, write_text
 from pipeline.errors import RetakeError, log
-from pipeline.sources import archives
+from pipeline.sources import archives, limits
 
 Check = Callable[[Path], None]  # raises RetakeError for a file whose structure is wrong
 
@@ -118,7 +118,7 @@ def _hold_to_sums(root: Path, name: str, digest: str, record: bool) -> None:
 
 def _sums(path: Path) -> dict[str, str]:
     lines: dict[str, str] = {}
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
+    for number, line in enumerate(limits.text(path).splitlines() if path.exists() else [], 1):
         match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
         if not match:
             raise RetakeError(f"{path}:{number}: not a line of sha256sum: {line!r}. Delete the line")
@@ -128,9 +128,15 @@ def _sums(path: Path) -> dict[str, str]:
 
 def _remembered(root: Path) -> dict[str, Any]:
     try:
-        return json.loads((root / ".verified.json").read_text())
-    except (FileNotFoundError, ValueError):  # without it files are hashed again, nothing else
+        known = json.loads(limits.text(root / ".verified.json"))
+    except (
+        FileNotFoundError,
+        ValueError,
+        RecursionError,
+        RetakeError,
+    ):  # without it files are hashed again, nothing else
         return {}
+    return {k: v for k, v in known.items() if isinstance(v, dict)} if isinstance(known, dict) else {}
 
 
 def _remember(root: Path, name: str, entry: dict[str, Any]) -> None:

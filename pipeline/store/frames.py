@@ -24,6 +24,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -35,6 +36,7 @@ import pyarrow as pa
 
 from pipeline.atomic import atomic
 from pipeline.errors import RetakeError
+from pipeline.sources import limits
 from pipeline.store import flow
 
 BATCH_BYTES = 32 << 20
@@ -116,6 +118,12 @@ def _decode(data: memoryview, shape: tuple[int, ...], dtype: np.dtype) -> np.nda
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
+def _raw(data: memoryview, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    if len(data) != math.prod(shape) * dtype.itemsize:
+        raise _damaged(shape, dtype)
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
 def _damaged(shape: tuple[int, ...], dtype: np.dtype) -> RetakeError:
     return RetakeError(f"a stored image cannot be decoded as {shape} {dtype}: its store is damaged, make that again")
 
@@ -128,12 +136,28 @@ ENCODE: dict[str, Callable[[np.ndarray], bytes]] = {
     "flow64": flow.encode,
 }
 DECODE: dict[str, Callable[[memoryview, tuple[int, ...], np.dtype], np.ndarray]] = {
-    "raw": lambda data, shape, dtype: np.frombuffer(data, dtype).reshape(shape),
+    "raw": _raw,
     "png": _decode,
     "zstd": _from_zstd,
     "jpeg": _decode,
     "flow64": flow.decode,
 }
+
+
+DTYPES = ("uint8", "uint16", "float32")
+CHANNELS = (2, 3)
+# What a damaged or hostile file may make Arrow, JSON and NumPy raise
+READING = (
+    pa.ArrowException,
+    LookupError,
+    OSError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+)
 
 
 class Writer:
@@ -287,7 +311,7 @@ class Store:
             raise RetakeError(f"{what} {self.path}: make it with `snakemake {self.path}`")
         try:
             self._read()
-        except (pa.ArrowException, LookupError, OSError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except READING as error:
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RetakeError(f"{self.path} is not a complete frame store ({why}): {self._again}") from error
         self._whole = [False] * len(self._batches)
@@ -327,6 +351,11 @@ class Store:
         ends = np.r_[starts[1:], len(clip)] if len(clip) else starts
         self.clips: dict[str, range] = {str(clip[a]): range(int(a), int(b)) for a, b in zip(starts, ends, strict=True)}
         self._first = np.cumsum([0] + [b.num_rows for b in self._batches])
+        if self.meta["dtype"] not in DTYPES or self.meta["channels"] not in CHANNELS:
+            raise ValueError("it is of no type of images that stores have")
+        largest = self.size[self.size.prod(axis=1).argmax()] if len(self.size) else (1, 1)
+        if reason := limits.beyond(*map(int, largest)) or (self.size.min(initial=1) < 1 and "it has empty frames"):
+            raise ValueError(reason)
         self._decode = DECODE[self.meta["codec"]]
         self._dtype = np.dtype(self.meta["dtype"])
 

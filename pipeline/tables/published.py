@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import RetakeError
 from pipeline.params import Experiment
+from pipeline.sources import limits
 from pipeline.tables.cells import Cell, Column, Row
 
 PUBLISHED = Path("results/published")
@@ -81,10 +82,10 @@ def rows_of(e: Experiment, columns: list[Column]) -> list[Row]:
 def lines_of(file: Path) -> list[dict[str, str]]:
     """Return the rows of one file of published numbers; raises RetakeError that names the file and the line."""
     try:
-        lines = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"), newline=""), strict=True)
+        lines = csv.DictReader(io.StringIO(limits.text(file), newline=""), strict=True)
         rows = list(lines)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise RetakeError(f"{file} is no csv file in UTF-8: {error}") from None
+    except csv.Error as error:
+        raise RetakeError(f"{file} is no csv file: {error}") from None
     if tuple(lines.fieldnames or ()) != COLUMNS:
         raise RetakeError(f"{file}:1: the columns must be {','.join(COLUMNS)}")
     for number, row in enumerate(rows, 2):
