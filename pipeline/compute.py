@@ -50,7 +50,7 @@ def _take_gpu() -> None:
     names = shown if len(shown) == count else [str(number) for number in range(count)]
     for number, name in enumerate(names if count > 1 else ()):
         path = Path(tempfile.gettempdir(), f"retake-gpu-{re.sub('[^A-Za-z0-9-]', '_', name)}-{os.getuid()}")
-        lock = path.open("a")  # noqa: SIM115
+        lock = path.open("a")
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             torch.cuda.set_device(number)
