@@ -115,6 +115,10 @@ class Compute(Strict):
         None,
         description="windows predicted, or pairs of frames estimated, together; null: 1 on a CPU, 4 on a GPU; may change the last digits",
     )
+    predictions: Literal["keep", "drop"] = Field(
+        "keep",
+        description="drop: Snakemake removes prediction stores when they are scored and in the table's picture; DVC keeps them",
+    )
     shards: int = Field(
         1,
         ge=1,

@@ -424,10 +424,11 @@ def spread(p: Params) -> dict[str, int | str]:
 
 
 def files(p: Params, asked: list[str]) -> Iterator[str]:
-    """Yield every file between raw data and what is `asked` for (as in `plan`), that included; parts go when they are joined."""
+    """Yield every file between raw data and what is `asked` for (as in `plan`), that included, but for those that do not stay."""
+    dropped = {OUTPUTS["predict"][0]} if p.compute.predictions == "drop" else set()
     for stage, instances in (reproduced(p) if asked == p.reproduce else plan(p, asked)).items():
         for fields in instances.values() if stage in OUTPUTS else ():
-            yield from (output.format(**fields) for output in OUTPUTS[stage])
+            yield from (output.format(**fields) for output in OUTPUTS[stage] if output not in dropped)
 
 
 def targets(p: Params) -> list[str]:

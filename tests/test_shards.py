@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from pipeline.store import scores
 from pipeline.store.frames import Store, Writer
 from pipeline.tasks.common.score import Metrics
 from tests.conftest import furnish
+from tests.engines import SMALL_DEMO, Project
 from tests.layouts import drive_zip, encoded, kitti_params, manifest, picture
 from tests.layouts import project as layout_project
 
@@ -259,3 +262,53 @@ def test_without_shards_the_plan_has_no_parts(project: Params) -> None:
         "data/frames/toy/test.arrow",
         *(f"data/shards/predictions/toy/copy_last/3/{i}.arrow" for i in (1, 2, 3)),
     ]
+
+
+TINY: dict[str, Any] = SMALL_DEMO | {
+    "experiments.tiny": {
+        "dataset": "demo",
+        "protocol": "next5",
+        "models": {"copy_last": "Copy last frame"},
+        "metrics": {"psnr": {"kind": "psnr"}},
+        "report": [1],
+    },
+    "reproduce": ["tiny"],
+}
+STORES = (
+    "data/frames/demo/test.arrow",
+    "data/predictions/tiny/copy_last.arrow",
+    "data/scores/tiny/copy_last.parquet",
+    "results/tiny_metrics.csv",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["snakemake", "dvc"])
+def test_engines_run_parts_and_join_them(tmp_path: Path, engine: str) -> None:
+    project = Project(tmp_path / "whole", TINY)
+    done = project.snakemake("results/tiny_metrics.csv")
+    assert done.returncode == 0, done.stdout + done.stderr
+    parts = Project(tmp_path / "parts", TINY | {"compute.shards": 3})
+    run = partial(parts.snakemake, "results/tiny_metrics.csv") if engine == "snakemake" else partial(parts.dvc, "repro")
+    done = run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    for store in STORES:
+        assert (parts.folder / store).read_bytes() == (project.folder / store).read_bytes(), store
+    left = [path for path in (parts.folder / "data/shards").rglob("*.*") if path.is_file()]
+    assert len(left) == (0 if engine == "snakemake" else 3 * 4)
+    done = run()
+    again = re.findall(r"Running stage '(.*)'|^rule (.*):", done.stdout + done.stderr, re.M)
+    assert [name for names in again for name in names if name] == (["plan"] if engine == "dvc" else [])
+
+
+@pytest.mark.slow
+def test_dropped_predictions_are_not_missed_until_something_needs_them(tmp_path: Path) -> None:
+    project = Project(tmp_path / "dropped", TINY | {"compute.predictions": "drop"})
+    done = project.snakemake("results/tiny_metrics.csv")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (project.folder / "data/predictions/tiny/copy_last.arrow").exists()
+    assert (project.folder / "data/predictions/tiny/copy_last.speed.json").exists()
+    assert (project.folder / "results/tiny.png").exists()
+    assert project.rules("results/tiny_metrics.csv") == []
+    project.edit({"experiments.tiny.report": [1, 2]})
+    assert project.rules("results/tiny_metrics.csv") == ["predict", "score", "table"]

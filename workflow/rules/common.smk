@@ -29,6 +29,11 @@ def data(stage):
     return files
 
 
+def kept(file):
+    """Return an output that stays, or with `compute.predictions: drop` one that goes when all that read it are made."""
+    return temp(file) if P.compute.predictions == "drop" else file
+
+
 def code(stage):
     return lambda wildcards: plan.code(P, stage, fields(stage, wildcards))
 

@@ -5,7 +5,7 @@ rule predict:
     input:
         data=data("predict"),
     output:
-        store="data/predictions/{experiment}/{model}.arrow",
+        store=kept("data/predictions/{experiment}/{model}.arrow"),
         speed="data/predictions/{experiment}/{model}.speed.json",
     log:
         "logs/predict-{experiment}-{model}.log",
@@ -55,7 +55,7 @@ rule bring:
     input:
         data=data("bring"),
     output:
-        store="data/predictions/{experiment}/{model}.arrow",
+        store=kept("data/predictions/{experiment}/{model}.arrow"),
     log:
         "logs/bring-{experiment}-{model}.log",
     benchmark:
