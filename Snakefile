@@ -12,7 +12,7 @@ from snakemake.utils import min_version
 
 min_version("9.27")
 sys.path.insert(0, workflow.basedir)
-from pipeline import params, plan
+from pipeline import orphans, params, plan
 from pipeline.errors import RetakeError
 
 try:
@@ -29,8 +29,10 @@ os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 31))
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 32))
 # At its end Snakemake removes every empty folder that a file of the graph could lie in: some of them are the user's own.
 DAG.cleanup_workdir = lambda self: None
-# Without a budget `gpu=1` limits nothing; --resources gpu=N or a profile gives more.
-workflow.global_resources.setdefault("gpu", 1)
+# Without a budget `gpu` limits nothing; --resources gpu=N or a profile gives more.
+workflow.global_resources.setdefault("gpu", P.compute.devices)
+
+ORPHANS = []  # SLURM jobs of a Snakemake that was killed
 
 
 if workflow.is_main_process:
@@ -41,8 +43,14 @@ if workflow.is_main_process:
     with contextlib.suppress(OSError):
         fcntl.flock(ALIVE, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(".snakemake/locks", ignore_errors=True)
+        ORPHANS = orphans.left()
     with contextlib.suppress(OSError):
         fcntl.flock(ALIVE, fcntl.LOCK_SH)
+    plan.let_dvc_work()
+
+
+onstart:
+    asked(orphans.end)(ORPHANS)
 
 
 def one_of(names):
@@ -63,6 +71,8 @@ wildcard_constraints:
     experiment=NAME,
     weights=NAME,
     paper=NAME,
+    shard="[0-9]+",
+    shards="[0-9]+",
 
 
 report: "workflow/report/workflow.rst"

@@ -44,7 +44,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        _keep_claim()
+        keep_claim()
         temporary.replace(path)
     except OSError as error:  # writes that fail name no file: a full disk must be known by one
         if error.errno is None and "No space left" in str(error):  # pyarrow's
@@ -81,7 +81,7 @@ def claim(output: Path, work: str = "") -> None:
         _claimed = file, token, output
 
 
-def _keep_claim() -> None:
+def keep_claim() -> None:
     """Raise RetakeError when a later process has claimed what this one makes."""
     if _claimed is None:
         return

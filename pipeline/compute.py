@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import re
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import RetakeError
@@ -22,6 +25,22 @@ def device(p: Params) -> str:
             "compute.device is cuda, but torch finds no GPU here: set compute.device to auto or cpu in params.yaml"
         )
     return "cuda" if cuda and p.compute.device != "cpu" else "cpu"
+
+
+def machine(p: Params) -> str:
+    """Return what `device` computes on, "NVIDIA H200" or "AMD EPYC, 2 threads", without the machine's name."""
+    import torch
+
+    if device(p) == "cuda":
+        return str(torch.cuda.get_device_name())
+    listed = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.+)", listed.read_text()) if listed.exists() else None
+    return f"{named[1].strip() if named else platform.processor() or platform.machine()}, {p.compute.threads} threads"
+
+
+def batch(p: Params, device: str) -> int:
+    """Return how many windows or pairs a network takes together on a device: `compute.batch`, or what suits the device."""
+    return p.compute.batch or (1 if device == "cpu" else 4)
 
 
 def lay_out(p: Params, network: Any) -> None:

@@ -65,7 +65,7 @@ def download(p: Params, dataset: str, split: str) -> None:
     if made := module.generate is not None:
         module.generate(entry, split, folder)
     facts, absent, wrong = gather(
-        _rows(entry.kind, names, made), folder, fetching=entry.archives == "all", record=not made
+        rows_of(entry.kind, names, made), folder, fetching=entry.archives == "all", record=not made
     )
     problems: list[str] = _wrong(wrong) if wrong else []
     if absent and (entry.archives == "all" or not facts):
@@ -161,7 +161,7 @@ def _entry(p: Params, dataset: str) -> tuple[Any, Any]:
     return entry, params.registry("datasets")[entry.kind]
 
 
-def _rows(kind: str, names: list[str], made: bool) -> list[fetch.Source]:
+def rows_of(kind: str, names: list[str], made: bool) -> list[fetch.Source]:
     """Return the rows of the archives `names`; archives that code makes have none in the file."""
     if made:
         return [
@@ -247,7 +247,7 @@ def check(p: Params, dataset: str) -> None:
     entries = [e for name, e in p.datasets.items() if dataset in (name, e.kind)] or [_entry(p, dataset)[0]]
     kind, module = entries[0].kind, registry[entries[0].kind]
     names = list(dict.fromkeys(n for e in entries for split in module.SPLITS for n in module.archives(e, split)))
-    rows, folder = _rows(kind, names, module.generate is not None), RAW / kind
+    rows, folder = rows_of(kind, names, module.generate is not None), RAW / kind
     facts, absent, wrong = gather(rows, folder, fetching=False, record=False, fresh=True)
     for fact in facts:
         if (folder / fact.file).is_dir():

@@ -32,6 +32,7 @@ INSTANCE = (
     "--weights",
     "--model",
     "--experiment",
+    "--shard",
 )  # what names a stage's instance
 REQUEUE = 75  # EX_TEMPFAIL: SIGTERM came, state is saved, the scheduler may start the job again
 
@@ -101,7 +102,9 @@ def run(main: Callable[[], None], name: str) -> None:
     with contextlib.suppress(OSError):  # a read-only tree, a full disk: the terminal is enough
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists() or path.is_file():
-            handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8", errors="backslashreplace"))
+            if "RANK" not in os.environ:  # the processes of one training share its log
+                path.write_bytes(b"")
+            handlers.append(logging.FileHandler(path, mode="a", encoding="utf-8", errors="backslashreplace"))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be what no encoding knows
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers)

@@ -11,18 +11,21 @@ from __future__ import annotations
 import contextlib
 import csv
 import email.utils
+import http.client
 import io
 import json
 import os
 import random
 import re
+import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import requests
+import urllib3
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from urllib3.exceptions import ReadTimeoutError
 
@@ -36,8 +39,10 @@ BACKOFF = 1.0  # seconds before the second round, doubled each round
 LONGEST = 120.0  # seconds: who asks to wait longer (Retry-After) is not waited for
 TIMEOUT = (15.0, 60.0)  # seconds to connect, and without a byte
 CHUNK = 1 << 14  # bytes; a break loses less than that
+SLOWEST = 70.0  # seconds that a chunk may take; silence is noticed before that, by TIMEOUT
 PAGE = "answers with an HTML page (a login, a quota or a notice), not with the file"
 ADDRESS = rf"(https?://|({'|'.join(hosts.HOSTS)}):)\S+"
+NUMBER = "[0-9]{1,18}"
 RETRY = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -263,8 +268,8 @@ def _get(
         raise _Broken(_words(error), unreachable=_no_connection(error)) from None
     except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError):
         raise _Broken(f"the connection broke after {_length(part)} bytes") from None
-    except requests.RequestException as error:
-        raise _Refused(str(error)) from None
+    except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, ValueError) as error:
+        raise _Refused(f"answers what cannot be understood: {error}"[:300]) from None
     return start == 0
 
 
@@ -289,7 +294,7 @@ def _understand(
     """Return where the body starts (None: the part is whole already) and the file's length, if told."""
     status, fields = answer.status_code, answer.headers
     if status == 416:
-        total = re.fullmatch(r"bytes \*/(\d+)", fields.get("Content-Range", ""))
+        total = re.fullmatch(rf"bytes \*/({NUMBER})", fields.get("Content-Range", ""))
         if have and total and int(total[1]) == have and source.bytes in (None, have):
             return None, have
         _discard(part)
@@ -306,9 +311,9 @@ def _understand(
     if fields.get("Content-Type", "").startswith("text/html") and not source.file.endswith((".html", ".htm")):
         raise _Refused(PAGE)
     start, length = 0, fields.get("Content-Length", "")
-    total_bytes = int(length) if length.isdigit() else None
+    total_bytes = int(length) if re.fullmatch(NUMBER, length) else None
     if status == 206:
-        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", fields.get("Content-Range", ""))
+        span = re.fullmatch(rf"bytes ({NUMBER})-{NUMBER}/({NUMBER}|\*)", fields.get("Content-Range", ""))
         now = _version(answer)
         if not span or int(span[1]) != have or any(began[k] != now[k] for k in began.keys() & now.keys()):
             _discard(part)
@@ -332,12 +337,17 @@ def _receive(
     stop: threading.Event,
 ) -> None:
     """Write the body to `part` from byte `start`. The part is there before its state: without one it is not trusted."""
-    received = start
-    with part.open("r+b" if start else "wb") as file:
+    received, told, free = start, total or source.bytes, shutil.disk_usage(part.parent).free
+    if told and told - start > free:
+        raise _Refused(
+            f"has {human(told - start)} to send, the disk of {part.parent.absolute()} has {human(free)} free"
+        )
+    with _hurried(answer) as arrived, part.open("r+b" if start else "wb") as file:
         file.seek(start)
         if start == 0:
             write_text(_state(part), json.dumps({"url": url, **_version(answer)}))
         for chunk in answer.iter_content(CHUNK):
+            arrived()
             if received == 0 and re.match(rb"\s*<(!doctype|html)", chunk[:64].lower()):
                 _discard(part)
                 raise _Refused(PAGE)
@@ -345,15 +355,52 @@ def _receive(
             if source.bytes and received > source.bytes:
                 _discard(part)
                 raise _Refused(f"sends more than the {source.bytes} bytes that are published")
+            if not told and received - start > free / 2:
+                _discard(part)
+                raise _Refused(
+                    f"has sent {human(received)} and never said how much will come: half of what was free on the disk of "
+                    f"{part.parent.absolute()}"
+                )
             file.write(chunk)
             moved(received)
             if stop.is_set():
                 raise Stopped
         file.flush()
         os.fsync(file.fileno())
-    whole = total or source.bytes or received
+    whole = told or received
     if received < whole:
         raise _Broken(f"the connection broke after {received} of {whole} bytes")
+
+
+@contextlib.contextmanager
+def _hurried(answer: requests.Response) -> Iterator[Callable[[], None]]:
+    """Yield what is called for each chunk that arrives; a connection on which none does for `SLOWEST` seconds is shut.
+
+    A server that sends a byte now and then is never silent. Raises _Refused for it.
+    """
+    last, done, late = [time.monotonic()], threading.Event(), threading.Event()
+
+    def arrived() -> None:
+        last[0] = time.monotonic()
+
+    def watch() -> None:
+        while not done.wait(min(SLOWEST / 4, 5.0)):
+            if time.monotonic() - last[0] > SLOWEST:
+                late.set()
+                with contextlib.suppress(ValueError, OSError):  # it has ended just now
+                    answer.raw.shutdown()
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield arrived
+    except (requests.RequestException, urllib3.exceptions.HTTPError):
+        if not late.is_set():
+            raise
+    finally:
+        done.set()
+    if late.is_set():
+        raise _Refused(f"sends less than {CHUNK / SLOWEST:.0f} bytes a second")
 
 
 def _accept(source: Source, part: Path, check: Check | None, whole: bool) -> str:
@@ -389,9 +436,14 @@ def _discard(part: Path) -> None:
 
 def _began(part: Path) -> dict[str, str]:
     try:
-        return json.loads(_state(part).read_text())
-    except (FileNotFoundError, ValueError):  # then the part is trusted only as far as a published SHA-256 goes
+        began = json.loads(_state(part).read_text())
+    except (
+        FileNotFoundError,
+        ValueError,
+        RecursionError,
+    ):  # then the part is trusted only as far as a published SHA-256 goes
         return {}
+    return {k: v for k, v in began.items() if isinstance(v, str)} if isinstance(began, dict) else {}
 
 
 def _version(answer: requests.Response) -> dict[str, str]:
@@ -401,9 +453,9 @@ def _version(answer: requests.Response) -> dict[str, str]:
 
 
 def _retry_after(value: str) -> float:
-    if value.isdigit():
+    if re.fullmatch("[0-9]+", value):
         return float(value)
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
     return 0.0
 

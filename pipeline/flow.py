@@ -1,6 +1,7 @@
 """Optical flow between the consecutive frames of every clip, once: a frame store in, a flow store out.
 
     python -m pipeline.flow --estimator dis --dataset kitti --split test
+    python -m pipeline.flow --estimator dis --dataset kitti --split test --shard 2/7         # with compute.shards: 7
     python -m pipeline.flow A.png B.png --output flow.flo --picture flow.png
     python -m pipeline.flow A.png B.png --estimator arflow_sky --checkpoint arflow.pth.tar --output flow.flo
 
@@ -30,17 +31,18 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline import params, plan, tasks, weights
+from pipeline import compute, params, plan, shards, tasks, weights
 from pipeline.atomic import claim
 from pipeline.drawing import colours
 from pipeline.drawing.images import write_image
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.outputs import unused
 from pipeline.params import Model, Params
+from pipeline.shards import WHOLE, Shard
 from pipeline.sources.images import read_image
 from pipeline.store import flow as files
 from pipeline.store import sealed
-from pipeline.store.frames import Store, Writer
+from pipeline.store.frames import Store, Writer, join
 from pipeline.tasks.flow.exports import EXPORTS, Pair
 
 WRITE = {".flo": files.write_flo, ".png": files.write_kitti, ".npy": files.write_npy}
@@ -64,6 +66,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="with images: flow.flo, flow.npy, or flow.png (KITTI, 16 bits)")
     parser.add_argument("--picture", type=Path, help="with images: a picture of the flow")
+    shards.add_argument(parser)
     args = parser.parse_args()
     p = params.load()
     if args.images:
@@ -75,20 +78,21 @@ def main() -> None:
     elif args.checkpoint:
         parser.error("--checkpoint is for two images: in an experiment the plan names it")
     elif args.dataset and args.split:
-        make(p, args.estimator, args.dataset, args.split)
+        make(p, args.estimator, args.dataset, args.split, args.shard)
     else:
         parser.error("give --dataset and --split, or two images")
 
 
-def make(p: Params, name: str, dataset: str, split: str) -> Path:
-    """Write the flow store of one (estimator, dataset, split) and return its path."""
+def make(p: Params, name: str, dataset: str, split: str, shard: Shard | None = None) -> Path:
+    """Write the flow store of one (estimator, dataset, split), or a part of it with some of the pairs, and return its path."""
     model = tasks.model(p, name, "flow")
     if dataset not in p.datasets:
         raise RetakeError(f"unknown dataset {dataset!r}{near(dataset, p.datasets)}")
     splits = params.registry("datasets")[p.datasets[dataset].kind].SPLITS
     if split not in splits:
         raise RetakeError(f"dataset {dataset} has no split {split!r}{near(split, splits)}")
-    output = plan.path("flow", estimator=name, dataset=dataset, split=split)
+    fields: plan.Fields = {"estimator": name, "dataset": dataset, "split": split}
+    output = plan.output("flow", fields, shard or WHOLE)
     claim(output)
     frames = Store(plan.path("frames", dataset=dataset, split=split))
     export = EXPORTS[model.export]
@@ -96,12 +100,18 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
     if not chosen:
         raise RetakeError(f"{frames.path}: no two consecutive frames in any of {len(frames.clips)} clips, so no flow")
     named = {(pair.clip, int(frames.frame[pair.name])): pair for pair in chosen}
+    if shard is None and (parts := plan.parts(p, "flow", fields)):
+        count = len(join(parts, output, {"data": frames.identity, "settings": model.model_dump(mode="json")}))
+        log.info("flow of %d pairs, joined from %d parts: %s", count, len(parts), output)
+        return output
+    batch = compute.batch(p, _device(p, model))
+    batches = _batches(frames, chosen, batch)
+    chosen = [pair for place in (shard or WHOLE).span(len(batches)) for pair in batches[place]]
     estimator, digest = None, ""
     if model.kind not in plan.TRUTH:
         checkpoint = None
         if model.has_weights:
-            fields = plan.fields_of(p, "flow", estimator=name, dataset=dataset, split=split)
-            checkpoint = Path(fields["checkpoint"])
+            checkpoint = Path(plan.fields_of(p, "flow", **fields)["checkpoint"])
         estimator, digest = _build(model, checkpoint, _device(p, model))
     meta = {
         "estimator": name,
@@ -128,13 +138,13 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
         if estimator is None:
             jobs = _exact(p, model.kind, dataset, split, frames, named)
         else:
-            loaded = _loaded(model, frames, chosen, pool, 2 * max(workers, p.compute.batch))
-            jobs = _estimated(model, estimator, frames, loaded, p.compute.batch)
+            loaded = _loaded(model, frames, chosen, pool, 2 * max(workers, batch))
+            jobs = _estimated(model, estimator, frames, loaded, batch)
         bar = progress(_encoded(jobs, pool, 2 * workers), total=len(chosen), unit="pair", desc=f"flow {name}")
         for clip, frame, (encoded, size) in bar:
             out.add(clip, frame, source=frames.source(named[clip, frame].name), encoded=encoded, size=size)
             done += 1
-        if not done:
+        if not done and estimator is None:
             raise RetakeError(f"{p.datasets[dataset].kind} has no exact flow of any pair in {frames.path}")
     rate = done / (time.monotonic() - started)
     log.info("flow of %d pairs in %d clips, %.1f a second: %s", done, len(frames.clips), rate, output)
@@ -186,6 +196,12 @@ def make_pair(
         log.info("wrote %s: full colour at %.1f px", picture, scale)
 
 
+def _batches(frames: Store, pairs: list[Pair], most: int) -> list[list[Pair]]:
+    """Return pairs as a network takes them together: neighbours of one size, at most so many."""
+    runs = [list(alike) for _, alike in itertools.groupby(pairs, key=lambda pair: tuple(frames.size[pair.first]))]
+    return [run[first : first + most] for run in runs for first in range(0, len(run), most)]
+
+
 def _check(model: Model, size: tuple[int, ...], where: str) -> None:
     try:
         model.check(int(size[0]), int(size[1]))
@@ -195,8 +211,6 @@ def _check(model: Model, size: tuple[int, ...], where: str) -> None:
 
 def _device(p: Params, model: Model) -> str:
     """Return where an estimator runs: networks as `compute` says, the others on the CPU."""
-    from pipeline import compute
-
     return compute.device(p) if model.has_weights else "cpu"
 
 

@@ -1,6 +1,7 @@
 """Frames of one split, once: archives in, one frame store out.
 
     python -m pipeline.frames --dataset kitti --split test
+    python -m pipeline.frames --dataset kitti --split test --shard 2/7       # with compute.shards: 7
 
 Reads the archives that the download stage's manifest (`data/raw/<dataset>/<split>.json`) lists, straight from the zips,
 and writes `data/frames/<dataset>/<split>.arrow`: RGB uint8 at the dataset's size, resized as published with OpenCV's
@@ -28,16 +29,17 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from pipeline import params, plan
+from pipeline import params, plan, shards
 from pipeline.atomic import claim
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Dataset, Params
+from pipeline.shards import WHOLE, Shard
 from pipeline.sources import archives
 from pipeline.sources.archives import Clip, CutOff, Member, Stream
 from pipeline.sources.images import JPEG, image_size
 from pipeline.sources.verified import unpacked
 from pipeline.store import sealed
-from pipeline.store.frames import ENCODE, Writer
+from pipeline.store.frames import ENCODE, Writer, join
 
 SHOWN = 50  # problems that a message lists
 UNPADDED = "unpadded: rows and columns from the top left that are the source's, the others are padding"
@@ -54,12 +56,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", required=True, help="entry of `datasets` in params.yaml")
     parser.add_argument("--split", required=True, help="its split, such as train or test")
+    shards.add_argument(parser)
     args = parser.parse_args()
-    make(params.load(), args.dataset, args.split)
+    make(params.load(), args.dataset, args.split, args.shard)
 
 
-def make(p: Params, dataset: str, split: str) -> Path:
-    """Write the frame store of one (dataset, split) and return its path.
+def make(p: Params, dataset: str, split: str, shard: Shard | None = None) -> Path:
+    """Write the frame store of one (dataset, split), or a part of it with some of the clips, and return its path.
 
     Raises RetakeError when frames or archives are not as they should be; then no store is written.
     """
@@ -69,7 +72,8 @@ def make(p: Params, dataset: str, split: str) -> Path:
     module = params.registry("datasets")[d.kind]
     if split not in module.SPLITS:
         raise RetakeError(f"dataset {dataset} has no split {split!r}{near(split, module.SPLITS)}")
-    output = plan.path("frames", dataset=dataset, split=split)
+    fields: plan.Fields = {"dataset": dataset, "split": split}
+    output = plan.output("frames", fields, shard or WHOLE)
     claim(output)
     manifest = plan.path("download", dataset=dataset, split=split)
     there, missing = read_manifest(manifest, d.kind)
@@ -79,7 +83,7 @@ def make(p: Params, dataset: str, split: str) -> Path:
             f"{manifest}: no frames of {dataset} {split}, {len(missing)} archives are missing: put some into "
             f"data/raw/{d.kind}, or set datasets.{dataset}.archives to all"
         )
-    partial = _partial(module, d, split, len(there), len(missing), clips)
+    partial = _partial(module, d, split, there, len(missing), clips)
     meta = {
         **{"dataset": dataset, "kind": d.kind, "split": split, "height": d.height, "width": d.width},
         **{"colour": "RGB", "resize": _resize(module, d), "licence": module.LICENCE, "partial": partial},
@@ -88,6 +92,11 @@ def make(p: Params, dataset: str, split: str) -> Path:
         **({"values": UNPADDED} if _fit(d) == "pad" else {}),
         "versions": {"opencv": cv2.__version__},
     }
+    if shard is None and (parts := plan.parts(p, "frames", fields)):
+        count = len(join(parts, output, meta))
+        log.info("%d frames in %d clips, joined from %d parts: %s", count, len(clips), len(parts), output)
+        return output
+    clips = [clips[place] for place in (shard or WHOLE).span(len(clips))]
     # One thread inside OpenCV: frames are the unit of work.
     cv2.setNumThreads(1)
     started = time.monotonic()
@@ -131,12 +140,14 @@ def read_manifest(path: Path, kind: str) -> tuple[list[Path], list[str]]:
     return archives, manifest["missing"]
 
 
-def _partial(module: Any, d: Dataset, split: str, there: int, missing: int, clips: list[Clip | Stream]) -> str | None:
+def _partial(
+    module: Any, d: Dataset, split: str, there: list[Path], missing: int, clips: list[Clip | Stream]
+) -> str | None:
     """Return what of the split is there, in words for the table, or None when it is whole.
 
     Raises RetakeError when there is more than was published.
     """
-    counts = {"clips": len(clips)}
+    counts = {"clips": len(clips), **module.counts(d, split, there)}
     if all(isinstance(clip, Clip) for clip in clips):
         counts["frames"] = sum(len(clip.frames) for clip in clips if isinstance(clip, Clip))
     whole = {what: number for what, number in module.expected(d, split).items() if what in counts}
@@ -148,7 +159,7 @@ def _partial(module: Any, d: Dataset, split: str, there: int, missing: int, clip
             )
     if not missing and all(counts[what] == number for what, number in whole.items()):
         return None
-    parts = [f"{there} of {there + missing} archives"] if there + missing else []
+    parts = [f"{len(there)} of {len(there) + missing} archives"] if there or missing else []
     return ", ".join(parts + [f"{counts[what]} of {number} {what}" for what, number in whole.items()])
 
 

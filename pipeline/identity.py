@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.atomic import write_text
+from pipeline.errors import RetakeError
 
 PACKAGE = "pipeline"
 MEMORY = Path("data/.content.json")
 
 # Imported by stages, but no part of what they make: values arrive as params; planning, messages and mirroring change no output.
-SCAFFOLD = {f"{PACKAGE}/{name}.py" for name in ("compute", "errors", "identity", "params", "plan", "recipes", "registry", "tracking")}  # fmt: skip
+SCAFFOLD = {f"{PACKAGE}/{name}.py" for name in ("compute", "errors", "identity", "params", "plan", "processes", "recipes", "registry", "tracking")}  # fmt: skip
 LISTS = ("*.csv", "*.txt")  # in the folder of a package: lists that its code reads
 
 
@@ -76,7 +77,11 @@ class Source(NamedTuple):
 
 @functools.cache
 def _read(file: str, modified: int) -> Source:
-    tree = ast.parse(Path(file).read_text(encoding="utf-8"), file)
+    try:
+        tree = ast.parse(Path(file).read_text(encoding="utf-8"), file)
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        raise RetakeError(f"{file}{f', line {line}' if line else ''}: this is no Python: {error}") from None
     imports: list[str] = []
     defines: set[str] = set()
     for node in ast.walk(tree):

@@ -92,18 +92,42 @@ class Tracking(Strict):
 
 
 class Compute(Strict):
-    """The machine; published numbers are made with precision 32-true and channels_last off."""
+    """The machine; published numbers are made with precision 32-true and channels_last off.
+
+    The default of `batch` goes by device: 1 on a CPU, whose cores one frame fills (DMVFN at 832x256 takes longer a frame in
+    batches), 4 on a GPU. A number given here holds on both. Convolutions may round the last bit another way in a batch.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto takes a GPU where there is one; cuda insists on it"
     )
+    devices: int = Field(
+        1,
+        ge=1,
+        description="processes, each on a GPU of its own (without GPUs: on CPUs), that train one model together",
+    )
+    nodes: int = Field(1, ge=1, description="machines that those processes are spread over, under SLURM")
     precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="arithmetic of training and prediction")
     channels_last: bool = Field(False, description="memory layout of convolutions; a little faster, other rounding")
     threads: int = Field(2, ge=1, description="CPU threads of one job; another number may change the last digits")
-    batch: int = Field(
-        4, ge=1, description="windows predicted, or pairs of frames estimated, together; may change the last digits"
+    batch: Count | None = Field(
+        None,
+        description="windows predicted, or pairs of frames estimated, together; null: 1 on a CPU, 4 on a GPU; may change the last digits",
+    )
+    shards: int = Field(
+        1,
+        ge=1,
+        description="jobs that frames, flow, prediction and scores of one instance are each split in, for more machines; 1: none",
     )
     workers: int = Field(2, ge=0, description="processes that load training data; 0 loads in the training process")
+
+    @model_validator(mode="after")
+    def _even(self) -> Compute:
+        if self.devices % self.nodes:
+            raise ValueError(
+                f"compute.devices: {self.devices} cannot be spread evenly over compute.nodes: {self.nodes}"
+            )
+        return self
 
 
 class Dataset(Strict):
@@ -492,12 +516,6 @@ def load(overrides: dict[str, Any] | None = None) -> Params:
 
     Raises RetakeError with one line for each key that is wrong: the file, the nearest right name.
     """
-    if "DVC_STAGE" in os.environ and Path("data").is_symlink():
-        raise RetakeError(
-            f"data is a link to {Path('data').resolve()}, and DVC tracks nothing behind a link: make data a folder, and let DVC keep "
-            "what is large elsewhere (`dvc config --local cache.dir /large/disk` and `dvc config --local cache.type symlink`); "
-            "Snakemake takes the link as it is"
-        )
     handed = os.environ.get(VARIABLE)
     if handed and overrides is None:
         return validate(_handed(Path(handed)), lambda keys: handed)

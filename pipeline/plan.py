@@ -18,7 +18,10 @@ import csv
 import functools
 import hashlib
 import os
+import shutil
 import string
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ from pipeline.atomic import write_text
 from pipeline.errors import RetakeError, log, near
 from pipeline.params import Params
 from pipeline.registry import registry
+from pipeline.shards import Shard
 from pipeline.store import sealed
 from pipeline.tables import papers
 
@@ -66,6 +70,18 @@ OUTPUTS: dict[str, list[str]] = {
     "report": ["results/report.html"],
 }
 
+# The parts of a stage that is split (`compute.shards`); the stage itself then joins them. Each is named by its stage and `_shard`.
+PARTS: dict[str, list[str]] = {
+    "frames_shard": ["data/shards/frames/{dataset}/{split}/{shards}/{shard}.arrow"],
+    "flow_shard": ["data/shards/flow/{estimator}/{dataset}/{split}/{shards}/{shard}.arrow"],
+    "predict_shard": [
+        "data/shards/predictions/{experiment}/{model}/{shards}/{shard}.arrow",
+        "data/shards/predictions/{experiment}/{model}/{shards}/{shard}.speed.json",
+    ],
+    "score_shard": ["data/shards/scores/{experiment}/{model}/{shards}/{shard}.parquet"],
+}
+FILES_OF = OUTPUTS | PARTS
+
 # The params keys that a stage uses, and only those: changing a metric never retrains.
 USES: dict[str, list[str]] = {
     "download": ["datasets.{dataset}"],
@@ -77,6 +93,7 @@ USES: dict[str, list[str]] = {
         "models.{model}.network",
         "models.{model}.train",
         "models.{model}.checkpoint",
+        "compute.devices",
         "compute.precision",
         "compute.channels_last",
     ],
@@ -112,6 +129,8 @@ NAMES = {
     "metrics",
     "weights",
     "paper",
+    "shards",
+    "shard",
 }  # fields that are no input
 PICTURES = ("download", "frames", "predict", "bring")  # stages whose files hold a data set's pictures, or lead to them
 TRUTH = ("truth", "truth_noc")  # kinds of model whose flow is read from a dataset's archives
@@ -121,9 +140,24 @@ Inputs = dict[str, Any]
 Plan = dict[str, dict[str, Fields]]
 
 
-def path(stage: str, **fields: str | None) -> Path:
+def path(stage: str, **fields: str | int | None) -> Path:
     """Return the first output of one instance: `path("frames", dataset="kitti", split="test")`."""
-    return Path(OUTPUTS[stage][0].format(**fields))
+    return Path(FILES_OF[stage][0].format(**fields))
+
+
+def output(stage: str, fields: Fields, shard: Shard) -> Path:
+    """Return the first output of one instance, or of one part of it."""
+    if shard.of == 1:
+        return path(stage, **fields)
+    return path(f"{stage}_shard", **fields, shards=shard.of, shard=shard.number)
+
+
+def parts(p: Params, stage: str, fields: Fields) -> list[Path]:
+    """Return the first outputs of the parts that one instance is joined of; none where it is not split."""
+    truth = stage == "flow" and p.models[str(fields["estimator"])].kind in TRUTH  # is read, not computed
+    if p.compute.shards == 1 or f"{stage}_shard" not in PARTS or truth:
+        return []
+    return [output(stage, fields, Shard(number, p.compute.shards)) for number in range(1, p.compute.shards + 1)]
 
 
 class Build:
@@ -134,11 +168,13 @@ class Build:
 
     def __init__(self, p: Params) -> None:
         self.p = p
-        self.stages: Plan = {stage: {} for stage in OUTPUTS}
+        self.stages: Plan = {stage: {} for stage in FILES_OF}
 
-    def add(self, stage: str, **fields: str | None) -> str:
-        """Add one instance."""
-        self.stages[stage][_name(stage, fields)] = fields
+    def add(self, stage: str, **fields: str | int | None) -> str:
+        """Add one instance, with its parts where it is split."""
+        for number, _ in enumerate(parts(self.p, stage, fields), start=1):
+            self.add(f"{stage}_shard", **fields, shards=self.p.compute.shards, shard=number)
+        self.stages[stage][name_of(stage, fields)] = fields
         return str(path(stage, **fields))
 
     def frames(self, dataset: str, split: str) -> str:
@@ -259,14 +295,14 @@ def record(experiment: str) -> Path:
     return Path(f"results/records/{experiment}.json")
 
 
-def _name(stage: str, fields: Fields) -> str:
+def name_of(stage: str, fields: Fields) -> str:
     """Return the name of an instance; a stage with a single one has `all`."""
     return "-".join(str(fields[k]) for k in _keys(stage)) or "all"
 
 
 def _keys(stage: str) -> list[str]:
     """Return the fields that name an instance: those in its first output, in order."""
-    return [field for _, field, _, _ in string.Formatter().parse(OUTPUTS[stage][0]) if field]
+    return [field for _, field, _, _ in string.Formatter().parse(FILES_OF[stage][0]) if field]
 
 
 @functools.cache
@@ -288,12 +324,15 @@ def inputs(p: Params, stage: str, fields: Fields) -> list[str]:
 
     Raises RetakeError when the code of its model lacks a part that the task calls: before anything runs.
     """
+    made, stage = stage, stage.removesuffix("_shard")
     name = fields.get("model") or fields.get("estimator")
     if name in p.models and stage in ("train", "predict", "flow"):
         _whole(p, name)
     given = [value for key, value in fields.items() if key not in NAMES and value is not None]
     if stage == "score":
         given.insert(0, str(path("predict", **fields)))
+    if made == stage:
+        given += map(str, parts(p, stage, fields))
     if stage == "table":
         e = p.experiments[str(fields["experiment"])]
         rows = [(s, m) for m in e.models for s in ("score", "predict")]
@@ -325,6 +364,7 @@ def _whole(p: Params, name: str) -> None:
 
 def roots(p: Params, stage: str, fields: Fields) -> tuple[str, ...]:
     """Return the modules that one instance starts from: its stage, and what that loads by name."""
+    stage = stage.removesuffix("_shard")
     loaded = [identity.PACKAGE + "." + stage]
     model = fields.get("model") or fields.get("estimator")
     task = None
@@ -339,13 +379,15 @@ def roots(p: Params, stage: str, fields: Fields) -> tuple[str, ...]:
     if stage in ("download", "frames") or (stage == "flow" and p.models[str(model)].kind in TRUTH):
         loaded.append(f"{identity.PACKAGE}.datasets.{p.datasets[str(fields['dataset'])].kind}")
     if stage == "score":
-        kinds = {m.kind for m in p.experiments[str(fields["experiment"])].metrics.values()}
-        loaded += sorted(f"{identity.PACKAGE}.metrics.{kind}" for kind in kinds)
+        metrics = p.experiments[str(fields["experiment"])].metrics.values()
+        loaded += sorted({f"{identity.PACKAGE}.metrics.{m.kind}" for m in metrics})
+        loaded += sorted({name for m in metrics for name in registry("metrics")[m.kind].loads(m)})
     if task is not None:
         loaded += tasks.modules(task, stage)
     if stage == "report":
         shown = {p.protocols[p.experiments[e].protocol].task for e in p.reproduce if e in p.experiments}
         loaded += [f"{identity.PACKAGE}.tasks.{name}.view" for name in sorted(shown)]
+        loaded.append(f"{identity.PACKAGE}.models.dis")
     return tuple(loaded)
 
 
@@ -358,13 +400,32 @@ def own_files(stage: str, fields: Fields) -> dict[str, str]:
 
 def uses(p: Params, stage: str, fields: Fields) -> dict[str, Any]:
     """Return {params key: value} of one instance."""
-    return {key: params.subtree(p, key) for key in (k.format(**fields) for k in USES[stage])}
+    return {key: params.subtree(p, key) for key in (k.format(**fields) for k in USES[stage.removesuffix("_shard")])}
+
+
+def gpus(p: Params, stage: str, fields: Fields) -> int:
+    """Return how many GPUs one instance makes use of: models and metrics without weights, imports, and what joins parts, have none."""
+    if p.compute.device == "cpu" or (stage != "score" and parts(p, stage, fields)):
+        return 0
+    if stage.startswith("score"):  # what joins its parts computes the metrics of whole sets
+        metrics = p.experiments[str(fields["experiment"])].metrics.values()
+        return int(any(registry("metrics")[m.kind].needs_weights(m) for m in metrics))
+    model = p.models[str(fields.get("model") or fields["estimator"])]
+    if stage == "train":
+        return p.compute.devices if model.train is not None else 0
+    return int(model.has_weights)
+
+
+def spread(p: Params) -> dict[str, int | str]:
+    """Return the resources of a training on several machines: SLURM's plugin then leaves srun to the stage."""
+    nodes = p.compute.nodes
+    return {"mpi": "srun", "nodes": nodes, "tasks": nodes, "tasks_per_gpu": 0} if nodes > 1 else {}
 
 
 def files(p: Params, asked: list[str]) -> Iterator[str]:
-    """Yield every file between raw data and what is `asked` for (as in `plan`), that included."""
+    """Yield every file between raw data and what is `asked` for (as in `plan`), that included; parts go when they are joined."""
     for stage, instances in (reproduced(p) if asked == p.reproduce else plan(p, asked)).items():
-        for fields in instances.values():
+        for fields in instances.values() if stage in OUTPUTS else ():
             yield from (output.format(**fields) for output in OUTPUTS[stage])
 
 
@@ -409,7 +470,9 @@ def dump(p: Params) -> str:
             read[name] = [v for v in own.values() if v] if own is not None else inputs(p, stage, fields)
             if stage in ("results", "report"):
                 read[name] = []  # of the records, too, the folder
-        longest = max(map(len, read.values()), default=0)
+            if joined := list(map(str, parts(p, stage, fields))):  # of the parts, too
+                read[name] = [file for file in read[name] if file not in joined] + [str(Path(joined[0]).parent)]
+        longest, slots = max(map(len, read.values()), default=0), SLOTS[stage.removesuffix("_shard")]
         instances[stage] = {
             name: {k: v for k, v in fields.items() if k in NAMES}
             | (_curves(p, fields) if stage == "table" else {})
@@ -418,13 +481,11 @@ def dump(p: Params) -> str:
                 if stage in (*PICTURES, "flow", "train")
                 else {}
             )
-            | ({"inputs": read[name] + read[name][:1] * (SLOTS[stage] - len(read[name]))} if SLOTS[stage] else {})
+            | ({"inputs": read[name] + read[name][:1] * (slots - len(read[name]))} if slots else {})
             for name, fields in entries.items()
         }
-        if longest > SLOTS[stage]:
-            raise RetakeError(
-                f"a stage {stage} reads {longest} files, dvc.yaml has room for {SLOTS[stage]}: add a line there"
-            )
+        if longest > slots:
+            raise RetakeError(f"a stage {stage} reads {longest} files, dvc.yaml has room for {slots}: add a line there")
     return HEAD + yaml.safe_dump(instances, sort_keys=False, width=200)
 
 
@@ -471,12 +532,12 @@ def _curves(p: Params, fields: Fields) -> dict[str, str]:
 SLOTS = {
     "download": 0,
     "pretrained": 0,
-    "frames": 2,
-    "flow": 3,
+    "frames": 3,
+    "flow": 4,
     "train": 8,
-    "predict": 6,
+    "predict": 7,
     "bring": 4,
-    "score": 10,
+    "score": 11,
     "table": 4,
     "paper": 4,
     "results": 0,
@@ -541,7 +602,7 @@ _WHOLE: dict[
 ] = {}  # the plan of all experiments, made once for a Params; it is asked for every job
 
 
-def fields_of(p: Params, stage: str, **wildcards: str) -> Fields:
+def fields_of(p: Params, stage: str, **wildcards: str | int) -> Fields:
     """Return the fields of the instance that `wildcards` name, in any experiment of params.yaml.
 
     Frames, flow and checkpoints are made of every dataset, needed by an experiment or not. Raises RetakeError when
@@ -558,21 +619,21 @@ def fields_of(p: Params, stage: str, **wildcards: str) -> Fields:
     if id(p) not in _WHOLE:
         _WHOLE[id(p)] = (p, plan(p, list(dict.fromkeys([*p.experiments, *p.reproduce]))))
     everything = _WHOLE[id(p)][1][stage]
-    name = _name(stage, wildcards)
+    name = name_of(stage, wildcards)
     if name not in everything:
-        build = Build(p)
-        dataset, split = wildcards.get("dataset", ""), wildcards.get("split", "")
-        model = wildcards.get("estimator", wildcards.get("model", ""))
-        if stage == "pretrained" and wildcards["weights"] in _rows():
-            build.pretrained([wildcards["weights"]])
-        elif stage in ("download", "frames") and dataset in p.datasets:
+        build, base = Build(p), stage.removesuffix("_shard")
+        dataset, split = str(wildcards.get("dataset", "")), str(wildcards.get("split", ""))
+        model = str(wildcards.get("estimator", wildcards.get("model", "")))
+        if stage == "pretrained" and str(wildcards["weights"]) in _rows():
+            build.pretrained([str(wildcards["weights"])])
+        elif base in ("download", "frames") and dataset in p.datasets:
             build.frames(dataset, split)
-        elif stage == "flow" and dataset in p.datasets and model in p.models and p.models[model].task == "flow":
+        elif base == "flow" and dataset in p.datasets and model in p.models and p.models[model].task == "flow":
             build.flow(model, dataset, split, dataset)
         elif stage == "train" and dataset in p.datasets and model in p.models and p.models[model].has_weights:
             build.checkpoint(model, dataset)
         elif stage == "paper":
-            build.paper(wildcards["paper"])
+            build.paper(str(wildcards["paper"]))
         elif stage in ("results", "report"):
             build.publish()
         everything = everything | build.stages[stage]
@@ -581,12 +642,40 @@ def fields_of(p: Params, stage: str, **wildcards: str) -> Fields:
     return everything[name]
 
 
+def let_dvc_work() -> str:
+    """Have DVC work without git where it cannot with it; return what was done in words, "" where nothing was.
+
+    DVC asks for a repository around the project, and lets git ignore each output, which git refuses behind a link out of the
+    repository, such as `data` on a larger disk. What `.dvc/config.local` says already stays.
+    """
+    folder, data = Path.cwd().resolve(), Path("data").resolve()
+    roots = [parent for parent in (folder, *folder.parents) if (parent / ".git").exists()]
+    if not roots:
+        reason = f"{folder} is in no git repository"
+    elif not data.is_relative_to(roots[0]):
+        reason = f"data is a link to {data}, out of the git repository"
+    else:
+        return ""
+    local = Path(".dvc/config.local")
+    if not local.parent.is_dir() or (local.exists() and "no_scm" in local.read_text(errors="replace")):
+        return ""
+    dvc = shutil.which("dvc", path=str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", ""))
+    if not dvc or subprocess.run([dvc, "config", "-q", "--local", "core.no_scm", "true"], check=False).returncode:
+        return ""
+    told = f"{reason}: DVC now works without git here (core.no_scm in {local}; `dvc exp` needs git)"
+    log.info("%s", told)
+    return told
+
+
 def main() -> None:
     """Write plan.yaml and resolved.yaml; under DVC, stop the run when the first is another than DVC had read."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.parse_args()
     p = params.load()
     write(p)
+    told = let_dvc_work()
+    if told and "DVC_STAGE" in os.environ:
+        raise RetakeError(f"{told}: type the same command again")
     text = dump(p)
     if FILE.exists() and FILE.read_bytes() == text.encode():
         return

@@ -28,7 +28,8 @@ OPTIONAL: dict[str, dict[str, Any]] = {
         "VALUES": None,  # what the numbers are that frames may carry
         "RESIZE": None,  # how the module itself resizes, where the frames stage does not
         "archives": lambda p, split: [],  # file names in workflow/sources.csv, or none: the clips come from elsewhere
-        "expected": lambda p, split: {},  # what is published: clips, frames
+        "expected": lambda p, split: {},  # what is published: clips, frames, and what `counts` counts
+        "counts": lambda p, split, archives: {},  # what of the archives is counted beside clips and frames
         "generate": None,  # makes the archives, for rendered datasets
         "truth": None,  # exact flow
         "seen": None,  # where in a frame a measured point is
@@ -40,6 +41,7 @@ OPTIONAL: dict[str, dict[str, Any]] = {
         "MEAN": None,
         "NO_VALUE": None,  # why a frame may have no value: then the function gives NaN
         "needs_weights": lambda p: [],
+        "loads": lambda p: [],  # modules that `build` loads by name, dotted: part of the code that a score depends on
         "label": None,
         "LABEL": None,
     },
@@ -70,7 +72,10 @@ def registry(package: str) -> dict[str, Entry]:
     root = importlib.import_module(f"pipeline.{package}")
     entries = {}
     for name in sorted(m.name for m in pkgutil.iter_modules(root.__path__)):
-        module = importlib.import_module(f"{root.__name__}.{name}")
+        try:
+            module = importlib.import_module(f"{root.__name__}.{name}")
+        except (SyntaxError, ImportError) as error:
+            raise RetakeError(f"pipeline/{package}/{name} cannot be imported: {error}") from error
         if not hasattr(module, CLASS[package]):
             continue  # a helper of several entries
         missing = [part for part in REQUIRED[package] if not hasattr(module, part)]

@@ -13,6 +13,7 @@ import argparse
 import base64
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ import numpy as np
 
 from pipeline import params, plan, tasks
 from pipeline.atomic import claim, write_text
-from pipeline.drawing import charts
+from pipeline.drawing import charts, colours, sheets
 from pipeline.errors import RetakeError, log, run
 from pipeline.params import Params
+from pipeline.registry import registry
 from pipeline.store import scores
 from pipeline.store.frames import Store
 from pipeline.tables import papers, verdicts
@@ -57,6 +59,7 @@ def page(p: Params, results: dict[str, Any]) -> str:
     context = {
         "sections": sections,
         "papers": _papers(results["tables"]),
+        "lineages": {name: _lineages(record) for name, record in results["tables"].items()},
         "bibtex": "\n\n".join(results["bibtex"].values()),
         "commit": results["made_by"]["commit"],
         "stages": _stages(p),
@@ -64,19 +67,29 @@ def page(p: Params, results: dict[str, Any]) -> str:
         "verdict_words": {verdicts.MARKS[k]: w for k, w in verdicts.WORDS.items()},
     }
     pictures = [picture for section in sections for picture in section["pictures"]]
-    dropped: list[str] = []
-    while True:
-        html = rendered(context | {"dropped": dropped})
-        if len(html.encode()) <= BUDGET:
-            return html
-        left = [picture for picture in pictures if picture["data"]]
-        if not left:
-            raise RetakeError(
-                f"the report has {len(html) / 1e6:.1f} MB without any picture: name fewer experiments in `reproduce`"
-            )
-        largest = max(left, key=lambda picture: sum(map(len, picture["data"].values())))
-        dropped.append(largest["name"])
-        largest["data"] = {}
+    bare = [section | {"pictures": []} for section in sections]
+    size = len(rendered(context | {"sections": bare, "dropped": [picture["name"] for picture in pictures]}).encode())
+    if size > BUDGET:
+        raise RetakeError(
+            f"the report has {size / 1e6:.1f} MB without any picture: name fewer experiments in `reproduce`"
+        )
+    return rendered(context | {"dropped": _drop(pictures, BUDGET - size)})
+
+
+def _drop(pictures: list[dict[str, Any]], room: int) -> list[str]:
+    """Empty the largest pictures until all that are left take at most `room` bytes; return the names of those."""
+    dropped = []
+    for picture in sorted(pictures, key=_bytes_of):
+        room -= _bytes_of(picture)
+        if room < 0:
+            dropped.append(picture["name"])
+            picture["data"] = {}
+    return dropped
+
+
+def _bytes_of(picture: dict[str, Any]) -> int:
+    """Return what a picture adds to the page, with the elements around it (a little more than they have)."""
+    return sum(map(len, picture["data"].values())) + 1000 + 8 * len(picture["name"])
 
 
 def rendered(context: dict[str, Any]) -> str:
@@ -103,43 +116,94 @@ def _section(p: Params, record: dict[str, Any]) -> dict[str, Any]:
     return {
         "record": record,
         "columns": main,
-        "steps": sorted({c["step"] for c in main if c["step"]}),
+        "best": _best(record),
+        "steps": [f"t+{step}" for step in sorted({c["step"] for c in main if c["step"]})],
         "rows": rows,
         "published": published,
         "pairs": [_pair(record, d) for d in record["pairs"] if d["p"] is not None],
         "charts": [*_curves(record), *_cost(record, main), *_trainings(p, record)],
         "pictures": _pictures(p, record),
-        "command": f"snakemake --cores all results/{record['experiment']}_metrics.csv",
+        "command": _command(f"results/{record['experiment']}_metrics.csv"),
     }
 
 
 def _row(record: dict[str, Any], row: dict[str, Any], columns: list[dict[str, Any]]) -> dict[str, Any]:
     cells = []
-    bold = _best(record)
     for column in columns:
-        cell = row["cells"].get(column["name"])
-        about = record["metrics"][column["metric"]]
-        told = {"value": None, "text": "", "interval": "", "bold": (row["name"], column["name"]) in bold}
+        cell, digits = row["cells"].get(column["name"]), record["metrics"][column["metric"]]["digits"]
+        told: dict[str, Any] = {"value": "", "text": "", "interval": "", "over": "", "note": "", "spread": ""}
         if cell is not None and cell["mean"] is not None:
-            told |= {"value": cell["mean"], "text": f"{cell['mean']:.{about['digits']}f}"}
+            told |= {"text": f"{cell['mean']:.{digits}f}", "value": cell["mean"], "note": cell["note"]}
             if cell["low"] is not None:
-                told["interval"] = f"{cell['low']:.{about['digits']}f} – {cell['high']:.{about['digits']}f}"
+                told["interval"] = f"{cell['low']:.{digits}f} – {cell['high']:.{digits}f}"
                 told["over"] = f"{cell['units']} {cell['unit']}"
-            told["note"] = cell["note"]
+            if cell["spread"] is not None:
+                told["spread"] = f"{cell['spread']:.2g} between {row['samples']} draws"
         cells.append(told)
-    lineage = {
-        "archives": [f"{a['file']} {a['sha256'][:12]}" for a in record["archives"]],
-        "frames": row["frames"],
-        "data": row["digests"]["data"],
-        "flow": row["flow"],
-        "training": row["training"],
-        "checkpoint": row["digests"]["checkpoint"],
-        "params": row["digests"]["params"],
-        "code": row["digests"]["code"],
-        "note": row["note"],
-        "partial": row["partial"],
+    return {"row": row, "cells": cells}
+
+
+def _command(file: str | Path, *, again: bool = False) -> str:
+    """Return the command that makes a file, or that makes it `again` although it is up to date."""
+    return f"snakemake --cores all {'--force ' if again else ''}{file}"
+
+
+def _lineages(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what the cells of a table rest on: of all rows, of each metric, and of each row, one step after another.
+
+    A step is its name, lines of text, and the command that makes it again.
+    """
+    data = {"dataset": record["dataset"], "split": "test"}
+    archives = [f"{a['file']}, SHA-256 {a['sha256']}" for a in record["archives"]]
+    return {
+        "archives": [
+            "archives",
+            archives or ["none: the frames are made here"],
+            _command(plan.path("download", **data)),
+        ],
+        "metrics": {
+            name: f"{about['label']}, {', '.join(f'{k} {v}' for k, v in about['settings'].items())} ({about['identity']})"
+            for name, about in record["metrics"].items()
+        },
+        "rows": {row["name"]: {"label": row["label"], "steps": _steps(record, row)} for row in record["rows"]},
+        "table": ["table", [], _command(f"results/{record['experiment']}_metrics.csv")],
     }
-    return {"row": row, "cells": cells, "lineage": lineage}
+
+
+def _steps(record: dict[str, Any], row: dict[str, Any]) -> list[list[Any]]:
+    """Return the steps from the frames to the scores of one row; what an older record does not know is left out."""
+    digests, trained, speed = row["digests"], row.get("trained", {}), row["speed"]
+    names = {"experiment": record["experiment"], "model": row["name"]}
+
+    def lines(*told: tuple[str, Any]) -> list[str]:
+        return [f"{what} {value}" for what, value in told if value]
+
+    steps: list[list[Any]] = [
+        [
+            "frames",
+            lines(("", row["frames"]), ("digest", digests["data"]), ("partial:", row["partial"])),
+            _command(plan.path("frames", dataset=record["dataset"], split="test"), again=True),
+        ]
+    ]
+    if row["flow"]:
+        steps.append(["flow", [row["flow"]], ""])
+    if digests["checkpoint"]:
+        made = [
+            ("steps:", trained.get("step")),
+            ("commit", trained.get("commit")),
+            ("machine:", trained.get("machine")),
+        ]
+        file = plan.path("train", model=row["name"], dataset=record["trained_on"])
+        told = lines(("digest", digests["checkpoint"]), *made, ("", row["training"]))
+        steps.append(["checkpoint", told, _command(file, again=True)])
+    hardware = ", ".join(lines(("", speed.get("device")), ("threads", speed.get("threads")), ("", row["precision"])))
+    predict, _, score = digests["code"].partition(" ")
+    told = lines(
+        ("digest", digests.get("predictions")), ("params", digests["params"]), ("code", predict), ("on", hardware)
+    )
+    steps.append(["predictions", told, _command(plan.path("predict", **names), again=True)])
+    told = lines(("digest", digests.get("scores")), ("code", score), ("notes:", row["note"]))
+    return [*steps, ["scores", told, _command(plan.path("score", **names), again=True)]]
 
 
 def _best(record: dict[str, Any]) -> set[tuple[str, str]]:
@@ -207,64 +271,99 @@ def _cost(record: dict[str, Any], columns: list[dict[str, Any]]) -> list[dict[st
 
 
 def _trainings(p: Params, record: dict[str, Any]) -> list[dict[str, str]]:
-    """Return the loss of each training behind the rows, where its log is there."""
-    drawn = []
+    """Return the loss and the validation of each training behind the rows, where its log is there."""
+    losses: list[charts.Curve] = []
+    validations: dict[str, list[charts.Curve]] = {}
     for row in record["rows"]:
         file = plan.path("train", model=row["name"], dataset=record["trained_on"]).with_suffix(".metrics.jsonl")
         if row["name"] not in p.models or p.models[row["name"]].train is None or not file.exists():
             continue
-        curve = charts.losses(row["label"], file)
-        drawn += [curve] if curve is not None else []
-    if not drawn:
-        return []
-    title = f"{record['experiment']}: loss while training"
-    return [{"title": title, "svg": charts.curves(drawn, "training step", "loss", title, log=True)}]
+        for key, curve in charts.training(file).items():
+            if key.startswith("val_"):
+                validations.setdefault(key, []).append(curve)
+            else:
+                losses.append(curve)
+            curve.name = row["label"] if key == "loss" or key.startswith("val_") else f"{row['label']}: {key}"
+    made = []
+    for name, drawn in {"loss": losses, **validations}.items():
+        if drawn:
+            title = f"{record['experiment']}: {name.replace('val_', 'validation, ')} while training"
+            log = name == "loss"
+            made.append({"title": title, "svg": charts.curves(drawn, "training step", name, title, log=log)})
+    return made
 
 
 def _pictures(p: Params, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the experiment's picture, and truth beside two rows where these differ most; {} as data for what is dropped."""
+    """Return the experiment's picture, the motion of every row, and the windows where two rows differ most; `data`: data URLs."""
     name, made = record["experiment"], []
     file = Path(plan.OUTPUTS["table"][5].format(experiment=name))
+    labels = ", ".join(row["label"] for row in record["rows"])
     if file.exists() and (image := cv2.imread(str(file))) is not None:
-        made.append(
-            {"name": f"{name}: what its rows look like", "kind": "strip", "data": {"image": _jpeg(image[..., ::-1])}}
-        )
-    return made + _worst(p, record)
-
-
-def _worst(p: Params, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the windows on which the best and the second row differ most, as truth and both results."""
+        told = f"{name}: what is given, the truth, and each row with its error: {labels}"
+        made.append({"name": told, "kind": "strip", "data": {"image": _jpeg(image[..., ::-1])}})
     chosen = _rivals(record)
-    if chosen is None or record["experiment"] not in p.experiments:
-        return []
+    if chosen is None or name not in p.experiments:
+        return made
     metric, rivals = chosen
-    per_window = [_window_means(record["experiment"], row["name"], metric) for row in rivals]
-    shared = [w for w in per_window[0] if w in per_window[1]]
-    apart: list[str] = sorted(shared, key=lambda w: -abs(per_window[0][w] - per_window[1][w]))[:WORST]
-    fields = plan.fields_of(p, "table", experiment=record["experiment"])
+    per_window = [_window_means(name, row["name"], metric) for row in rivals]
+    apart = sorted(
+        per_window[0].keys() & per_window[1].keys(), key=lambda w: (-abs(per_window[0][w] - per_window[1][w]), w)
+    )
+    files = [plan.path("predict", experiment=name, model=row["name"]) for row in record["rows"]]
+    fields = plan.fields_of(p, "table", experiment=name)
+    if not apart or not all(Path(file).exists() for file in (*files, fields["frames"])):
+        return made
     protocol = p.protocols[record["protocol"]]
-    view = tasks.part(protocol.task, "view")
-    made: list[dict[str, Any]] = []
-    for window in apart:
-        data: dict[str, str] = {}
-        told = []
-        for number, row in enumerate(rivals):
-            file = plan.path("predict", experiment=record["experiment"], model=row["name"])
-            if not file.exists() or not Path(fields["frames"]).exists():
-                return made
-            truth, image = view.compared(fields, protocol, Store(file), window)
-            data |= {"truth": _jpeg(truth), f"made{number}": _jpeg(image)}
-            told.append(f"{row['label']} {per_window[number][window]:.3g}")
-        label = record["metrics"][metric]["label"]
-        made.append(
-            {
-                "name": f"{record['experiment']}, {window}: {label} {', '.join(told)}",
-                "kind": "slider",
-                "labels": [row["label"] for row in rivals],
-                "data": data,
-            }
-        )
+    compared = tasks.part(protocol.task, "view").compared
+    shown = {row["name"]: (row["label"], Store(file)) for row, file in zip(record["rows"], files, strict=True)}
+    made += _motion(name, apart[0], [(label, *compared(fields, protocol, s, apart[0])) for label, s in shown.values()])
+    for window in apart[:WORST]:
+        pairs = [compared(fields, protocol, shown[row["name"]][1], window) for row in rivals]
+        values = [f"{row['label']} {means[window]:.3g}" for row, means in zip(rivals, per_window, strict=True)]
+        told = f"{name}, {window}: {record['metrics'][metric]['label']} {', '.join(values)}"
+        made.append(_slider(told, [row["label"] for row in rivals], pairs))
     return made
+
+
+def _slider(name: str, labels: list[str], pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    """Return the truth, and of each label its last picture and the map of its error; flow in colours has no such map."""
+    data = {"truth": _jpeg(pairs[0][0][-1])}
+    for number, (truth, made) in enumerate(pairs):
+        data[f"made{number}"] = _jpeg(made[-1])
+        if len(made) > 1:
+            data[f"error{number}"] = _jpeg(sheets.error_map(sheets.difference(made[-1], truth[-1])))
+    return {"name": name, "kind": "slider", "labels": labels, "data": data}
+
+
+def _motion(name: str, window: str, rows: list[tuple[str, np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
+    """Return a picture of the flow between the last two frames, of the truth and of each row (label, truth, made).
+
+    It is estimated by DIS on the frames themselves. There is none for frames that are too small for DIS, or for single ones.
+    """
+    kind = registry("models")["dis"]
+    estimator = kind.build(kind.Params(kind="dis"))
+    truth = rows[0][1]
+    try:
+        kind.Params(kind="dis").check(*truth.shape[1:3])
+    except ValueError:
+        return []
+    if len(truth) < 2:
+        return []
+    true = estimator.estimate(*truth)
+    scale = colours.scale_of(true)
+    cells: list[sheets.Cell] = [("truth", colours.colours(true, scale))]
+    for label, _, made in rows:
+        flow = estimator.estimate(*made)
+        error = float(np.hypot(*np.moveaxis(flow - true, -1, 0)).mean())
+        cells.append((f"{label}: off by {error:.2f} px", colours.colours(flow, scale)))
+    title = f"{window}: flow between the last two frames, estimated by DIS on the frames of each"
+    framed: list[sheets.Cell] = [  # no motion is white, as the sheet is
+        (words, image if image is None else np.pad(image, ((1, 1), (1, 1), (0, 0)), constant_values=160))
+        for words, image in cells
+    ]
+    image = sheets.sheet(sheets.wrap(framed), title, sheets.legend(scale))
+    told = f"{name}, {window}: motion between the last two frames (DIS), " + ", ".join(words for words, _ in cells)
+    return [{"name": told, "kind": "strip", "data": {"image": _jpeg(image)}}]
 
 
 def _rivals(record: dict[str, Any]) -> tuple[str, list[dict[str, Any]]] | None:
@@ -287,7 +386,7 @@ def _window_means(experiment: str, name: str, metric: str) -> dict[str, float]:
         return {}
     columns, _ = scores.read(file)
     values: dict[str, list[float]] = {}
-    for window, _, _, key, value, _ in zip(*columns.values(), strict=True):
+    for window, key, value in zip(columns["window"], columns["metric"], columns["value"], strict=True):
         if key == metric:
             values.setdefault(window, []).append(value)
     return {window: float(np.mean(each)) for window, each in values.items() if np.isfinite(each).all()}
@@ -315,21 +414,30 @@ def _papers(records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
             for column in made.columns:
                 text = line.cells.get(column, "")
                 verdict = line.verdicts.get(column)
+                experiment = entry.parts[column.part].experiment or ""
+                row = next((r for r in records.get(experiment, {"rows": []})["rows"] if r["label"] == line.label), None)
                 cells.append(
                     {
                         "text": text if line.measured or papers.NUMBER.fullmatch(text) else "",
-                        "grade": papers.GRADES.get(line.grades.get(column, ""), ""),
+                        "grade": line.grades.get(column, ""),
                         "mark": verdict.mark if verdict else "",
                         "words": verdict.words if verdict else "",
+                        "lineage": f"{experiment}/{row['name']}" if line.measured and row and text else "",
+                        "metric": _metric_of(records.get(experiment), column.ours),
                     }
                 )
             lines.append({"label": line.label, "source": line.source, "measured": line.measured, "cells": cells})
-        heads = [f"{entry.parts[c.part].title}: {c.title}" for c in made.columns]
+        steps = [c.horizon if re.fullmatch(r"t[+=]\d+", c.horizon) else "" for c in made.columns]
+        heads = [
+            {"title": f"{entry.parts[c.part].title}: {c.title}", "step": step}
+            for c, step in zip(made.columns, steps, strict=True)
+        ]
         tables.append(
             {
                 "name": name,
                 "caption": entry.caption,
                 "heads": heads,
+                "steps": list(dict.fromkeys(filter(None, steps))),
                 "lines": lines,
                 "count": verdicts.count(made.verdicts),
             }
@@ -337,9 +445,27 @@ def _papers(records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return tables
 
 
-def _stages(p: Params) -> list[tuple[str, int]]:
-    """Return the stages behind the page, in order, with their number of jobs."""
-    return [(stage, len(instances)) for stage, instances in plan.reproduced(p).items() if instances]
+def _metric_of(record: dict[str, Any] | None, column: str) -> str:
+    """Return the metric of a column of a record, "" where there is none."""
+    return next((c["metric"] for c in record["columns"] if c["name"] == column), "") if record is not None else ""
+
+
+def _stages(p: Params) -> dict[str, Any]:
+    """Return the graph of the stages behind the page, and {stage: number of its jobs} in the order in which they run."""
+    plans = {stage: jobs for stage, jobs in plan.reproduced(p).items() if jobs}
+    made_by = {
+        out.format(**f): stage for stage, jobs in plans.items() for f in jobs.values() for out in plan.OUTPUTS[stage]
+    }
+    read = {
+        stage: {file for fields in jobs.values() for file in plan.inputs(p, stage, fields)}
+        for stage, jobs in plans.items()
+    }
+    edges = sorted({(made_by[file], stage) for stage, files in read.items() for file in files if file in made_by})
+    jobs = {stage: len(instances) for stage, instances in plans.items()}
+    words = {stage: f"{stage} ({count})" for stage, count in jobs.items()}
+    title = "The graph of the stages: " + ", ".join(f"{a} to {b}" for a, b in edges)
+    between = [(a, b) for a, b in edges if a != b]  # a training may start from another
+    return {"jobs": jobs, "svg": charts.graph(between, words, title) if jobs else ""}
 
 
 if __name__ == "__main__":

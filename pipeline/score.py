@@ -1,6 +1,7 @@
 """Score the predictions of one row of a table: a prediction store and the true frames in, one value a row out.
 
     python -m pipeline.score --experiment demo --model dmvfn_demo
+    python -m pipeline.score --experiment demo --model dmvfn_demo --shard 2/7        # with compute.shards: 7
 
 `data/scores/<experiment>/<model>.parquet` has the columns
 
@@ -30,12 +31,14 @@ from typing import Any
 
 import cv2
 
-from pipeline import compute, params, plan, tasks
+from pipeline import compute, params, plan, shards, tasks
 from pipeline.atomic import claim
 from pipeline.errors import RetakeError, log, run
 from pipeline.params import Params
+from pipeline.shards import NOTHING, WHOLE, Shard
 from pipeline.store import scores
 from pipeline.store.frames import Store
+from pipeline.store.scores import Row
 from pipeline.tasks.common.score import Metrics, reads_flow
 
 
@@ -44,37 +47,71 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--experiment", required=True, help="entry of `experiments` in params.yaml")
     parser.add_argument("--model", required=True, help="entry of the experiment's `models` or `predictions`")
+    shards.add_argument(parser)
     args = parser.parse_args()
-    score(params.load(), args.experiment, args.model)
+    score(params.load(), args.experiment, args.model, args.shard)
 
 
-def score(p: Params, experiment: str, name: str) -> Path:
-    """Write the scores of one row and return their path."""
+def score(p: Params, experiment: str, name: str, shard: Shard | None = None) -> Path:
+    """Write the scores of one row, or one part of them, and return their path.
+
+    What joins parts scores none of their windows, but the metrics of whole sets, which no part can.
+    """
     fields = plan.fields_of(p, "score", experiment=experiment, model=name)
-    output = plan.path("score", **fields)
+    parts = plan.parts(p, "score", fields) if shard is None else []
+    output = plan.output("score", fields, shard or WHOLE)
     claim(output)
     frames, predicted = Store(fields["frames"]), Store(plan.path("predict", **fields))
     cv2.setNumThreads(p.compute.threads)
     metrics = _build(p, experiment, name)
+    if shard is not None:
+        metrics.functions.pop("features", None)
+    rows = _joined(parts, metrics, predicted.identity)
     protocol = p.protocols[p.experiments[experiment].protocol]
-    found, facts = tasks.part(protocol.task, "score").score(p, fields, protocol, frames, predicted, metrics)
-    for key in {row[3] for row in found} - {row[3] for row in found if not math.isnan(row[4])}:
-        metrics.skip(key, "; ".join(metrics.lacking[key]))
-    rows = [row for row in found if row[3] not in metrics.skipped]
+    task, share = tasks.part(protocol.task, "score"), NOTHING if parts else shard or WHOLE
+    made, facts = task.score(p, fields, protocol, frames, predicted, metrics, share)
+    rows += made
+    if shard is not None:
+        lacking = {key: [[*place, n] for place, n in counts.items()] for key, counts in metrics.lacking.items()}
+        meta = {"identity": predicted.identity, "skipped": metrics.skipped, "lacking": lacking}
+    else:
+        rows, meta = _told(p, experiment, name, rows, metrics)
+        meta |= {"identity": predicted.identity, "predictions": predicted.meta, **facts}
+    scores.write(output, rows, meta)
+    log.info("scored %d windows x %d samples, %d values: %s", facts["windows"], facts["samples"], len(rows), output)
+    return output
+
+
+def _joined(parts: list[Path], metrics: Metrics, identity: str) -> list[Row]:
+    """Return the values of all parts in order; `metrics` hears what they skipped and lack."""
+    rows: list[Row] = []
+    for part in parts:
+        columns, meta = scores.read(part)
+        if meta["identity"] != identity:
+            raise RetakeError(f"{part} is of other predictions than today's: remove it and make it again")
+        rows += zip(*columns.values(), strict=True)
+        for key, reason in meta["skipped"].items():
+            if key not in metrics.skipped:
+                metrics.skip(key, reason)
+        for key, counts in meta["lacking"].items():
+            for where, reason, count in counts:
+                metrics.lack(key, reason, count, where)
+    return rows
+
+
+def _told(p: Params, experiment: str, name: str, rows: list[Row], metrics: Metrics) -> tuple[list[Row], dict[str, Any]]:
+    """Return the values of the metrics that have any, and what is said of each."""
+    for key in {row[3] for row in rows} - {row[3] for row in rows if not math.isnan(row[4])}:
+        metrics.skip(key, metrics.reasons(key))
+    rows = [row for row in rows if row[3] not in metrics.skipped]
     counts = collections.Counter(row[3] for row in rows)
-    meta = {
+    return rows, {
         "experiment": experiment,
         "model": name,
         "metrics": {key: about | {"values": counts[key]} for key, about in _describe(p, experiment).items()},
         "skipped": metrics.skipped,
-        "lacking": {key: "; ".join(reasons) for key, reasons in metrics.lacking.items() if key not in metrics.skipped},
-        "identity": predicted.identity,
-        "predictions": predicted.meta,
-        **facts,
+        "lacking": {key: metrics.reasons(key) for key in metrics.lacking if key not in metrics.skipped},
     }
-    scores.write(output, rows, meta)
-    log.info("scored %d windows x %d samples, %d values: %s", facts["windows"], facts["samples"], len(rows), output)
-    return output
 
 
 def _build(p: Params, experiment: str, name: str) -> Metrics:

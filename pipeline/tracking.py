@@ -119,7 +119,7 @@ class Run:
         self._try(send)
 
     def training(self, lines: Path, title: str) -> None:
-        """Add a training's record, one JSON object a step, and a picture of its loss."""
+        """Add a training's record, one JSON object a step, and pictures of its loss and validations."""
 
         def send() -> None:
             import mlflow
@@ -127,11 +127,11 @@ class Run:
             from pipeline.drawing import charts
 
             mlflow.log_artifact(str(lines))
-            last = json.loads(lines.read_text().splitlines()[-1])
-            self.columns(key for key in reversed(last) if key != "step")  # validation first
-            curve = charts.losses("loss", lines)
-            if curve is not None:
-                mlflow.log_text(charts.curves([curve], "training step", "loss", title, log=True), "loss.svg")
+            drawn = charts.training(lines)
+            self.columns(reversed(drawn))  # validation first
+            for key, curve in drawn.items():
+                told = charts.curves([curve], "training step", key, f"{title}: {key}", log=not key.startswith("val_"))
+                mlflow.log_text(told, f"{key}.svg")
 
         self._try(send)
 

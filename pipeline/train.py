@@ -1,7 +1,8 @@
 """Train one model on one dataset, or import its published weights: frames in, one checkpoint out.
 
     python -m pipeline.train --model dmvfn --dataset kitti
-    torchrun --nproc-per-node 4 -m pipeline.train --model dmvfn --dataset kitti      # DDP
+
+With `compute.devices` above 1 this starts as many processes (DDP, by torchrun; under SLURM by srun on `compute.nodes` machines).
 
 The checkpoint (`data/checkpoints/<model>/<dataset>.pt`, loads with weights_only) holds `weights` (last), `best` (by
 validation as the task defines it: PSNR at t+1, endpoint error), the params that made them and the data's identity.
@@ -24,14 +25,15 @@ import os
 import re
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import compute, identity, params, plan, tasks, tracking
-from pipeline.atomic import claim, write_text
+from pipeline import compute, identity, params, plan, processes, tasks, tracking
+from pipeline.atomic import claim, keep_claim, write_text
 from pipeline.errors import Interrupted, RetakeError, log, progress, run
 from pipeline.params import Params
 from pipeline.sources import tensorflow
@@ -63,7 +65,10 @@ def main() -> None:
     engine = params.VARIABLE in os.environ or "DVC_STAGE" in os.environ
     if p.models[args.model].checkpoint is not None:
         import_published(p, fields)
+    elif p.compute.devices > 1 and "RANK" not in os.environ:
+        processes.start(p, "pipeline.train", sys.argv[1:])
     else:
+        processes.check(p)
         train(p, fields, resume=args.resume, restart=args.restart or engine)
 
 
@@ -95,7 +100,9 @@ def save(
     step: int,
     changes: list[str],
 ) -> None:
-    """Write a checkpoint: weights, best weights, the params that made them, the data's identity, changes of code on the way."""
+    """Write a checkpoint: weights, best weights, the params that made them, the data's identity, changes of code on the way,
+    and the commit and the machine that made it.
+    """
     from pipeline import weights
 
     uses = json.dumps(plan.uses(p, "train", fields), sort_keys=True)
@@ -109,12 +116,14 @@ def save(
             "data": data,
             "step": step,
             "code_changes": changes,
+            "commit": tracking.commit(),
+            "machine": compute.machine(p),
         },
     )
 
 
 def make_fabric(p: Params) -> Any:
-    """Return the launched Fabric: one process, or all that torchrun started.
+    """Return the launched Fabric: one process, or one of those that torchrun started.
 
     Raises RetakeError when `compute.device: cuda` finds no GPU.
     """
@@ -163,7 +172,7 @@ def train(p: Params, fields: plan.Fields, *, resume: bool = False, restart: bool
         claim(output)
     saved = Saved(p, fields, output, network, state)
     saved.restore(resume, restart)
-    validation = task.validation(fields, recipe, network, p.compute.batch)
+    validation = task.validation(fields, recipe, network, compute.batch(p, fabric.device.type))
     data = Store(str(fields["frames"])).identity
     mirror = tracking.run(
         p.tracking.mlflow and fabric.global_rank == 0,
@@ -202,18 +211,21 @@ def _loop(
 
     state, fabric = saved.state, saved.state.fabric
     lines = Lines(saved.output.with_suffix(".metrics.jsonl"), state.step) if fabric.global_rank == 0 else None
-    bar = progress(total=state.steps, initial=state.step, unit="step", desc=f"train {saved.fields['model']}")
+    bar = progress(
+        total=state.steps, initial=state.step, unit="step", desc=f"train {saved.fields['model']}", disable=lines is None
+    )
     for batch in _batches(clips, state, fabric, workers):
         torch.manual_seed(_seed(recipe.seed, state.step, fabric.global_rank))
         losses = _step(network, batch, state, saved.path)
         state.step += 1
-        values = {k: float(v) for k, v in losses.items()}
+        values = _mean(losses, fabric)
         due = state.step % recipe.validate_every == 0 or state.step == state.steps
         if validation is not None and due:
             if fabric.global_rank == 0:
                 values |= _validate(validation, saved, mlflow)
             fabric.barrier()
         if lines is not None:
+            keep_claim()  # a later run of this training ends this one at its next step
             lines.add(state.step, values)
             mlflow.metrics(state.step, values)
         bar.update()
@@ -252,6 +264,17 @@ def _step(network: Any, batch: Any, state: State, resume: Path) -> dict[str, flo
             f"training stopped at step {state.step + 1}: not finite: {error}; {kept}. Lower the learning rate, or look at the data"
         ) from None
     return losses
+
+
+def _mean(losses: dict[str, Any], fabric: Any) -> dict[str, float]:
+    """Return the losses, of several processes their mean: each has seen its share of the batch."""
+    import torch
+
+    values = {name: float(value) for name, value in losses.items()}
+    if fabric.world_size == 1:
+        return values
+    own = torch.tensor(list(values.values()), dtype=torch.float64, device=fabric.device)
+    return dict(zip(values, fabric.all_reduce(own, reduce_op="mean").tolist(), strict=True))
 
 
 def _batches(clips: Any, state: State, fabric: Any, workers: int) -> Iterator[Any]:

@@ -7,6 +7,7 @@
     python -m pipeline.view data/predictions/vid4/tecogan.arrow --clip SCENE
     python -m pipeline.view data/flow/dis/kitti/test.arrow --format flo         # every field (of --clip) as a file
     python -m pipeline.view data/flow/arflow_sky/sky_timelapse_arflow/train.arrow --format npy --output flow/sky_train
+    python -m pipeline.view data/predictions/kitti/dmvfn.arrow --format npy     # floats in [0,1], not rounded to 8 bits
 
 Frames go alone to the folder `--output`, which `upscale` and `evaluate` take, or to one under `data/view/` with the
 store's and the clip's name. Sheet, video, legend and maps of errors go to a folder beside it, whose name ends in
@@ -36,6 +37,7 @@ from pipeline.drawing.sheets import (
 )
 from pipeline.errors import RetakeError, log, progress, run
 from pipeline.outputs import unused_folder
+from pipeline.store.flow import write_npy
 from pipeline.store.frames import Store
 
 SHEET = 24  # frames on a contact sheet
@@ -49,7 +51,9 @@ def main() -> None:
     parser.add_argument("--clip", help="the clip (of predictions: the window, CLIP:START); without it they are listed")
     parser.add_argument("--output", type=Path, help="folder to write to (default: under data/view/)")
     parser.add_argument(
-        "--format", choices=["flo", "kitti", "npy", "png"], help="flow: write files of this format, no sheet"
+        "--format",
+        choices=["flo", "kitti", "npy", "png"],
+        help="write files of this format, no sheet: flow as any of them, frames and predictions as npy, RGB in [0,1]",
     )
     args = parser.parse_args()
     if args.store.suffix != ".arrow":
@@ -59,8 +63,10 @@ def main() -> None:
     store = Store(args.store)
     if args.clip is not None and args.clip not in store.clips:
         raise RetakeError(f"{store.path} has no clip {args.clip!r}: {_nearest(args.clip, store)}")
-    if args.format and store.meta["channels"] != 2:
-        raise RetakeError(f"{store.path} is not a flow store: --format {args.format} is for those")
+    if args.format not in (None, "npy") and store.meta["channels"] != 2:
+        raise RetakeError(
+            f"{store.path} is not a flow store: --format {args.format} is for those; images are given as npy"
+        )
     if args.clip is None and not args.format:
         describe(store)
         return
@@ -71,7 +77,9 @@ def main() -> None:
         unused_folder(folder)
     for clip in progress(clips, unit="clip", desc="view") if len(clips) > 1 else clips:
         inner = Path() if args.output and args.clip is not None else _safe(clip)
-        if args.format:
+        if args.format and store.meta["channels"] != 2:
+            export(store, clip, base / inner)
+        elif args.format:
             tasks.part("flow", "view").export(store, clip, args.format, base / inner)
         else:
             shown(store)(store, clip, base / inner, sheets / inner)
@@ -108,6 +116,17 @@ def show_frames(store: Store, clip: str, folder: Path, sheets: Path) -> None:
     write_video(sheets / "clip.mp4", images(), RATE)
     cells: list[Cell] = [(f"{store.frame[row]}", display(store.image(row))) for row in spread(rows, SHEET)]
     write_image(sheets / "sheet.png", sheet(wrap(cells), title_of(store, clip)))
+
+
+def export(store: Store, clip: str, folder: Path) -> None:
+    """Write every image of a clip as `<frame>.npy`, (height, width, 3) float32 RGB in [0,1], just what the store holds.
+
+    Of several samples those after the first are `<frame>_sample<s>.npy`.
+    """
+    for row in progress(store.clips[clip], unit="frame", desc="npy", leave=False):
+        image, sample = store.image(row), int(store.sample[row])
+        name = f"{store.frame[row]:010d}" + (f"_sample{sample}" if sample else "")
+        write_npy(folder / f"{name}.npy", image / np.iinfo(image.dtype).max)
 
 
 def _nearest(clip: str, store: Store) -> str:

@@ -227,6 +227,12 @@ def params_of(file: str | Path) -> dict[str, Any]:
     return json.loads(tree["params"]) if isinstance(tree, dict) and isinstance(tree.get("params"), str) else {}
 
 
+def origin_of(file: str | Path) -> dict[str, Any]:
+    """Return the steps, commit and machine that made a checkpoint of ours; {} for a published one. Raises as `load_tree`."""
+    tree: Any = {} if tensorflow.holds(file) or Path(file).suffix == ".safetensors" else load_tree(file)
+    return {key: tree[key] for key in ("step", "commit", "machine") if isinstance(tree, dict) and key in tree}
+
+
 def load_script(file: str | Path) -> dict[str, Tensor]:
     """Return the tensors by name of a TorchScript archive, on the CPU; its code is neither read nor run.
 

@@ -7,10 +7,17 @@ import copy
 import fcntl
 import os
 import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+
+# Before torch is imported, and for the processes that tests start: threads of one test wait for each other where other tests
+# share the cores, a hundred times as long as they work.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from pipeline import params
 from tests.engines import LIKE_DEMO, Project
@@ -22,6 +29,14 @@ SHARED = ROOT.parent / "shared"
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", default=None, help="folder of parity cases (default: tests/golden)")
     parser.addoption("--golden-seed", type=int, default=0, help="seed that the parity cases' weights are filled with")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Take back the number of threads that a stage has set."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -54,18 +69,28 @@ def handed_over(values: dict[str, Any]) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), params.VARIABLE: str(params.hand_over(p))}
 
 
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A small demo that Snakemake has finished; tests copy what they change. All workers of a run share one."""
-    shared = tmp_path_factory.getbasetemp()
+def finished(factory: pytest.TempPathFactory, name: str, run: Callable[[Project], CompletedProcess[str]]) -> Project:
+    """Return a small demo that an engine has finished; tests copy what they change. All workers of a run share one."""
+    shared = factory.getbasetemp()
     if shared.name.startswith("popen-"):  # a worker's folder lies in the run's
         shared = shared.parent
-    folder, done = shared / "demo", shared / "demo.done"
-    with (shared / "demo.lock").open("w") as lock:
+    folder, done = shared / name, shared / f"{name}.done"
+    with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
-            project = Project(folder, LIKE_DEMO)
-            made = project.snakemake()
+            made = run(Project(folder, LIKE_DEMO))
             assert made.returncode == 0, made.stdout + made.stderr
             done.touch()
     return Project.at(folder)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A small demo that Snakemake has finished."""
+    return finished(tmp_path_factory, "demo", lambda project: project.snakemake())
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The same, finished by DVC."""
+    return finished(tmp_path_factory, "reproduced", lambda project: project.dvc("repro"))

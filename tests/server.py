@@ -27,7 +27,8 @@ class Move:
     etag: str | None = "right"
     if_range: bool = True  # honour If-Range
     stall: float = 0.0  # seconds of silence before the body
-    slow: float = 0.0  # seconds between pieces of 64 KiB
+    slow: float = 0.0  # seconds between pieces
+    piece: int = 1 << 16  # bytes
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             time.sleep(move.stall)
             while sent < end:
-                piece = body[sent : min(sent + (1 << 16), end)]
+                piece = body[sent : min(sent + move.piece, end)]
                 self.wfile.write(piece)
                 sent += len(piece)
                 time.sleep(move.slow)

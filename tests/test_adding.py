@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+from pipeline import plan
 from pipeline.drawing.encode import write_video
 from tests.engines import ROOT, Project
 
@@ -52,6 +54,51 @@ def test_the_document_s_model_and_dataset_make_a_table(project: Project) -> None
     videos_before = (project.folder / "videos/test/video2.mp4").read_bytes()
     (project.folder / "videos/test/video3.mp4").write_bytes(videos_before)
     assert "frames" in project.rules("results/mine_metrics.csv"), "a video of one's own more is noticed"
+
+
+METRIC = '''
+"""Mean absolute error."""
+
+import numpy as np
+
+from pipeline import params
+
+BETTER, NEEDS = "lower", "frames"
+
+
+class Params(params.Metric):
+    """It has no settings."""
+
+
+def settings(p):
+    """Return what a reader must know."""
+    return {"name": "MAE"}
+
+
+def build(p, device):
+    """Return the function of two clips."""
+    return lambda prediction, target: np.abs(prediction - target).mean(axis=(1, 2, 3), dtype=np.float64)
+'''
+
+
+def test_a_metric_is_one_file_and_no_table_changes_by_its_arrival(project: Project) -> None:
+    """Instances, resolved params and digests of code of every stage are the same; an experiment may use it at once."""
+    project.edit({"reproduce": ["demo", "demo_vsr", "kitti", "bair", "sky", "sintel"]})
+
+    def planned() -> list[str]:
+        done = project.run(sys.executable, "-m", "pipeline.plan")
+        assert done.returncode in (0, 1), done.stdout + done.stderr  # 1: other stages than before
+        return [(project.folder / name).read_text() for name in (plan.FILE, plan.RESOLVED)]
+
+    before = planned()
+    (project.folder / "pipeline/metrics/mae.py").write_text(METRIC)
+    assert planned() == before
+    project.edit({"experiments.demo.metrics.mae": {"kind": "mae"}})
+    changed = [yaml.safe_load(text) for text in (*before, *planned())]
+    assert changed[0] == changed[2], "the same stages"
+    was, now = (tree["code"] for tree in (changed[1], changed[3]))
+    differ = {(stage, name) for stage in was for name in was[stage] if was[stage][name] != now[stage][name]}
+    assert {stage for stage, _ in differ} == {"score"} and all(name.startswith("demo-") for _, name in differ)
 
 
 def test_a_trained_model_is_short() -> None:

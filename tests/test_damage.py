@@ -100,7 +100,7 @@ def make(kind: str, folder: Path) -> Kind:
     if kind in ("raw", "png", "zstd"):
         return store(Path(f"data/frames/{kind}.arrow"), kind, IMAGES)
     if kind == "predictions":
-        return store(Path("data/predictions/toy.arrow"), "raw", IMAGES.astype(np.uint16) * 257)
+        return store(Path("data/predictions/toy.arrow"), "zstd", IMAGES.astype(np.uint16) * 257)
     if kind == "flow":
         return store(Path("data/flow/toy.arrow"), "flow64", FLOW)
     if kind == "checkpoint":

@@ -162,7 +162,8 @@ def test_sky_counts_of_dtvnet_from_names_alone(
     assert len(sky_timelapse.clips(p, "test", [archive])) == 112 <= 225
     assert "sky_test: 112 of 225 short videos have 33 frames or more" in caplog.text
     assert {tuple(n for n, _ in clip.frames) for clip in found} == {tuple(range(32))}
-    assert sky_timelapse.expected(p, "train") == {}
+    for split in ("train", "test"):
+        assert sky_timelapse.expected(p, split) == sky_timelapse.counts(p, split, [archive])
     archive = sky_names(monkeypatch, test | {"sky_test/t/t_1": 2})
     with pytest.raises(RetakeError, match="226 short videos in sky_test, 225 are published: it is another archive"):
         sky_timelapse.clips(p, "test", [archive])

@@ -1,4 +1,4 @@
-"""The rendered demo of animation: its layout, motions and splits, its recipe, and the whole chain."""
+"""The rendered demo of animation: its layout, motions and splits, its recipe, and the whole chain; real skies through the same chain."""
 
 from __future__ import annotations
 
@@ -119,3 +119,58 @@ def test_the_recipe_beats_the_start_on_skies_it_has_not_seen_by_their_own_motion
     gain = float(own["DTVNet"]["psnr"]) - float(own["Start frame"]["psnr"])
     assert gain > 0.5, f"{gain:.2f} dB above repeating the start"
     assert float(other["DTVNet"]["psnr"]) < float(own["DTVNet"]["psnr"]) - 0.5
+
+
+# Real skies
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_real_skies_from_the_archive_to_the_table_with_flow_of_both_estimators(shared: Path, tmp_path: Path) -> None:
+    """A zip in the official layout; ARFlow and DTVNet are trained for two steps, so only the warped start says how good flow is."""
+    tiny = {"channels": 2, "motion": 4, "content_blocks": 1, "motion_blocks": 1}
+    changes: dict[str, Any] = {
+        "reproduce": ["sky"],
+        **{f"models.dtvnet.network.{key}": value for key, value in tiny.items()},
+        "models.dtvnet.train.batch": 2,
+        "models.dtvnet.train.max_steps": 2,
+        "models.arflow_sky.train.batch": 1,
+        "models.arflow_sky.train.max_steps": 2,
+        "models.arflow_sky.train.validation": None,
+        "experiments.sky.metrics": {
+            "psnr": {"kind": "ffmpeg", "measure": "psnr", "decimals": 2},
+            "flow_mse": {"kind": "flow_mse"},
+        },
+        "datasets.sky_timelapse_dtvnet.archives": "present",
+        "datasets.sky_timelapse_arflow.archives": "present",
+        "compute.workers": 0,
+        "tracking.mlflow": False,
+    }
+    project = Project(tmp_path / "p", changes)
+    archive = project.folder / "data/raw/sky_timelapse/sky_timelapse.zip"
+    archive.parent.mkdir(parents=True)
+    clips = {
+        "train": sorted((shared / "data/landscape_clips").glob("sample*")),
+        "test": sorted((shared / "data/sky_timelapse_sample/sky_test").glob("*/*")),
+    }
+    with zipfile.ZipFile(archive, "w") as out:
+        for split, folders in clips.items():
+            for folder in folders:
+                for file in folder.glob("*.jpg"):
+                    name = f"{folder.name}_frames_{int(file.stem[5:]):08d}.jpg"
+                    out.write(file, f"sky_{split}/{folder.name}/{folder.name}_1/{name}")
+
+    table = "results/sky_metrics.csv"
+    tables = {}
+    for estimator in ("arflow_sky", "dis_sky"):
+        project.edit({"models.dtvnet.network.flow": estimator, "models.warp_start.predict.flow": estimator})
+        done = project.snakemake("--", table, timeout=3000)
+        assert done.returncode == 0, done.stdout + done.stderr
+        tables[estimator] = rows(project, table)
+        assert list(tables[estimator])[:3] == ["Start frame", "Start frame, warped", "DTVNet"]
+        text = (project.folder / "results/sky_metrics.md").read_text()
+        assert "Partial data" in text and "2 of 225 short videos" in text
+        assert f"flow: by `{estimator}`" in text
+    untrained, dis = (tables[name]["Start frame, warped"]["psnr"] for name in tables)
+    assert dis != untrained
+    assert tables["arflow_sky"]["Start frame"] == tables["dis_sky"]["Start frame"]

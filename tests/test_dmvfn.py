@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,14 +36,6 @@ TRAIN: dict[str, Any] = {
     "lr": 1e-4, "min_lr": 1e-5, "warmup_steps": 2000, "weight_decay": 1e-3,
     "vgg_weight": 0, "vgg_channels": "bgr", "augment": "published",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def settings_of(router: bool = True, routing: Any = "sampled", **train: Any) -> dmvfn.Params:

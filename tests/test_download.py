@@ -271,6 +271,50 @@ def test_silence_is_a_broken_connection(server: Server, monkeypatch: pytest.Monk
     assert "nothing arrived for 0.5 s" in message
 
 
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "SLOWEST", 0.4)
+    for name, length in (("x", 0), ("y", None)):
+        url = server.put(name, b"PK" * 10, Move(piece=1, slow=0.1, length=length))
+        assert "sends less than 40960 bytes a second" in failing(source(url))
+        assert len(server.asked(name)) == 1
+
+
+@pytest.mark.parametrize("length", [0, None])
+def test_no_server_fills_the_disk(server: Server, monkeypatch: pytest.MonkeyPatch, length: int | None) -> None:
+    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000))
+    message = failing(source(server.put("x", packed(), Move(length=length))))
+    assert ("300.1 kB to send" if length == 0 else "and never said how much will come") in message
+    assert "100.0 kB free" in message or "half of what was free" in message
+    assert str(Path.cwd()) in message
+    assert not Path("x.zip.part").exists()
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "\xb2", "-5", "x"])
+def test_a_senseless_length_is_no_length(server: Server, value: str) -> None:
+    body = packed()
+    assert get(source(server.put("x", body, Move(headers={"Content-Length": value}, length=None)))) == body
+
+
+@pytest.mark.parametrize(
+    ("status", "name", "value"),
+    [(302, "Location", "http://[::1"), (302, "Location", "http://a\xff:99999999/"), (302, "Location", "x" * 10000),
+     (429, "Retry-After", "\xb2"), (503, "Retry-After", "Mon, 01 Jan 99999 00:00:00 GMT"), (416, "Content-Range", "bytes */\xb2"),
+     (206, "Content-Range", "bytes 0-9/" + "9" * 5000)],
+)  # fmt: skip
+def test_senseless_headers_are_an_error_of_the_address(server: Server, status: int, name: str, value: str) -> None:
+    url = server.put("x", packed(), Move(status=status, headers={name: value}, length=None))
+    assert url in failing(source(url))
+
+
+def test_a_damaged_state_of_a_part_is_not_believed(server: Server) -> None:
+    body = packed()
+    for state in (b"[1]", b'{"url": 5}', b"\xff", b"[" * 100_000):
+        Path("x.zip.part").write_bytes(body[:1000])
+        Path("x.zip.part.json").write_bytes(state)
+        assert get(source(server.put("x", body))) == body
+        Path("x.zip").unlink()
+
+
 @pytest.mark.parametrize("kind", ["type", "body"])
 def test_html_page_instead_of_the_archive(server: Server, kind: str) -> None:
     page = b"\n<!DOCTYPE html><html><body>Quota exceeded</body></html>"

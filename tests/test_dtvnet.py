@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,13 +28,8 @@ STAGE = {
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
-    """One thread: small tensors gain nothing from more, and lose much where other jobs share the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _seeded() -> None:
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 def settings(*, train: dict[str, Any] | None = None, range: str = "unit", **predict: Any) -> dtvnet.Params:

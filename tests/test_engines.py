@@ -12,18 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.engines import LIKE_DEMO, Project
+from tests.engines import Project
 
 TABLE = "results/demo_metrics.csv"
-
-
-@pytest.fixture(scope="module")
-def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose demo table DVC has made."""
-    project = Project(tmp_path_factory.mktemp("dvc"), LIKE_DEMO)
-    done = project.dvc("repro")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return project
 
 
 @pytest.fixture
@@ -145,15 +136,16 @@ def test_dvc_experiments_reach_the_stages(committed: Project) -> None:
     done = committed.dvc("exp", "run", "-S", "models.dmvfn_demo.train.max_steps=1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert _steps(committed) == 1
-    # a key that only a paper's file has is added to params.yaml
-    done = committed.dvc("exp", "run", "-S", "++models.dmvfn_demo.train.warmup_steps=1")
+    # a key that params.yaml lacks is added
+    done = committed.dvc("exp", "run", "-S", "++models.dmvfn_demo.train.weight_decay=0.002")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(_checkpoint(committed)["params"])["models.dmvfn_demo.train"]["warmup_steps"] == 1
+    assert json.loads(_checkpoint(committed)["params"])["models.dmvfn_demo.train"]["weight_decay"] == 0.002
     done = committed.dvc("exp", "run", "-S", "++models.dmvfn_demo.train.warmup_step=1")
     assert done.returncode != 0
     assert "unknown key (did you mean 'warmup_steps'?)" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_dvc_experiments_in_the_queue_and_in_a_folder_of_their_own(committed: Project) -> None:
     done = committed.dvc("exp", "run", "--queue", "-S", "++experiments.demo.missing_weights=error")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -173,7 +165,7 @@ def test_dvc_asks_again_when_the_plan_changes(reproduced: Project, tmp_path: Pat
     project = reproduced.copy(tmp_path / "copy")
     path = project.folder / "params.yaml"
     tree = yaml.safe_load(path.read_text())
-    tree["experiments"] = {"demo": {"models": {"flow_warp": None}}}
+    tree["experiments"]["demo"]["models"]["flow_warp"] = None
     path.write_text(yaml.safe_dump(tree, sort_keys=False))  # as a user's editor does, without `pipeline.plan`
     done = project.dvc("repro")
     assert done.returncode != 0

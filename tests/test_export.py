@@ -63,7 +63,7 @@ def test_stores_are_read_without_us(tmp_path: Path) -> None:
     field[3:5, 7:9] = np.nan
     made = {
         **{codec: (codec, "uint8", smooth) for codec in ("raw", "zstd", "png", "jpeg")},
-        "raw16": ("raw", "uint16", smooth.astype(np.uint16) * 257),
+        **{f"{codec}16": (codec, "uint16", smooth.astype(np.uint16) * 257 - 7) for codec in ("raw", "zstd")},
         "flow": ("flow64", "float32", field),
         "far": ("flow64", "float32", field * 300),
     }

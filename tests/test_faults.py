@@ -224,6 +224,40 @@ def test_two_writers_of_one_process_id_share_no_file(tmp_path: Path) -> None:
         other.write_text("2")
 
 
+# One of two containers: both write one file at once, by processes of one id.
+CONTAINER = """
+import os, sys, time
+from pathlib import Path
+from pipeline.atomic import atomic
+own, other = sys.argv[1:]
+with atomic("x.txt") as temporary:
+    temporary.write_text(own * 100)
+    Path(own).touch()
+    while not Path(other).exists():
+        time.sleep(0.01)
+    with atomic("x.txt") as second:  # looks for what dead writers left
+        second.write_text(own)
+    print(os.getpid(), temporary.read_text() == own * 100)
+    Path(own + "_done").touch()
+    while not Path(other + "_done").exists():
+        time.sleep(0.01)
+"""
+
+
+def test_writers_in_two_containers_leave_each_other_alone(tmp_path: Path) -> None:
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", CONTAINER]
+    if subprocess.run([*inside[:4], "true"], capture_output=True).returncode:
+        pytest.skip("a namespace of processes cannot be made here (unshare)")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    both = [
+        subprocess.Popen([*inside, *names], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
+        for names in (("a", "b"), ("b", "a"))
+    ]
+    assert [process.communicate(timeout=60)[0] for process in both] == ["1 True\n", "1 True\n"]
+    assert (tmp_path / "x.txt").read_text() in ("a" * 100, "b" * 100)
+    assert [f.name for f in tmp_path.glob(".*")] == []
+
+
 # Logs
 
 

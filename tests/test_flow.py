@@ -301,7 +301,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(params, "registry", lambda package: {"toy": toy} if package == "datasets" else real(package))
     names = {"toy": SimpleNamespace(kind="toy"), "toys": SimpleNamespace(kind="toy")}
     models = {**MODELS, "copy_last": SimpleNamespace(task="prediction")}
-    return SimpleNamespace(models=models, datasets=names, toy=toy, compute=SimpleNamespace(batch=2))
+    return SimpleNamespace(models=models, datasets=names, toy=toy, compute=SimpleNamespace(batch=2, shards=1))
 
 
 def store_frames(clips: dict[str, dict[int, np.ndarray]], dataset: str = "toy", source: str = "") -> Store:

@@ -7,7 +7,9 @@ import contextlib
 import difflib
 import json
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 import yaml
 
 from pipeline import params, plan, recipes
-from tests.engines import ROOT, Project
+from tests.engines import ROOT, SMALL_DEMO, Project
 
 
 @pytest.fixture(scope="module")
@@ -225,3 +227,36 @@ def test_unknown_experiment_is_named(project: Project) -> None:
 def test_frames_flow_and_weights_that_no_experiment_needs(project: Project) -> None:
     assert project.rules("data/frames/bair/test.arrow", "--forceall") == ["download", "frames"]
     assert project.rules("data/flow/farneback/dtdb_fire/test.arrow", "--forceall") == ["download", "flow", "frames"]
+
+
+@pytest.mark.parametrize("why", ["in no git repository", "data is a link to"])
+def test_dvc_is_told_to_work_without_git_where_it_cannot_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    folder = tmp_path / "p"
+    (folder / ".dvc").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    if "link" in why:
+        (folder / ".git").mkdir()
+        assert plan.let_dvc_work() == ""
+        (folder / "data").symlink_to(tmp_path)
+    assert why in plan.let_dvc_work()
+    assert "no_scm = true" in (folder / ".dvc/config.local").read_text()
+    assert plan.let_dvc_work() == ""  # what is said there stays, whoever said it
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("link", [True, False])
+def test_dvc_repro_without_git_and_with_data_elsewhere(tmp_path: Path, link: bool) -> None:
+    project = Project(tmp_path / "p", SMALL_DEMO)
+    if link:
+        (tmp_path / "large").mkdir()
+        (project.folder / "data").symlink_to(tmp_path / "large")
+    else:
+        shutil.rmtree(project.folder / ".git")
+    done = project.run(sys.executable, "-m", "pipeline.plan")
+    assert "DVC now works without git here" in done.stderr
+    for _ in range(2):
+        done = project.run("dvc", "repro", "frames@demo-val")
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "Stage 'frames@demo-val' didn't change, skipping" in done.stdout

@@ -13,19 +13,13 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from tests.engines import SMALL_DEMO, Project
+from tests.engines import Project
 
 TABLE = "results/demo_metrics.csv"
-SMALL: dict[str, Any] = SMALL_DEMO | {
-    "models.dmvfn_demo.train.max_steps": 8,
-    "models.dmvfn_demo.train.validate_every": 4,
-    "experiments.demo.models": {"dmvfn_demo": "DMVFN", "flow_warp": "flow warp"},
-}
 # Stage: its output (Snakemake's target), the name of the DVC stage
 STAGES = {
     "download": ("data/raw/demo/test.json", "download@demo-test"),
@@ -44,11 +38,9 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def made(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def made(engine: str, request: pytest.FixtureRequest) -> Project:
     """A project whose demo table the engine has made."""
-    project = Project(tmp_path_factory.mktemp(engine), SMALL)
-    done = project.snakemake(TABLE) if engine == "snakemake" else project.dvc("repro")
-    assert done.returncode == 0, done.stdout + done.stderr
+    project: Project = request.getfixturevalue("demo" if engine == "snakemake" else "reproduced")
     return project
 
 

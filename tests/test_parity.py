@@ -60,14 +60,6 @@ def _cases(root: Path) -> list[Path]:
     return sorted(folder for folder in root.iterdir() if folder.is_dir() and folder.name[0] not in "._")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_case(case: Path, pytestconfig: pytest.Config) -> None:
     assert case.name in CASES, f"{case}: no check knows this case"
     with np.load(case / "case.npz") as file:

@@ -80,16 +80,16 @@ def test_an_error_of_a_value_names_the_file_that_gave_it(project: Path) -> None:
     for file in (root / "workflow/papers").glob("*.yaml"):
         (project / "workflow/papers" / file.name).write_text(file.read_text())
     (project / "params.yaml").write_text(
-        "models: {dmvfn_mine: {like: dmvfn_demo, train: {lrr: 1}}}\nreproduce: [demo]\n"
+        "models: {frvsr_mine: {like: frvsr_demo, train: {lrr: 1}}}\nreproduce: [demo_vsr]\n"
     )
     with pytest.raises(
-        RetakeError, match=r"params.yaml: models.dmvfn_mine.train.lrr: unknown key \(did you mean 'lr'\?\)"
+        RetakeError, match=r"params.yaml: models.frvsr_mine.train.lrr: unknown key \(did you mean 'lr'\?\)"
     ):
         params.load()
-    (project / "params.yaml").write_text("models: {dmvfn_mine: {like: dmvfn_demo}}\n")
+    (project / "params.yaml").write_text("models: {frvsr_mine: {like: frvsr_demo}}\n")
     demo = project / "workflow/papers/demo.yaml"
-    demo.write_text(demo.read_text().replace("crop: 64", "crop: 65"))
-    with pytest.raises(RetakeError, match=r"demo.yaml.*models.dmvfn_demo.*crop 65"):
+    demo.write_text(demo.read_text().replace("crop: 72", "crop: 73"))
+    with pytest.raises(RetakeError, match=r"demo.yaml.*models.frvsr_demo.*crop"):
         params.load()
 
 
@@ -112,7 +112,7 @@ def test_null_takes_a_row_or_a_metric_away(project: Path) -> None:
     root = Path(__file__).resolve().parents[1]
     for file in (root / "workflow/papers").glob("*.yaml"):
         (project / "workflow/papers" / file.name).write_text(file.read_text())
-    (project / "params.yaml").write_text("experiments: {demo: {models: {flow_warp: null}, metrics: {epe: null}}}\n")
-    demo: Any = params.load().experiments["demo"]
-    assert list(demo.models) == ["copy_last", "dmvfn_demo"]
-    assert list(demo.metrics) == ["psnr", "ssim", "ms_ssim", "lpips"]
+    (project / "params.yaml").write_text("experiments: {demo_sky: {models: {start: null}, metrics: {psnr: null}}}\n")
+    demo: Any = params.load().experiments["demo_sky"]
+    assert list(demo.models) == ["warp_start_demo", "dtvnet_demo"]
+    assert list(demo.metrics) == ["ssim", "flow_mse"]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import zipfile
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -67,7 +70,7 @@ def test_names_stay_text_and_nothing_is_fetched(name: str) -> None:
     assert (tags.fetched, tags.handlers, tags.scripts) == ([], [], 2)
     assert "49" not in re.findall(r"<th scope=\"row\"[^>]*>([^<]*)", text)
     lineages = json.loads(re.search(r'id="lineages">(.*?)</script>', text, re.S).group(1))  # type: ignore[union-attr]
-    assert lineages["kitti/dmvfn"]["label"] == name
+    assert lineages["kitti"]["rows"]["dmvfn"]["label"] == name
 
 
 def test_the_policy_allows_the_page_s_own_script_alone() -> None:
@@ -128,43 +131,142 @@ def test_a_finished_demo_has_curves_pictures_and_sliders(demo: Project) -> None:
     assert "2011_09_26_drive" in text  # archives, in the lineage
 
 
-@pytest.mark.browser
-def test_in_a_browser(demo: Project, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; the tests that need one are skipped where it or playwright is missing, and say so."""
     api = pytest.importorskip("playwright.sync_api", reason="not checked: pip install playwright")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("not checked: no Chromium here (Debian: chromium)")
-    said: list[str] = []
     with api.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for scheme in ("light", "dark"):
-            for width in (1280, 390):
-                view = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
-                view.on("console", lambda message: said.append(message.text))
-                view.on(
-                    "request",
-                    lambda request: said.append(request.url) if request.url[:5] not in ("data:", "file:") else None,
-                )
-                view.goto(f"file://{demo.folder}/results/report.html")
-                assert view.evaluate("document.documentElement.scrollWidth") <= width
-        names = "#table-demo tbody tr th"
-        view.focus("#table-demo thead th:nth-child(2) button")
-        view.keyboard.press("Enter")
-        ascending = [cell.inner_text() for cell in view.query_selector_all(names)]
-        view.keyboard.press("Enter")
-        assert [cell.inner_text() for cell in view.query_selector_all(names)] == ascending[::-1]
-        view.fill("[data-for='table-demo'] [data-filter]", "dmvfn")
-        assert view.inner_text(".count[data-for='table-demo']") == "1 of 3 rows"
-        view.focus("#table-demo tbody tr:not([hidden]) td button")
-        view.keyboard.press("Enter")
-        assert "made again by" in view.inner_text("#lineage")
-        view.keyboard.press("Escape")
-        assert not view.evaluate("document.getElementById('lineage').open")
-        view.focus("[data-compare] + label input")
-        view.keyboard.press("ArrowRight")
-        assert view.evaluate("document.querySelector('[data-compare]').style.getPropertyValue('--at')") == "51%"
-        browser.close()
+        opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Any, demo: Project, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The pages that are looked at: a finished demo's, and one with a paper's table beside a record of its experiment."""
+    made = tmp_path_factory.mktemp("page") / "report.html"
+    made.write_text(page(record()))
+    return [demo.folder / "results/report.html", made]
+
+
+def view_of(browser: Any, file: Path, said: list[str], **options: Any) -> Any:
+    """Return a page that is open; what it logs and what it asks others for goes to `said`."""
+    view = browser.new_context(**options).new_page()
+    view.on("console", lambda message: said.append(message.text))
+    view.on("pageerror", lambda error: said.append(str(error)))
+    view.on("request", lambda asked: said.append(asked.url) if asked.url[:5] not in ("data:", "file:") else None)
+    view.goto(f"file://{file}")
+    return view
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_a_browser_nothing_is_asked_for_and_everybody_can_use_it(
+    browser: Any, opened: list[Path], width: int, scheme: str
+) -> None:
+    """axe-core: `npm install axe-core` in a folder that AXE_CORE names."""
+    script = Path(os.environ.get("AXE_CORE", ""), "node_modules/axe-core/axe.min.js")
+    if not script.exists():
+        pytest.skip("not checked: no axe-core (npm install axe-core; AXE_CORE names that folder)")
+    said: list[str] = []
+    for file in opened:
+        size = {"width": width, "height": 900}
+        view = view_of(browser, file, said, viewport=size, color_scheme=scheme)
+        assert view.evaluate("document.documentElement.scrollWidth") <= width
+        tools = view.context.new_cdp_session(view)  # which the page's own policy does not bind
+        tools.send("Runtime.evaluate", {"expression": script.read_text()})
+        asked = {"expression": "axe.run().then(found => JSON.stringify(found))", "awaitPromise": True}
+        found = json.loads(tools.send("Runtime.evaluate", asked | {"returnByValue": True})["result"]["value"])
+        assert len(found["passes"]) > 10  # it did look
+        assert [(v["id"], v["impact"], v["nodes"][0]["html"]) for v in found["violations"]] == []
     assert said == []
+
+
+@pytest.mark.browser
+def test_in_a_browser_all_works_by_keyboard(browser: Any, opened: list[Path]) -> None:
+    said: list[str] = []
+    view = view_of(browser, opened[0], said)
+    table = "#table-demo"
+
+    def press(element: str, key: str) -> None:
+        view.focus(element)
+        view.keyboard.press(key)
+
+    def rows() -> list[str]:
+        return [
+            row.inner_text().split("\n")[0] for row in view.query_selector_all(f"{table} tbody tr:not([hidden]) th")
+        ]
+
+    head = f"{table} thead th:nth-child(2)"
+    press(f"{head} button", "Enter")
+    ascending = rows()
+    values = view.evaluate(
+        f"[...document.querySelectorAll('{table} tbody td:nth-child(2)')].map(c => +c.dataset.value)"
+    )
+    assert values == sorted(values) and len(set(values)) == 3
+    press(f"{head} button", "Enter")
+    assert rows() == ascending[::-1]
+    assert view.get_attribute(head, "aria-sort") == "descending"
+
+    step = "[data-for='table-demo'] [data-step='t+3']"
+    press(step, "Space")
+    assert view.is_hidden(f"{table} th[data-step='t+3']") and view.is_visible(f"{table} th[data-step='t+5']")
+    press(step, "Space")
+    assert view.is_visible(f"{table} th[data-step='t+3']")
+    press("[data-for='table-demo'] [data-rows='measured']", "Space")
+    assert rows() == []
+    press("[data-for='table-demo'] [data-rows='measured']", "Space")
+    view.focus("[data-for='table-demo'] [data-filter]")
+    view.keyboard.type("dmvfn")
+    assert rows() == ["DMVFN"]
+    assert view.inner_text(".count[data-for='table-demo']") == "1 of 3 rows"
+
+    cell = f"{table} tbody tr:not([hidden]) td button"
+    press(cell, "Enter")
+    told = view.inner_text("#lineage")
+    places = [told.index(word) for word in ("archives", "frames", "checkpoint", "predictions", "scores", "table")]
+    assert places == sorted(places)
+    for part in ("SHA-256", "steps: 3", "machine:", "--force data/checkpoints/dmvfn_demo/demo.pt"):
+        assert part in told
+    view.keyboard.press("Escape")
+    assert view.is_hidden("#lineage")
+    assert view.evaluate(f"document.activeElement === document.querySelector('{cell}')")
+    press("[data-compare] + label input", "ArrowRight")
+    assert view.evaluate("document.querySelector('[data-compare]').style.getPropertyValue('--at')") == "51%"
+
+    view = view_of(browser, opened[1], said)
+    paper = "#table-paper-dmvfn_table1"
+    press("[data-for='table-paper-dmvfn_table1'] [data-rows='published']", "Space")
+    assert [row.inner_text() for row in view.query_selector_all(f"{paper} tbody tr:not([hidden]) th")] == [
+        "DMVFN, measured"
+    ]
+    press(f"{paper} tbody tr:not([hidden]) td button", "Enter")
+    assert "one training" in view.inner_text("#lineage-cell")
+    assert said == []
+
+
+def test_snakemake_s_report_has_captions_and_the_page(demo: Project, tmp_path: Path) -> None:
+    done = demo.snakemake("--report", str(tmp_path / "retake.zip"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    with zipfile.ZipFile(tmp_path / "retake.zip") as archive:
+        text = archive.read("retake/report.html").decode()
+        kept = {Path(name).name: archive.read(name) for name in archive.namelist() if "/data/" in name}
+    files = {name: (demo.folder / "results" / name).read_bytes() for name in kept}
+    assert kept == files
+    assert set(files) == {"report.html", "demo_metrics.csv", "demo_steps.csv", "demo_speed.csv", "demo.png"}
+    for caption in (
+        "Tables of video-synthesis papers, made by Retake",
+        "The table of experiment demo: means over windows",
+        "Means at each single predicted step of experiment demo",
+        "Time and peak memory of prediction in experiment demo",
+        "One test window, pair or scene of experiment demo",
+        "on one page that needs nothing else",
+    ):
+        assert caption in text
 
 
 def test_the_template_has_one_script() -> None:

@@ -75,9 +75,9 @@ CASES: dict[str, tuple[Callable[[Project], None], set[str], set[str]]] = {
         {"train", "predict", "score", "table"},
     ),
     "a paper's file": (
-        line("workflow/papers/demo.yaml", "warmup_steps: 50", "warmup_steps: 60"),
-        {"train"},
-        {"train", "predict", "score", "table"},
+        line("workflow/papers/arflow.yaml", "dis: {kind: dis}", "dis: {kind: dis, predict: {preset: fast}}"),
+        {"flow"},
+        {"flow", "predict", "score", "table"},
     ),
     "an entry in params.yaml": (
         params(models__dmvfn_demo__train__max_steps=2),

@@ -38,13 +38,8 @@ sizes = st.tuples(st.integers(2, 9), st.integers(2, 9))
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
-    """One thread: small tensors gain nothing from more, and lose much where other jobs share the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _seeded() -> None:
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 def model(blocks: int = 2, **changes: Any) -> training.TecoGAN:

@@ -8,12 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
+from pipeline import params, plan, train
+from pipeline.errors import RetakeError
 from pipeline.store.frames import Writer
 from tests.engines import Project
 
@@ -161,21 +165,95 @@ def test_best_and_last_are_kept_with_their_lineage(project: Project, whole: byte
     assert len(tree["data"]) == 64
 
 
-def test_two_processes_train_one_model(project: Project) -> None:
+TWO = {"compute.devices": 2, "models.dmvfn_demo.train.max_steps": 40}
+
+
+def test_two_processes_train_one_model_and_keep_their_state(project: Project) -> None:
+    """`compute.devices` starts them; SIGTERM to the command alone reaches them, and they log the mean of their losses."""
+    project.edit(TWO)
+    process = start(project)
+    until_step(project, 3, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75
+    kept = [line["step"] for line in lines(project)]
+    done = project.run(*COMMAND)
+    assert done.returncode == 0, done.stderr
+    assert f"going on from step {kept[-1]}" in done.stderr
+    assert [line["step"] for line in lines(project)] == list(range(1, 41))
+
+
+@pytest.mark.slow
+def test_two_processes_train_to_the_same_weights_again(project: Project) -> None:
+    project.edit(TWO | {"models.dmvfn_demo.train.max_steps": 3})
+    done = project.run(*COMMAND)
+    assert done.returncode == 0, done.stderr
+    both, first = checkpoint(project).read_bytes(), lines(project)
     torchrun = Path(sys.executable).parent / "torchrun"
-    project.edit({"models.dmvfn_demo.train.max_steps": 3})
     done = project.run(str(torchrun), "--standalone", "--nproc-per-node", "2", "-m", *COMMAND[2:])
     assert done.returncode == 0, done.stderr
-    assert [line["step"] for line in lines(project)] == [1, 2, 3]
-    assert checkpoint(project).exists()
+    assert checkpoint(project).read_bytes() == both, "started by hand they are the same training"
+    assert lines(project) == first
 
 
-def test_two_processes_refuse_an_odd_batch(project: Project) -> None:
-    torchrun = Path(sys.executable).parent / "torchrun"
-    project.edit({"models.dmvfn_demo.train.batch": 3})
-    done = project.run(str(torchrun), "--standalone", "--nproc-per-node", "2", "-m", *COMMAND[2:])
+@pytest.mark.slow
+def test_losses_of_two_processes_are_logged_as_their_mean(project: Project) -> None:
+    """The first step of two processes sees the batch of one: without draws of each process its loss is the same."""
+    project.edit({"models.dmvfn_demo.network.routing": False, "models.dmvfn_demo.train.max_steps": 1})
+    assert project.run(*COMMAND).returncode == 0
+    alone = lines(project)[0]
+    project.edit({"compute.devices": 2})
+    done = project.run(*COMMAND)
+    assert done.returncode == 0, done.stderr
+    together = lines(project)[0]
+    losses = [name for name in alone if name != "step" and not name.startswith("val")]
+    assert losses
+    for name in losses:
+        assert together[name] == pytest.approx(alone[name], rel=1e-5), name
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_others(project: Project) -> None:
+    project.edit(TWO | {"models.dmvfn_demo.train.max_steps": 2000})
+    process = subprocess.Popen(
+        COMMAND, cwd=project.folder, env=project.environment(), stderr=subprocess.PIPE, text=True
+    )
+    until_step(project, 3, process)
+    ranks = [p for p in psutil.Process(process.pid).children() if "RANK" in p.environ()]
+    victim = next(p for p in ranks if p.environ()["RANK"] == "1")
+    started = time.monotonic()
+    victim.kill()
+    said = process.communicate(timeout=120)[1]
+    assert time.monotonic() - started < 60
+    assert process.returncode == 1
+    assert "process 1 of 2 was killed by signal 9" in said
+    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in ranks)
+    assert list(checkpoint(project).with_suffix(".resume").glob("*.pt"))
+
+
+@pytest.mark.slow
+def test_the_number_of_processes_is_what_params_say(project: Project) -> None:
+    torchrun = str(Path(sys.executable).parent / "torchrun")
+    done = project.run(torchrun, "--standalone", "--nproc-per-node", "2", "-m", *COMMAND[2:])
     assert done.returncode != 0
-    assert "cannot be shared by 2 processes" in done.stderr + done.stdout
+    assert "torchrun has started 2 processes and compute.devices is 1: set it to 2" in done.stderr + done.stdout
+    done = project.run(*COMMAND, env={"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"})
+    assert done.returncode == 1
+    assert "srun has started 2 trainings that would write one file" in done.stderr
+    assert not checkpoint(project).exists()
+
+
+def test_two_processes_refuse_an_odd_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "make_fabric", lambda p: SimpleNamespace(world_size=2))
+    p = params.load({"models": {"dmvfn_demo": {"train": {"batch": 3}}}})
+    with pytest.raises(RetakeError, match=r"models.dmvfn_demo.train.batch 3 cannot be shared by 2 processes"):
+        train.train(p, plan.fields_of(p, "train", model="dmvfn_demo", dataset="demo"))
+
+
+def test_several_machines_need_slurm(project: Project) -> None:
+    project.edit({"compute.devices": 2, "compute.nodes": 2})
+    done = project.run(*COMMAND)
+    assert done.returncode == 1
+    assert "several machines are started by SLURM alone" in done.stderr
 
 
 def test_loss_that_is_not_finite_stops_and_keeps_the_state(project: Project) -> None:

@@ -41,13 +41,6 @@ from tests.layouts_zips import coded, number, turned, write_video
 HEIGHT, WIDTH = 12, 16
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def p() -> Params:
     """The project's params with `frvsr_demo` of one block, on one thread."""
@@ -95,7 +88,6 @@ def folder(path: Path, images: list[np.ndarray]) -> Path:
 
 def wanted(net: TecoGAN, images: list[np.ndarray], **options: Any) -> list[np.ndarray]:
     """Return what the network itself makes of frames, rounded to 8 bits."""
-    torch.set_num_threads(1)
     tensors = [torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 for image in images]
     out = [(x[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy() for x in net.upscale(tensors, **options)]
     return list(out)

@@ -79,6 +79,20 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     view.main()
 
 
+def test_images_are_given_as_floats(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store("data/predictions/toy/perfect.arrow")
+    call(monkeypatch, str(store.path), "--clip", f"{CLIP}:1", "--format", "npy", "--output", "out")
+    assert names(data / "out") == [f"{n:010d}{s}.npy" for n in (1, 2, 3) for s in ("", "_sample1")]
+    assert not (data / "out_sheets").exists()
+    row = next(r for r in store.clips[f"{CLIP}:1"] if (store.frame[r], store.sample[r]) == (2, 1))
+    given = np.load(data / "out/0000000002_sample1.npy")
+    assert given.dtype == np.float32
+    np.testing.assert_array_equal(np.rint(given.astype(float) * 65535), store.image(row))  # all 16 bits are there
+    call(monkeypatch, "data/frames/toy/test.arrow", "--format", "npy")
+    given = np.load(data / "data/view/as_npy/frames/toy/test/other/0000000000.npy")
+    np.testing.assert_array_equal(given, drawing(0).astype(np.float32) / np.float32(255))
+
+
 def decode(path: Path) -> list[np.ndarray]:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]

@@ -13,18 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import params
-from pipeline.metrics import frechet
+from pipeline import params, weights
+from pipeline.metrics import dists, frechet, warping_error
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/verified.md"
 NOISE = "np.random.seed(5); noisy = np.clip(camera + np.random.normal(0, 20, camera.shape), 0, 255).astype(np.uint8)"
 
+# Of the package dists-pytorch 0.1 in float64, for `dists_pair()`, `filled_vgg16()` and the published alpha and beta; 0.0049255 in
+# float32. piq 0.8.0 gives 0.0049257 in float32.
+DISTS = 0.004925552259516297
+
 NEVER = """\
 * Scores of published checkpoints on whole test sets, and trainings of full length: neither data nor weights could be fetched where the
   tests run. The networks themselves are held by the parity cases above.
 * DTVNet's tables: no number of its papers could be read.
-* FID, FVD and LPIPS with their published weights: the arithmetic is checked with filled weights, the weights by their digest when they are fetched.
+* FID, FVD, LPIPS and DISTS with their published networks: the arithmetic is checked with filled weights, the weights by their digest when they are fetched.
 * The padding of StyleGAN-V's and VideoGPT's I3D: no specification was at hand.
 * TecoGAN's ablations DsOnly, DsDt and DsDtPP, and cINN without its flow: the papers' words, no parity case.
 * More than two processes of one training, several machines, bfloat16 training to the end."""
@@ -63,7 +67,55 @@ def references() -> list[tuple[str, str, str, float, dict[str, float]]]:
             {"pytorch-msssim": float(pytorch_msssim.ms_ssim(*tensors, data_range=1.0))},
         ),
     ]  # fmt: skip
-    return found + _closed_forms()
+    return [*found, *_closed_forms(), _flicker(), _dists()]
+
+
+def _flicker() -> tuple[str, str, str, float, dict[str, float]]:
+    """Return the reference of the warping error: a still scene that becomes lighter by a tenth."""
+    still = np.random.default_rng(0).random((1, 32, 32, 3), np.float32).repeat(2, axis=0) * np.float32(0.5)
+    ours = warping_error.build(warping_error.Params(kind="warping_error"), "cpu")(
+        still + np.float32([0, 0.1]).reshape(2, 1, 1, 1), still, (slice(None), slice(None))
+    )
+    return "Warping error", "a still clip, the second frame lighter by 0.1", "DIS", ours, {"definition": 0.01}
+
+
+def filled_vgg16() -> dict[str, Any]:
+    """Return torchvision's VGG16, its convolutions filled as parity cases are, tensors by name."""
+    import torch
+    import torchvision
+
+    from tests.golden.fill import fill
+
+    layers = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"]).state_dict()
+    shapes = {f"features.{name}": tuple(layer.shape) for name, layer in layers.items()}
+    return {name: torch.from_numpy(fill(name, shape)) for name, shape in shapes.items()}
+
+
+def dists_pair() -> tuple[np.ndarray, np.ndarray]:
+    """Return blocks of colour and the same with noise, (1, 96, 128, 3) float32 in [0,1]."""
+    rng = np.random.RandomState(0)
+    blocks = np.kron(rng.uniform(size=(12, 16, 3)).astype(np.float32), np.ones((8, 8, 1), np.float32))
+    noisy = np.clip(blocks + 0.1 * rng.standard_normal(blocks.shape), 0, 1).astype(np.float32)
+    return blocks[None], noisy[None]
+
+
+def dists_weights() -> Path:
+    """Return the file of the published alpha and beta that torchmetrics brings."""
+    import torchmetrics.functional.image.dists as package
+
+    return Path(package._PATH_WEIGHT_DISTS)
+
+
+def _dists() -> tuple[str, str, str, float, dict[str, float]]:
+    """Return the reference of DISTS, whose own weights are published and whose VGG16 is filled."""
+    import torch
+
+    images = torch.from_numpy(np.concatenate(dists_pair())).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        ours = dists._distance(
+            dists._layers(filled_vgg16(), images), *dists._shares(weights.load_file(dists_weights()))
+        )
+    return "DISTS", "`dists_pair()` of tests/verified.py", "VGG16 filled", float(ours), {"dists-pytorch 0.1": DISTS}
 
 
 def _closed_forms() -> list[tuple[str, str, str, float, dict[str, float]]]:

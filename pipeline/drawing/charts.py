@@ -1,4 +1,4 @@
-"""Charts as SVG text, drawn by matplotlib: curves with bands, and points with names.
+"""Charts as SVG text, drawn by matplotlib: curves with bands, points with names, and graphs.
 
 Text stays text and black becomes `currentColor`, so that a page's own colours and fonts hold, in the dark too. The same values give
 the same bytes.
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-SIZE = (6.4, 3.4)  # inches
+SIZE = (5.2, 3.0)  # inches
 POINTS = 300  # of a training curve
 MARKERS = "osD^vPX*<>"
 COLOURS = ("#1f6fb4", "#c2410c", "#15803d", "#9333ea", "#b45309", "#0e7490", "#be123c", "#4d7c0f", "#6d28d9", "#334155")
@@ -37,7 +37,10 @@ class Curve:
 
 
 def curves(drawn: Sequence[Curve], x: str, y: str, title: str, *, log: bool = False) -> str:
-    """Return a chart of curves; `x` and `y` name the axes, `title` is what a screen reader reads."""
+    """Return a chart of curves; `x` and `y` name the axes, `title` is what a screen reader reads.
+
+    `log`: the upper axis is logarithmic, where all values are positive.
+    """
     figure, axes = _figure(x, y)
     for number, curve in enumerate(drawn):
         colour = COLOURS[number % len(COLOURS)]
@@ -47,21 +50,31 @@ def curves(drawn: Sequence[Curve], x: str, y: str, title: str, *, log: bool = Fa
             axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
     if log:
+        from matplotlib.ticker import LogFormatter
+
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     axes.legend(frameon=False, fontsize="small")
     return _svg(figure, title)
 
 
-def losses(name: str, file: Path) -> Curve | None:
-    """Return the loss by step of a training's `metrics.jsonl`, thinned to means over neighbouring steps; None where it has none."""
+def training(file: Path) -> dict[str, Curve]:
+    """Return curves by step of a training's `metrics.jsonl`: its loss (the sum where there is one, else the first), each validation.
+
+    They are thinned to means over neighbouring steps; what has fewer than two points is left out.
+    """
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    kept = [(line["step"], line["loss"]) for line in lines if isinstance(line.get("loss"), float) and line["loss"] > 0]
-    if len(kept) < 2:
-        return None
-    width = math.ceil(len(kept) / POINTS)
-    groups = [kept[i : i + width] for i in range(0, len(kept), width)]
-    steps, values = ([float(np.mean([pair[i] for pair in g])) for g in groups] for i in (0, 1))
-    return Curve(name, steps, values)
+    loss = next((key for line in lines for key in ("loss", *line) if key in line and key != "step"), "loss")
+    made = {}
+    for key in dict.fromkeys([loss, *(key for line in lines for key in line if key.startswith("val_"))]):
+        kept = [(line["step"], line[key]) for line in lines if isinstance(line.get(key), float)]
+        width = math.ceil(len(kept) / POINTS) or 1
+        groups = [kept[i : i + width] for i in range(0, len(kept), width)]
+        if len(groups) > 1:
+            steps, values = ([float(np.mean([pair[i] for pair in g])) for g in groups] for i in (0, 1))
+            made[key] = Curve(key, steps, values)
+    return made
 
 
 def points(drawn: Sequence[tuple[str, float, float]], x: str, y: str, title: str) -> str:
@@ -79,6 +92,32 @@ def points(drawn: Sequence[tuple[str, float, float]], x: str, y: str, title: str
     axes.set_xscale("log")
     axes.margins(0.15)
     axes.legend(frameon=False, fontsize="small")
+    return _svg(figure, title)
+
+
+def graph(edges: Sequence[tuple[str, str]], nodes: dict[str, str], title: str) -> str:
+    """Return a drawing of an acyclic graph from top to bottom; `nodes`: the words of each node, by its name in `edges`.
+
+    An edge is left out where a longer way leads from its beginning to its end.
+    """
+    import networkx
+    from matplotlib.figure import Figure
+
+    drawn = networkx.DiGraph(edges)
+    drawn.add_nodes_from(nodes)
+    drawn = networkx.transitive_reduction(drawn)
+    layers = dict(enumerate(map(sorted, networkx.topological_generations(drawn))))
+    for layer, names in layers.items():
+        networkx.set_node_attributes(drawn, dict.fromkeys(names, -layer), "layer")
+    places = networkx.multipartite_layout(drawn, subset_key="layer", align="horizontal")
+    figure = Figure(figsize=(SIZE[0], 0.6 * max(len(layers), 2)), layout="constrained")
+    axes = figure.subplots()
+    axes.set_axis_off()
+    axes.margins(0.25, 0.06)
+    apart = {"min_source_margin": 11, "min_target_margin": 11, "node_size": 0, "arrowsize": 12}
+    networkx.draw_networkx_edges(drawn, places, ax=axes, edge_color="#808080", **apart)
+    box = {"boxstyle": "round", "facecolor": "none", "edgecolor": COLOURS[0]}
+    networkx.draw_networkx_labels(drawn, places, nodes, ax=axes, font_size=10, bbox=box)
     return _svg(figure, title)
 
 

@@ -63,13 +63,11 @@ def decode(data: memoryview, shape: tuple[int, ...], dtype: np.dtype) -> np.ndar
         raise RetakeError(
             f"a stored flow field cannot be decoded as {shape}: its store is damaged, make that again"
         ) from error
-    joined = np.zeros(shuffled.shape[1], f"<u{kind.itemsize}")
-    for place in range(kind.itemsize):
-        joined |= shuffled[place].astype(joined.dtype) << (8 * place)
-    steps = np.add.accumulate(joined.view(kind).reshape(channels, height, width), axis=2, dtype=kind)
-    flow = np.empty(shape, dtype)
-    for channel in range(channels):
-        np.multiply(steps[channel], dtype.type(1 / UNIT), out=flow[..., channel])
+    deltas = cv2.merge(list(shuffled)).view(kind).reshape(channels, height, width)
+    # Columns are summed as rows of the transposed field: whole rows are added at once.
+    columns = np.add.accumulate(deltas.transpose(0, 2, 1).copy(), axis=1, dtype=kind)
+    steps = np.ascontiguousarray(columns.transpose(0, 2, 1))
+    flow = cv2.merge([plane.astype(dtype) * dtype.type(1 / UNIT) for plane in steps])
     invalid = steps[0] == np.iinfo(kind).min
     if invalid.any():
         flow[invalid] = np.nan

@@ -66,11 +66,19 @@ def _png(image: np.ndarray) -> bytes:
 def _zstd(image: np.ndarray) -> bytes:
     """Red and blue less green, then each row less the one above it, wrapping round; zstd. Photographs and decoded video
     are mostly smaller than as PNG, and faster to write (bench/bench_video.py) and to read.
+
+    Of 16 bits each column is taken less the one to its left, too; 128 is added, so that a small difference of either sign has
+    the same high byte, and the low bytes of all pixels, mostly noise, come before the high ones (bench/bench_codec.py).
     """
     rows = image.transpose(0, 2, 1).copy()
     rows[:, ::2] -= rows[:, 1:2]
+    if rows.dtype == np.uint16:
+        rows[..., 1:] -= rows[..., :-1].copy()
     deltas = rows.copy()
     deltas[1:] -= rows[:-1]
+    if deltas.dtype == np.uint16:
+        deltas += np.uint16(128)
+        deltas = np.stack(cv2.split(deltas.view(np.uint8).reshape(-1, 1, 2)))
     return pa.Codec("zstd", compression_level=1).compress(deltas, asbytes=True)
 
 
@@ -79,12 +87,17 @@ def _from_zstd(data: memoryview, shape: tuple[int, ...], dtype: np.dtype) -> np.
     size = height * width * channels * dtype.itemsize
     try:
         plain = pa.Codec("zstd").decompress(pa.py_buffer(data), decompressed_size=size)
-        rows = np.frombuffer(plain, dtype).reshape(height, channels * width).copy()
+        places = np.frombuffer(plain, np.uint8).reshape(dtype.itemsize, -1, 1)
     except (OSError, ValueError):
         raise _damaged(shape, dtype) from None
+    rows = cv2.merge(list(places)).view(dtype).reshape(height, channels * width)
+    if dtype == np.uint16:
+        rows -= np.uint16(128)
     for above, row in itertools.pairwise(rows):  # np.add.accumulate takes twice as long
         row += above
     planes = rows.reshape(height, channels, width)
+    if dtype == np.uint16:
+        np.add.accumulate(planes, axis=2, out=planes)
     planes[:, ::2] += planes[:, 1:2]
     return cv2.merge([planes[:, channel] for channel in range(channels)]).reshape(shape)
 
@@ -393,6 +406,37 @@ class Store:
             top, left, height, width = crop
             images = [image[top : top + height, left : left + width] for image in images]
         return np.stack(images)
+
+
+def join(parts: list[Path], output: Path, today: dict[str, Any]) -> Store:
+    """Write the rows of several stores as one and return it; its bytes are those that one writer would have written.
+
+    `today`: what all must say of themselves. Raises RetakeError for a part that is missing, damaged, or made otherwise than that
+    or than the first.
+    """
+    stores = [Store(part) for part in parts]
+    expected = stores[0].meta | json.loads(json.dumps(today))
+    for store in stores:
+        other = [key for key in {**expected, **store.meta} if store.meta.get(key) != expected.get(key)]
+        if other:
+            raise RetakeError(f"{store.path} was made with another {', '.join(other)}: remove it and make it again")
+    own = ("codec", "dtype", "channels")
+    layout, meta = {k: expected[k] for k in own}, {k: v for k, v in expected.items() if k not in own}
+    with Writer(output, meta=meta, **layout) as out:
+        for store in stores:
+            for clip, rows in store.clips.items():
+                values = store.values(clip) if "values" in meta else [None] * len(rows)
+                for row, measured in zip(rows, values, strict=True):
+                    out.add(
+                        clip,
+                        int(store.frame[row]),
+                        source=store.source(row),
+                        sample=int(store.sample[row]),
+                        encoded=bytes(store.encoded(row)),
+                        size=(int(store.size[row, 0]), int(store.size[row, 1])),
+                        values=measured,
+                    )
+    return Store(output)
 
 
 def frames_of(store: Store) -> Store:

@@ -39,7 +39,7 @@ def write(path: Path, rows: list[Row], meta: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, list[Any]], dict[str, Any]]:
-    """Return the columns by name and the metadata; raises RetakeError for a file that is missing, damaged, or no score file."""
+    """Return the columns by name and the metadata, with the file's `seal`, a digest of all; raises RetakeError for a file that is missing, damaged, or no score file."""
     again = f"make it again with `snakemake --force {path}`"
     if not path.is_file():  # a named pipe would be waited for
         raise RetakeError(f"no {'file' if path.exists() else 'scores'} {path}: make them with `snakemake {path}`")
@@ -53,7 +53,7 @@ def read(path: Path) -> tuple[dict[str, list[Any]], dict[str, Any]]:
         raise RetakeError(f"{path} is damaged ({str(error).splitlines()[0][:200]}): {again}") from None
     if not whole:
         raise RetakeError(f"{path} is damaged, its checksum is another, or holds no scores of this project: {again}")
-    return table.to_pydict(), json.loads(told)
+    return table.to_pydict(), json.loads(told) | {"seal": metadata[b"seal"].decode()}
 
 
 def _seal(table: pa.Table, told: str) -> str:

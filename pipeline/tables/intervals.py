@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 
 LEVEL = 0.95
 LEAST = 4  # units, below which there is no interval
@@ -118,6 +117,8 @@ def of_trainings(values: Sequence[float]) -> Interval:
 
 def quantile(freedom: float) -> float:
     """Return how many standard errors half an interval is long, with so many degrees of freedom."""
+    from scipy.special import stdtrit  # a quarter of a second, which every stage's start would pay
+
     return float(stdtrit(freedom, (1 + LEVEL) / 2))
 
 

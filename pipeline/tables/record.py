@@ -92,12 +92,17 @@ def _row(p: Params, experiment: str, row: Row) -> dict[str, Any]:
         "size": row.facts["size"],
         "flow": row.facts["flow"],
         "training": row.facts["training"],
+        "trained": row.meta["predictions"].get("trained") or {},
         "partial": row.facts["partial"],
         "note": row.facts["note"],
         "parameters": int(row.facts["parameters"]) if row.facts["parameters"] else None,
         "gmacs": float(row.facts["gmacs"]) if row.facts["gmacs"] else None,
         "digests": {key: row.facts[key] for key in ("checkpoint", "data", "params")}
-        | {"code": _code(p, experiment, row)},
+        | {
+            "code": _code(p, experiment, row),
+            "predictions": row.meta["identity"][:12],
+            "scores": row.meta["seal"][:12],
+        },
         "speed": _speed(experiment, row.name),
         "precision": p.compute.precision,
         "cells": {name: _cell(cell) for name, cell in row.cells.items()},

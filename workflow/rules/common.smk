@@ -39,3 +39,7 @@ def own(stage):
 
 def uses(stage):
     return lambda wildcards: plan.uses(P, stage, fields(stage, wildcards))
+
+
+def gpus(stage):
+    return lambda wildcards: plan.gpus(P, stage, fields(stage, wildcards))

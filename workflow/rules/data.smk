@@ -12,6 +12,7 @@ rule download:
         "logs/benchmarks/download-{dataset}-{split}.tsv"
     resources:
         mem_mb=500,
+        runtime=1440,
     params:
         uses=uses("download"),
         code=code("download"),
@@ -31,12 +32,34 @@ rule frames:
     threads: 2
     resources:
         mem_mb=1000,
+        runtime=720,
     params:
         uses=uses("frames"),
         code=code("frames"),
         own=own("frames"),
     shell:
         "python -m pipeline.frames --dataset {wildcards.dataset} --split {wildcards.split}"
+
+
+rule frames_shard:
+    input:
+        data=data("frames_shard"),
+    output:
+        store=temp("data/shards/frames/{dataset}/{split}/{shards}/{shard}.arrow"),
+    log:
+        "logs/frames-{dataset}-{split}-{shard}_{shards}.log",
+    benchmark:
+        "logs/benchmarks/frames_shard-{dataset}-{split}-{shards}-{shard}.tsv"
+    threads: 2
+    resources:
+        mem_mb=1000,
+        runtime=720,
+    params:
+        uses=uses("frames_shard"),
+        code=code("frames_shard"),
+        own=own("frames_shard"),
+    shell:
+        "python -m pipeline.frames --dataset {wildcards.dataset} --split {wildcards.split} --shard {wildcards.shard}/{wildcards.shards}"
 
 
 def weighed(wildcards):
@@ -58,6 +81,7 @@ rule pretrained:
         "logs/benchmarks/pretrained-{weights}.tsv"
     resources:
         mem_mb=500,
+        runtime=240,
     params:
         uses=uses("pretrained"),
         code=code("pretrained"),

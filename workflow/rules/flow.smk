@@ -12,10 +12,34 @@ rule flow:
         "logs/benchmarks/flow-{estimator}-{dataset}-{split}.tsv"
     threads: 2
     resources:
-        gpu=lambda wildcards: int(P.models[wildcards.estimator].has_weights),
+        gpu=gpus("flow"),
         mem_mb=2000,
+        runtime=1440,
     params:
         uses=uses("flow"),
         code=code("flow"),
     shell:
         "python -m pipeline.flow --estimator {wildcards.estimator} --dataset {wildcards.dataset} --split {wildcards.split}"
+
+
+rule flow_shard:
+    input:
+        data=data("flow_shard"),
+    output:
+        store=temp(
+            "data/shards/flow/{estimator}/{dataset}/{split}/{shards}/{shard}.arrow"
+        ),
+    log:
+        "logs/flow-{estimator}-{dataset}-{split}-{shard}_{shards}.log",
+    benchmark:
+        "logs/benchmarks/flow_shard-{estimator}-{dataset}-{split}-{shards}-{shard}.tsv"
+    threads: 2
+    resources:
+        gpu=gpus("flow_shard"),
+        mem_mb=2000,
+        runtime=1440,
+    params:
+        uses=uses("flow_shard"),
+        code=code("flow_shard"),
+    shell:
+        "python -m pipeline.flow --estimator {wildcards.estimator} --dataset {wildcards.dataset} --split {wildcards.split} --shard {wildcards.shard}/{wildcards.shards}"

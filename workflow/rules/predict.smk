@@ -15,13 +15,40 @@ rule predict:
         model=one_of(P.models),
     threads: P.compute.threads
     resources:
-        gpu=1,
+        gpu=gpus("predict"),
         mem_mb=4000,
+        runtime=720,
     params:
         uses=uses("predict"),
         code=code("predict"),
     shell:
         "python -m pipeline.predict --experiment {wildcards.experiment} --model {wildcards.model}"
+
+
+rule predict_shard:
+    input:
+        data=data("predict_shard"),
+    output:
+        store=temp(
+            "data/shards/predictions/{experiment}/{model}/{shards}/{shard}.arrow"
+        ),
+        speed=temp(
+            "data/shards/predictions/{experiment}/{model}/{shards}/{shard}.speed.json"
+        ),
+    log:
+        "logs/predict-{experiment}-{model}-{shard}_{shards}.log",
+    benchmark:
+        "logs/benchmarks/predict_shard-{experiment}-{model}-{shards}-{shard}.tsv"
+    threads: P.compute.threads
+    resources:
+        gpu=gpus("predict_shard"),
+        mem_mb=4000,
+        runtime=720,
+    params:
+        uses=uses("predict_shard"),
+        code=code("predict_shard"),
+    shell:
+        "python -m pipeline.predict --experiment {wildcards.experiment} --model {wildcards.model} --shard {wildcards.shard}/{wildcards.shards}"
 
 
 rule bring:
@@ -37,6 +64,7 @@ rule bring:
         model=one_of(BROUGHT),
     resources:
         mem_mb=1000,
+        runtime=240,
     params:
         uses=uses("bring"),
         code=code("bring"),

@@ -12,10 +12,32 @@ rule score:
         "logs/benchmarks/score-{experiment}-{model}.tsv"
     threads: P.compute.threads
     resources:
-        gpu=1,
+        gpu=gpus("score"),
         mem_mb=4000,
+        runtime=720,
     params:
         uses=uses("score"),
         code=code("score"),
     shell:
         "python -m pipeline.score --experiment {wildcards.experiment} --model {wildcards.model}"
+
+
+rule score_shard:
+    input:
+        data=data("score_shard"),
+    output:
+        scores=temp("data/shards/scores/{experiment}/{model}/{shards}/{shard}.parquet"),
+    log:
+        "logs/score-{experiment}-{model}-{shard}_{shards}.log",
+    benchmark:
+        "logs/benchmarks/score_shard-{experiment}-{model}-{shards}-{shard}.tsv"
+    threads: P.compute.threads
+    resources:
+        gpu=gpus("score_shard"),
+        mem_mb=4000,
+        runtime=720,
+    params:
+        uses=uses("score_shard"),
+        code=code("score_shard"),
+    shell:
+        "python -m pipeline.score --experiment {wildcards.experiment} --model {wildcards.model} --shard {wildcards.shard}/{wildcards.shards}"

@@ -48,6 +48,7 @@ rule table:
         "logs/benchmarks/table-{experiment}.tsv"
     resources:
         mem_mb=1000,
+        runtime=120,
     params:
         uses=uses("table"),
         code=code("table"),
@@ -76,6 +77,7 @@ rule paper:
         "logs/benchmarks/paper-{paper}.tsv"
     resources:
         mem_mb=500,
+        runtime=30,
     params:
         uses=uses("paper"),
         code=code("paper"),
@@ -96,6 +98,7 @@ rule results:
         "logs/benchmarks/results-all.tsv"
     resources:
         mem_mb=500,
+        runtime=30,
     params:
         uses=uses("results"),
         code=code("results"),
@@ -119,6 +122,7 @@ rule report:
         "logs/benchmarks/report-all.tsv"
     resources:
         mem_mb=1000,
+        runtime=60,
     params:
         uses=uses("report"),
         code=code("report"),

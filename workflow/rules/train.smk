@@ -12,8 +12,10 @@ rule train:
         "logs/benchmarks/train-{model}-{dataset}.tsv"
     threads: P.compute.threads
     resources:
-        gpu=1,
-        mem_mb=8000,
+        **plan.spread(P),
+        gpu=gpus("train"),
+        mem_mb=8000 * P.compute.devices // P.compute.nodes,
+        runtime=2880,
     params:
         uses=uses("train"),
         code=code("train"),

@@ -52,10 +52,15 @@ def archives(p: Params, split: str) -> list[str]:
 
 
 def expected(p: Params, split: str) -> dict[str, int]:
-    """Return what the whole split has."""
-    if p.paper == "arflow":
-        return {"clips": SHORT_VIDEOS["test" if split == "test" else "train"]}
-    return {"clips": EXPECTED[split]} if p.paper == "cinn" else {}
+    """Return what the whole split has; how many clips DTVNet's rule leaves is not published."""
+    if p.paper == "cinn":
+        return {"clips": EXPECTED[split]}
+    return {"clips" if p.paper == "arflow" else "short videos": SHORT_VIDEOS[_part(split)]}
+
+
+def counts(p: Params, split: str, archives: list[Path]) -> dict[str, int]:
+    """Return how many short videos there are, of any length."""
+    return {"short videos": len(skies.short_videos(archives, _part(split)))}
 
 
 def items(p: Params, split: str) -> list[str]:
@@ -76,7 +81,7 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
         raise RetakeError(
             f"{NAMES[p.paper]} has no split val of Sky Time-lapse: validate on test, as published, or take cinn's"
         )
-    part = "test" if split == "test" else "train"
+    part = _part(split)
     root, frames_by_clip = f"sky_{part}", skies.short_videos(archives, part)
     whole = SHORT_VIDEOS[part]
     if len(frames_by_clip) > whole:
@@ -96,6 +101,11 @@ def clips(p: Params, split: str, archives: list[Path]) -> list[Clip]:
         )  # fmt: skip
     _report_gaps(chosen)
     return [Clip(name, [(i, member) for i, (_, member) in enumerate(frames)]) for name, frames in chosen.items()]
+
+
+def _part(split: str) -> str:
+    """Return the folder of the archive that a split is taken from."""
+    return "test" if split == "test" else "train"
 
 
 def _report_gaps(frames_by_clip: dict[str, list[tuple[int, Member]]]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import RetakeError
+from pipeline.models.base import for_cpu
 from pipeline.models.tecogan import SCALE, SMALLEST, ops
 from pipeline.tasks.super_resolution.warm_up import warmed
 
@@ -263,11 +264,6 @@ class Discriminator(nn.Module):
             x = block(x)
             layers.append(x.float())
         return torch.sigmoid(self.dense_layer_2(x).float()), layers
-
-
-def for_cpu(x: Tensor) -> Tensor:
-    """Return `x`, on a CPU in the memory layout in which its convolutions take about 2/3 of the time."""
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
 
 class State(NamedTuple):

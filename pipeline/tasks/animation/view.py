@@ -11,7 +11,17 @@ import numpy as np
 from pipeline import plan
 from pipeline.drawing.encode import write_video
 from pipeline.drawing.images import write_image
-from pipeline.drawing.sheets import Cell, difference, display, sheet, spread, title_of, wrap
+from pipeline.drawing.sheets import (
+    Cell,
+    difference,
+    display,
+    error_cell,
+    error_legend,
+    sheet,
+    spread,
+    title_of,
+    wrap,
+)
 from pipeline.errors import RetakeError
 from pipeline.store.frames import Store, frames_of
 from pipeline.tasks.animation import Protocol, clips
@@ -59,24 +69,35 @@ def show(store: Store, clip: str, folder: Path, sheets: Path) -> None:
 
 
 def picture(fields: plan.Fields, protocol: Any, predictions: dict[str, Store], path: str | Path) -> None:
-    """Write one PNG that shows what the rows of a table look like: the true frames, and below them each row's first sample.
+    """Write one PNG that shows what the rows of a table look like: the start frame and the true ones, below them each row's
+    first sample and the maps of its error.
 
     `predictions`: label -> store. The window is the one, of up to `CANDIDATES` evenly spread over the test set, whose last true
     frame differs from its first by the median.
     """
     frames = Store(fields["frames"])
-    windows = spread(clips.tested(frames, protocol), CANDIDATES)
-    change = [float(difference(*(frames.image(w.rows[i]) for i in (0, -1))).mean()) for w in windows]
-    window = windows[int(np.argsort(change, kind="stable")[len(change) // 2])]
+    windows = spread(clips.windows(frames, protocol), CANDIDATES)
+    targets = [clips.target_rows(frames, w, protocol) for w in windows]
+    change = [float(difference(*(frames.image(t[i]) for i in (0, -1))).mean()) for t in targets]
+    median = int(np.argsort(change, kind="stable")[len(change) // 2])
+    window, target = windows[median], targets[median]
     steps = spread(list(range(1, protocol.horizon + 1)), STEPS)
-    rows: list[list[Cell]] = [[(f"truth {step}", display(frames.image(window.rows[step - 1]))) for step in steps]]
+    truth = {step: display(frames.image(target[step - 1])) for step in steps}
+    start: list[Cell] = [("start", display(frames.image(frames.clips[window.clip][window.start])))]
+    rows: list[list[Cell]] = [start + [(f"truth {step}", image) for step, image in truth.items()]]
     for label, store in predictions.items():
-        rows.append([(f"{label} {step}", display(store.image(store.row(window.name, step)))) for step in steps])
-    write_image(path, sheet(rows, f"{window.name}: the window of median change"))
+        made = {step: display(store.image(store.row(window.name, step))) for step in steps}
+        rows.append([("", None), *((f"{label} {step}", image) for step, image in made.items())])
+        rows.append([("", None), *(error_cell(step, difference(made[step], truth[step])) for step in steps)])
+    write_image(path, sheet(rows, f"{window.name}: the window of median change", error_legend()))
 
 
 def compared(fields: plan.Fields, protocol: Any, store: Store, window: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the true and the generated last frame of a window, its first sample, (height, width, 3) uint8."""
+    """Return the last two true and generated frames of a window, its first sample, each (2, height, width, 3) uint8."""
     frames = Store(fields["frames"])
     rows = next(tested.rows for tested in clips.tested(frames, protocol) if tested.name == window)
-    return display(frames.image(rows[-1])), display(store.image(store.row(window, protocol.horizon)))
+    steps = range(max(protocol.horizon - 1, 1), protocol.horizon + 1)
+    return (
+        np.stack([display(frames.image(row)) for row in rows[-2:]]),
+        np.stack([display(store.image(store.row(window, step))) for step in steps]),
+    )

@@ -57,7 +57,7 @@ def windows_expected(frames: Store, windows: list[Tested], settings: dict[str, A
     ]
     named = {f"{number:06d}": (window.name, steps, sizes[number]) for number, window in enumerate(windows)}
     problems = _names(folder, len(windows), images) if folder.is_dir() else []
-    return Expected(files, named, problems, sentence, {"protocol": settings}, "raw", "uint16")
+    return Expected(files, named, problems, sentence, {"protocol": settings}, "zstd", "uint16")
 
 
 def _names(folder: Path, windows: int, images: list[str]) -> list[str]:

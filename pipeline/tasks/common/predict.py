@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline import compute, plan, weights
 from pipeline.params import Params
+from pipeline.shards import WHOLE, Shard
 from pipeline.store.frames import Store, Writer
 from pipeline.tasks.common import predictions
 
@@ -43,16 +44,17 @@ class Clock:
 
 
 class Run:
-    """One model on the test set of one experiment: what the `predict` of a task is given.
+    """One model on the test set of one experiment, or on one part of it: what the `predict` of a task is given.
 
-    `name`: the model's entry in params.yaml; `clock`: runs while the network does.
+    `name`: the model's entry in params.yaml; `clock`: runs while the network does; `shard`: what of the test set is predicted.
     """
 
-    def __init__(self, p: Params, fields: plan.Fields) -> None:
+    def __init__(self, p: Params, fields: plan.Fields, shard: Shard = WHOLE) -> None:
+        self.shard = shard
         self.p, self.fields, self.name = p, fields, fields["model"]
         self.model = p.models[self.name]
         self.protocol: Any = p.protocols[fields["protocol"]]  # of the class that the task has
-        self.output = plan.path("predict", **fields)
+        self.output = plan.output("predict", fields, shard)
         self.network: Any = None
 
     def load(self) -> Any:
@@ -62,6 +64,7 @@ class Run:
         self.device = compute.device(self.p)
         checkpoint = Path(self.fields["checkpoint"]) if self.model.has_weights else None
         self.network, self._digest = weights.load_model(self.model, checkpoint, self.device)
+        self._origin = weights.origin_of(checkpoint) if checkpoint is not None else {}
         compute.lay_out(self.p, self.network)
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -78,6 +81,7 @@ class Run:
 
         about = predictions.meta(self.p, "predict", self.fields, frames) | {
             "checkpoint": self._digest,
+            "trained": self._origin,
             "flow": "",
             "samples": 1,
             "parameters": sum(t.numel() for part in self.network.predicting() for t in part.parameters()),

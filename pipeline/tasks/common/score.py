@@ -17,6 +17,7 @@ from pipeline.sources import clips
 from pipeline.store.frames import Store
 
 Function = Callable[..., Any]
+SHOWN = 3  # places without a value that are named
 
 
 @dataclass
@@ -26,9 +27,8 @@ class Metrics:
     functions: dict[str, dict[str, Function]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     no_value: dict[str, str] = field(default_factory=dict)  # why a value may be NaN
-    lacking: dict[str, collections.Counter[str]] = field(
-        default_factory=dict
-    )  # of each metric: values that there are not, and why
+    # of each metric: values that there are not, by where, "" if that is not told, and why
+    lacking: dict[str, collections.Counter[tuple[str, str]]] = field(default_factory=dict)
 
     def of(self, needs: str) -> dict[str, Function]:
         """Return the functions of the metrics that need this."""
@@ -41,9 +41,16 @@ class Metrics:
         self.skipped[key] = reason
         log.warning("%s: no values: %s", key, reason)
 
-    def lack(self, key: str, reason: str, count: int = 1) -> None:
+    def lack(self, key: str, reason: str, count: int = 1, where: str = "") -> None:
         """Count values of a metric that there are not."""
-        self.lacking.setdefault(key, collections.Counter())[reason] += count
+        self.lacking.setdefault(key, collections.Counter())[where, reason] += count
+
+    def reasons(self, key: str) -> str:
+        """Return why values of a metric are not there, in words; of places a few are named."""
+        lacking = self.lacking[key]
+        named = [(where, reason) for where, reason in lacking if where][:SHOWN]
+        told = [f"{where}: {reason}" if (where, reason) in named else reason for where, reason in lacking]
+        return "; ".join(dict.fromkeys(told))
 
     def values(self, needs: str, where: str, *arguments: Any) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (metric, values) of the metrics that need this; NaN is a value that there is not, counted in `lacking`."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline import compute
 from pipeline.errors import RetakeError, log, progress
 from pipeline.store.frames import Store
 from pipeline.tasks.common.predict import Run
@@ -30,7 +31,7 @@ def predict(
     samples: int,
     counted: int,
 ) -> tuple[int, int]:
-    """Write `steps` predicted frames of every window; return how many were made, and how many windows at a time.
+    """Write `steps` predicted frames of every window of the run's part; return how many were made, and how many windows at a time.
 
     They are stored in 16 bits, clip = name of the window, frame = step from 1, sample = draw. `read(windows)`: reads the
     inputs of these windows, by their places in `names`, and returns what predicts them. `counted`: steps of which GMACs a
@@ -38,11 +39,12 @@ def predict(
     """
     import torch
 
-    batch = run.p.compute.batch
+    batch = compute.batch(run.p, run.device)
     meta = meta | {"samples": samples, "gmacs": _gmacs(run, len(names), read, counted)}
-    with run.writing(store, meta, codec="raw", dtype="uint16") as out:
-        for first in progress(range(0, len(names), batch), unit="batch", desc=f"predict {run.name}"):
-            together = range(first, min(first + batch, len(names)))
+    with run.writing(store, meta, codec="zstd", dtype="uint16") as out:
+        places = run.shard.span(len(names), batch)
+        for first in progress(places[::batch], unit="batch", desc=f"predict {run.name}"):
+            together = range(first, min(first + batch, places.stop))
             draw = read(together)
             drawn = []
             for sample in range(samples):
@@ -57,8 +59,8 @@ def predict(
                     for step in range(steps):
                         image = np.ascontiguousarray(images[place - first, step].transpose(1, 2, 0))
                         out.add(names[place], step + 1, image, sample=sample)
-    log.info("predicted %d windows x %d steps x %d samples", len(names), steps, samples)
-    return len(names) * samples * steps, batch
+    log.info("predicted %d windows x %d steps x %d samples", len(places), steps, samples)
+    return len(places) * samples * steps, batch
 
 
 def _check(name: str, predicted: Tensor, names: list[str], sample: int) -> None:

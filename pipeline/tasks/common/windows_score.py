@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.errors import RetakeError, progress
 from pipeline.metrics import Undefined, cache, frechet, mean, sets, temporal
 from pipeline.params import Params
+from pipeline.shards import WHOLE, Shard
 from pipeline.store.frames import Store
 from pipeline.store.scores import Row
 from pipeline.tasks.common.score import Metrics, true_frame, true_motion, unit
@@ -27,15 +28,18 @@ def score(
     metrics: Metrics,
     windows: list[Tested],
     settings: dict[str, Any],
+    shard: Shard = WHOLE,
+    more: Callable[[Tested], Iterable[Row]] = lambda _: (),
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Return the values of the predictions of all windows, and what the metadata says of them.
+    """Return the values of the predictions of a part's windows, then of sets, and what the metadata says of them.
 
-    `settings`: of the protocol, as the prediction store must have them.
+    `settings`: of the protocol, as the prediction store must have them; `more`: further values of a window.
     """
     samples = check(predicted, frames, windows, settings)
     rows: list[Row] = []
     motion = _window_motion(frames, windows)
-    for number, window in enumerate(progress(windows, unit="window", desc=f"score {predicted.meta['model']}")):
+    for number in progress(shard.span(len(windows)), unit="window", desc=f"score {predicted.meta['model']}"):
+        window = windows[number]
         name = window.name
         target = unit(np.stack([true_frame(frames, row) for row in window.rows]), f"{frames.path}, window {name}")
         for sample, images in _predictions(predicted, window, range(samples), frames):
@@ -50,6 +54,7 @@ def score(
                 drop = p.experiments[experiment].metrics[metric].drop  # type: ignore[attr-defined]
                 kept = len(windows) if drop is None else frechet.kept(len(windows), drop)
                 rows.append((name, 0, 0, metric, float(values[0]), float(number < kept)))
+        rows += more(window)
     whole, facts = _of_sets(frames, predicted, windows, samples, metrics)
     return rows + whole, {"windows": len(windows), "samples": samples, "flow": [], "sets": facts}
 

@@ -11,16 +11,21 @@ from pipeline import plan
 from pipeline.errors import RetakeError, progress
 from pipeline.metrics import Undefined
 from pipeline.params import Params
+from pipeline.shards import WHOLE, Shard
 from pipeline.store.frames import Store
 from pipeline.store.scores import Row
 from pipeline.tasks.common.score import Metrics
 from pipeline.tasks.flow import clips
 
-SHOWN = 3  # pairs without truth that are named
-
 
 def score(
-    p: Params, fields: plan.Fields, protocol: Any, frames: Store, predicted: Store, metrics: Metrics
+    p: Params,
+    fields: plan.Fields,
+    protocol: Any,
+    frames: Store,
+    predicted: Store,
+    metrics: Metrics,
+    shard: Shard = WHOLE,
 ) -> tuple[list[Row], dict[str, Any]]:
     """Return the values of estimated flow, and what the metadata says of them; a window is a pair.
 
@@ -41,7 +46,8 @@ def score(
             + f": {again}"
         )
     rows: list[Row] = []
-    for pair in progress(pairs, unit="pair", desc=f"score {fields['model']}"):
+    scored = [pairs[place] for place in shard.span(len(pairs))]
+    for pair in progress(scored, unit="pair", desc=f"score {fields['model']}"):
         key = clips.key(pair)
         flow, exact = (s.image(s.row(*pair)) for s in (predicted, truth))
         seen = noc.image(noc.row(*pair)) if noc is not None else None
@@ -54,9 +60,7 @@ def score(
             try:
                 value, weight = function(pair[0], flow, exact, seen)
             except Undefined as reason:
-                metrics.lack(
-                    metric, f"{key}: {reason}" if len(metrics.lacking.get(metric, ())) < SHOWN else str(reason)
-                )
+                metrics.lack(metric, str(reason), where=key)
                 value, weight = math.nan, 0.0
             rows.append((key, 0, 0, metric, value, weight))
     stores = [s.identity for s in (truth, noc) if s is not None]

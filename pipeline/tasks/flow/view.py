@@ -112,12 +112,12 @@ def picture(fields: plan.Fields, protocol: Any, estimates: dict[str, Store], pat
 
 
 def compared(fields: plan.Fields, protocol: Any, store: Store, window: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the true and the estimated flow of a pair in colours of one scale, (height, width, 3) uint8."""
+    """Return the true and the estimated flow of a pair in colours of one scale, each (1, height, width, 3) uint8."""
     clip, _, frame = window.rpartition(":")
     truth = Store(fields["truth"])
     true, made = (s.image(s.row(clip, int(frame))) for s in (truth, store))
     scale = colours.scale_of(true)
-    return colours.colours(true, scale), colours.colours(made, scale)
+    return colours.colours(true, scale)[None], colours.colours(made, scale)[None]
 
 
 def _scale(store: Store, rows: range) -> float:

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pipeline import plan
 from pipeline.params import Params
+from pipeline.shards import WHOLE, Shard
 from pipeline.store.frames import Store
 from pipeline.store.scores import Row
 from pipeline.tasks.common import windows_score
 from pipeline.tasks.common.score import Metrics, reads_flow
+from pipeline.tasks.common.windows import Tested
 from pipeline.tasks.prediction import clips
 
 
 def score(
-    p: Params, fields: plan.Fields, protocol: Any, frames: Store, predicted: Store, metrics: Metrics
+    p: Params,
+    fields: plan.Fields,
+    protocol: Any,
+    frames: Store,
+    predicted: Store,
+    metrics: Metrics,
+    shard: Shard = WHOLE,
 ) -> tuple[list[Row], dict[str, Any]]:
     """Return the values of predicted frames, and what the metadata says of them."""
-    windows = clips.windows(frames, protocol)
+    flow: list[Store] = []
+    if metrics.of("flow") and reads_flow(p, fields["model"]) and fields["truth"] is not None:
+        flow = [Store(fields["flow"]), Store(fields["truth"])]
+    windows = dict(zip(tested := clips.tested(frames, protocol), clips.windows(frames, protocol), strict=True))
+
+    def more(window: Tested) -> Iterator[Row]:
+        if not flow:
+            return
+        height, width = frames.content[window.rows[0]]
+        pair = [clips.context_flow(s, frames, windows[window], protocol)[None, :height, :width] for s in flow]
+        for metric, values in metrics.values("flow", f"{flow[1].path}, window {window.name}", *pair):
+            yield window.name, 0, 0, metric, float(values[0]), 1.0
+
+    settings = clips.settings(protocol)
     rows, facts = windows_score.score(
-        p, fields["experiment"], frames, predicted, metrics, clips.tested(frames, protocol), clips.settings(protocol)
+        p, fields["experiment"], frames, predicted, metrics, tested, settings, shard, more
     )
-    if not metrics.of("flow") or not reads_flow(p, fields["model"]) or fields["truth"] is None:
-        return rows, facts
-    stores = [Store(fields["flow"]), Store(fields["truth"])]
-    for window in windows:
-        key = clips.key(window)
-        height, width = frames.content[clips.target_rows(frames, window, protocol)[0]]
-        pair = [clips.context_flow(s, frames, window, protocol)[None, :height, :width] for s in stores]
-        for metric, values in metrics.values("flow", f"{stores[1].path}, window {key}", *pair):
-            rows.append((key, 0, 0, metric, float(values[0]), 1.0))
-    return rows, facts | {"flow": [s.identity for s in stores]}
+    return rows, facts | {"flow": [s.identity for s in flow]}

@@ -106,9 +106,17 @@ def picture(fields: plan.Fields, protocol: Any, predictions: dict[str, Store], p
 
 
 def compared(fields: plan.Fields, protocol: Any, store: Store, window: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the true and the predicted last frame of a window, (height, width, 3) uint8."""
+    """Return the last two true and the last two predicted frames of a window, each (2, height, width, 3) uint8.
+
+    Of a single predicted step the last frame that is given stands first in both.
+    """
     true = _Window(Store(fields["frames"]), window, protocol.first, protocol.context, protocol.horizon)
-    return true.image(protocol.horizon), display(store.image(store.row(window, protocol.horizon)))
+    last = protocol.horizon
+    before = display(store.image(store.row(window, last - 1))) if last > 1 else true.image(0)
+    return (
+        np.stack([true.image(last - 1), true.image(last)]),
+        np.stack([before, display(store.image(store.row(window, last)))]),
+    )
 
 
 class _Window:

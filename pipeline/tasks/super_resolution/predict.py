@@ -48,6 +48,7 @@ def predict(run: Run) -> tuple[int, int]:
                 raise RetakeError(f"{(low or high).path}, {clip}: {error}") from None
             yield output
 
+    scenes = [scenes[place] for place in run.shard.span(len(scenes))]
     made = sum(len(high.clips[clip]) for clip in scenes)
     bar = progress(total=made, unit="frame", desc=f"predict {run.name}")
     with run.writing(high, meta, codec="png") as out, bar:

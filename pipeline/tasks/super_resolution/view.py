@@ -121,8 +121,12 @@ def picture(fields: plan.Fields, protocol: Any, upscaled: dict[str, Store], path
 
 
 def compared(fields: plan.Fields, protocol: Any, store: Store, window: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the true and the upscaled middle frame of a scene, (height, width, 3) uint8."""
+    """Return the middle frame of a scene and the one before, true and upscaled, each (2, height, width, 3) uint8."""
     frames = Store(fields["frames"])
     rows = frames.clips[window]
-    number = int(frames.frame[rows[len(rows) // 2]])
-    return display(frames.image(frames.row(window, number))), display(store.image(store.row(window, number)))
+    middle = len(rows) // 2
+    numbers = [int(frames.frame[row]) for row in rows[max(middle - 1, 0) : middle + 1]]
+    return (
+        np.stack([display(frames.image(frames.row(window, n))) for n in numbers]),
+        np.stack([display(store.image(store.row(window, n))) for n in numbers]),
+    )

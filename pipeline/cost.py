@@ -1,0 +1,169 @@
+"""What is known of a job's cost before it runs: bytes to download, bytes of the store it writes, and seconds.
+
+Bytes of stores are what the images take uncompressed, so a store of another codec than `raw` is smaller. Seconds are what
+Snakemake measured when the same job last ran here (`logs/benchmarks`), for a training by step. What nothing says is None.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline import download, params, plan, tasks, weights
+from pipeline.errors import RetakeError
+from pipeline.params import Params
+from pipeline.sources import archives
+from pipeline.store import sealed
+from pipeline.store.frames import Store
+
+
+def absent(p: Params, stage: str, fields: plan.Fields) -> list[Any]:
+    """Return the rows of workflow/sources.csv or weights.csv whose files one `download` or `pretrained` would have to fetch."""
+    if stage == "pretrained":
+        return [] if weights.here(fields["weights"]) else [weights.source_of(fields["weights"])]
+    entry = p.datasets[fields["dataset"]]
+    module = params.registry("datasets")[entry.kind]
+    if module.generate is not None or entry.archives == "present":
+        return []
+    folder = download.RAW / entry.kind
+    rows = download.rows_of(entry.kind, module.archives(entry, fields["split"]), made=False)
+    return [row for row in rows if not archives.place(folder / row.file).exists()]
+
+
+def store(p: Params, stage: str, fields: plan.Fields) -> int | None:
+    """Return the most bytes that the store of one instance may take; 0 for stages that write none."""
+    if stage == "frames":
+        return _product(
+            _frames(p, fields["dataset"], fields["split"]), *_size(p, fields["dataset"], fields["split"]), 3
+        )
+    if stage == "flow":
+        dataset, split = fields["dataset"], fields["split"]
+        return _product(_frames(p, dataset, split), *_size(p, dataset, split), 4)
+    if stage in ("predict", "bring"):
+        return _predictions(p, fields)
+    return 0
+
+
+def _predictions(p: Params, fields: plan.Fields) -> int | None:
+    e, protocol = p.experiments[fields["experiment"]], p.protocols[fields["protocol"]]
+    name = Path(fields["frames"]).stem
+    size = _size(p, e.dataset, name)
+    if protocol.task == "flow":
+        return _product(_frames(p, e.dataset, name), *size, 4)
+    if protocol.task == "super_resolution":
+        return _product(_frames(p, e.dataset, name), *size, 3)
+    made: Any = protocol
+    return _product(_windows(p, e.dataset, name, made), made.horizon, made.samples, *size, 6)
+
+
+def _windows(p: Params, dataset: str, split: str, protocol: Any) -> int | None:
+    """Return how many windows a split has: as its store says, else as published, at most one a frame."""
+    frames = plan.path("frames", dataset=dataset, split=split)
+    if frames.exists():
+        return len(tasks.part(protocol.task, "clips").windows(Store(frames), protocol))
+    published = _published(p, dataset, split)
+    return published.get("clips") if protocol.windows == "first" else published.get("frames")
+
+
+def _frames(p: Params, dataset: str, split: str) -> int | None:
+    """Return how many frames a split has: as its store says, else as published."""
+    frames = plan.path("frames", dataset=dataset, split=split)
+    return len(Store(frames)) if frames.exists() else _published(p, dataset, split).get("frames")
+
+
+def _published(p: Params, dataset: str, split: str) -> dict[str, int]:
+    entry = p.datasets[dataset]
+    found: dict[str, int] = params.registry("datasets")[entry.kind].expected(entry, split)
+    return found
+
+
+def _size(p: Params, dataset: str, split: str) -> tuple[int | None, int | None]:
+    """Return the mean height and width of a split's frames."""
+    frames = plan.path("frames", dataset=dataset, split=split)
+    if frames.exists() and len(made := Store(frames)):
+        height, width = made.size.mean(0)
+        return int(height), int(width)
+    return p.datasets[dataset].height, p.datasets[dataset].width
+
+
+def _product(*numbers: int | None) -> int | None:
+    total = 1
+    for number in numbers:
+        if number is None:
+            return None
+        total *= number
+    return total
+
+
+def seconds(p: Params, stage: str, fields: plan.Fields) -> float | None:
+    """Return how long one instance took when it last ran on this machine."""
+    name = "-".join([stage, plan.name_of(stage, fields)])
+    try:
+        with Path(f"logs/benchmarks/{name}.tsv").open(newline="") as file:
+            spent = float(next(csv.DictReader(file, delimiter="\t"))["s"])
+    except (OSError, ValueError, KeyError, StopIteration, TypeError):
+        return None
+    if stage != "train":
+        return spent
+    asked = getattr(p.models[fields["model"]].train, "max_steps", None)
+    taken = _steps(plan.path("train", **fields).with_suffix(".metrics.jsonl"))
+    return spent * asked / taken if asked and taken else spent
+
+
+def _steps(record: Path) -> int | None:
+    """Return the last step of a training's record."""
+    try:
+        return int(json.loads(record.read_text().splitlines()[-1])["step"])
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return None
+
+
+def blocked(p: Params, stage: str, fields: plan.Fields) -> str | None:
+    """Return why one instance cannot be made without the user's hands; None where nothing is in its way."""
+    if stage in ("download", "pretrained"):
+        return _gated(p, stage, fields)
+    if gone := lacking(fields):
+        return f"there is no {gone[0]}"
+    needed = [Path(file).stem for key, file in fields.items() if key.startswith("weights_") and file is not None]
+    if stage == "score" and p.experiments[fields["experiment"]].missing_weights == "skip":
+        needed = []
+    return next((reason for name in needed if (reason := without(name))), None)
+
+
+def lacking(fields: plan.Fields) -> list[str]:
+    """Return the user's own files that one instance reads and that are not there."""
+    own = [file for key, file in fields.items() if file is not None and (key.startswith("own_") or key == "source")]
+    return [file for file in own if not Path(file).exists()]
+
+
+def _gated(p: Params, stage: str, fields: plan.Fields) -> str | None:
+    if stage == "pretrained":
+        return None  # what needs the file says whether it can do without
+    entry = p.datasets[fields["dataset"]]
+    module = params.registry("datasets")[entry.kind]
+    by_hand = [row for row in absent(p, stage, fields) if not row.urls]
+    if by_hand:
+        names = ", ".join(row.file for row in by_hand[:3]) + (", …" if len(by_hand) > 3 else "")
+        return f"{len(by_hand)} archives need a login ({by_hand[0].login}): {names} into {download.RAW / entry.kind}"
+    if entry.archives == "present" and module.generate is None:
+        folder = download.RAW / entry.kind
+        if not any(archives.place(folder / name).exists() for name in module.archives(entry, fields["split"])):
+            return f"datasets.{fields['dataset']}.archives is present, and {folder} has none of this split"
+    return None
+
+
+def without(name: str) -> str | None:
+    """Return why the file of a row of workflow/weights.csv cannot be had; None where it is here or may be fetched."""
+    if weights.here(name):
+        return None
+    row = weights.source_of(name)
+    if not row.urls:
+        return f"weights {name} need a login ({row.login}): {row.file} into {weights.ROOT}"
+    manifest = plan.path("pretrained", weights=name)
+    with contextlib.suppress(RetakeError):  # none yet, or a damaged one: it will be fetched
+        if sealed.read(manifest)["sha256"] is None:
+            return f"weights {name} could not be fetched: put {row.file} into {weights.ROOT}"
+    return None

@@ -1,0 +1,44 @@
+"""SLURM jobs that a killed Snakemake has left: they are ended before the same jobs are sent again.
+
+`kill -9` of Snakemake ends no job of a cluster. Without this the same command would send a second job beside the first one,
+onto one output; and when a job fails, Snakemake removes what the other has made.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from pipeline.errors import RetakeError, log
+
+LOGS = Path(".snakemake/slurm_logs")  # who has sent jobs from this folder has it
+PATIENCE = 300.0  # seconds that cancelled jobs have for saving their state
+
+
+def left() -> list[str]:
+    """Return the ids of this user's SLURM jobs that a Snakemake of this folder has sent, waiting or running.
+
+    Only who has the folder for itself alone may take them for orphans.
+    """
+    if not LOGS.is_dir() or shutil.which("squeue") is None:
+        return []
+    done = subprocess.run(["squeue", "--me", "--noheader", "--format=%A|%k|%Z"], capture_output=True, text=True)
+    lines = (line.split("|") for line in done.stdout.splitlines())
+    return sorted({line[0] for line in lines if line[1].startswith(("rule_", "group_")) and line[2] == str(Path.cwd())})
+
+
+def end(jobs: list[str]) -> None:
+    """Cancel jobs and wait until they have ended; trainings save their state. Raises RetakeError when they do not end."""
+    if not jobs:
+        return
+    log.warning("a Snakemake that was killed has left SLURM jobs: %s are cancelled", ", ".join(jobs))
+    subprocess.run(["scancel", *jobs])
+    started = time.monotonic()
+    while still := set(jobs) & set(left()):
+        if time.monotonic() - started > PATIENCE:
+            raise RetakeError(
+                f"SLURM jobs of a Snakemake that was killed do not end: {', '.join(sorted(still))} (scancel)"
+            )
+        time.sleep(1)

@@ -1,0 +1,48 @@
+"""Jobs that a killed Snakemake left on a cluster: which they are, and that they are waited for. SLURM's commands are scripts here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline import orphans
+from pipeline.errors import RetakeError
+
+SQUEUE = """#!/bin/sh
+[ -e cancelled ] && [ ! -e deaf ] && exit 0
+echo "11|rule_train_wildcards_a_b|$PWD"
+echo "12|rule_train_wildcards_a_b|/elsewhere"
+echo "13|my own job|$PWD"
+echo "14|group_x|$PWD"
+"""
+SCANCEL = '#!/bin/sh\necho "$@" > cancelled\n'
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, script in (("squeue", SQUEUE), ("scancel", SCANCEL)):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_only_jobs_of_this_folder_are_orphans(folder: Path) -> None:
+    assert orphans.left() == [], "no job was ever sent from here"
+    (folder / ".snakemake/slurm_logs").mkdir(parents=True)
+    assert orphans.left() == ["11", "14"]
+
+
+def test_orphans_are_cancelled_and_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    orphans.end([])
+    assert not (folder / "cancelled").exists()
+    (folder / ".snakemake/slurm_logs").mkdir(parents=True)
+    orphans.end(["11", "14"])
+    assert (folder / "cancelled").read_text() == "11 14\n"
+    (folder / "deaf").touch()
+    monkeypatch.setattr(orphans, "PATIENCE", 0.0)
+    with pytest.raises(RetakeError, match=r"do not end: 11 \(scancel\)"):
+        orphans.end(["11"])

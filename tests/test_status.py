@@ -1,0 +1,107 @@
+"""`pipeline.status`: what is due is what the engine says, named by what changed; what is in the way; what it will cost."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import cost, params, plan, status
+from pipeline.store.frames import Store
+from tests.engines import Project
+
+
+def told(project: Project, *targets: str) -> list[str]:
+    done = project.run(sys.executable, "-m", "pipeline.status", *targets)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.fixture
+def copy(demo: Project, tmp_path: Path) -> Project:
+    return demo.copy(tmp_path / "copy")
+
+
+def test_what_is_made_is_up_to_date_or_partial(demo: Project) -> None:
+    lines = told(demo, "demo", "data/checkpoints/dmvfn_demo/demo.pt")
+    assert lines == [
+        "demo: partial",
+        "  partial: weights alexnet could not be fetched: put alexnet-owt-7be5be79.pth into data/weights",
+        "data/checkpoints/dmvfn_demo/demo.pt: up to date",
+    ]
+
+
+def test_a_changed_key_is_named_and_what_is_due_is_what_snakemake_runs(copy: Project) -> None:
+    copy.edit({"models.dmvfn_demo.train.max_steps": 6})
+    lines = told(copy, "demo")
+    assert lines[:2] == ["demo: stale", "  because train dmvfn_demo-demo: models.dmvfn_demo.train.max_steps changed"]
+    due = next(line for line in lines if line.startswith("  due: "))
+    counts = [part.split() for part in due.removeprefix("  due: ").split(", ")]
+    rules = copy.rules("results/demo_metrics.csv")
+    assert sorted(rule for number, rule in counts for _ in range(int(number))) == rules
+    assert "to download 0 bytes" in lines[-1] or "to download 244.4 MB" in lines[-1]  # AlexNet, if anything asks for it
+    assert lines[-1].endswith(" h")
+
+
+def test_changed_code_is_named(copy: Project) -> None:
+    network = copy.folder / "pipeline/models/copy_last.py"
+    network.write_text(network.read_text() + "\n\nADDED = 1\n")
+    assert told(copy, "demo")[1] == "  because predict demo-copy_last: its code changed"
+
+
+def test_what_is_in_the_way_is_said(copy: Project) -> None:
+    copy.edit({"experiments.demo.missing_weights": "error"})
+    demo, gated, *rest = [line for line in told(copy, "demo", "cityscapes") if not line.startswith("  due")]
+    assert demo == "demo: blocked"
+    assert gated == "  blocked: weights alexnet could not be fetched: put alexnet-owt-7be5be79.pth into data/weights"
+    assert "cityscapes: blocked" in rest
+    assert any("archives need a login (https://www.cityscapes-dataset.com" in line for line in rest)
+
+
+def test_unknown_targets_are_refused(demo: Project) -> None:
+    done = demo.run(sys.executable, "-m", "pipeline.status", "dmo")
+    assert done.returncode == 1
+    assert "no experiment 'dmo' (did you mean 'demo'?)" in done.stderr
+
+
+def test_bytes_are_those_of_the_stores(demo: Project) -> None:
+    with contextlib.chdir(demo.folder):
+        p = params.load()
+        stages = plan.plan(p, ["demo"])
+        stores = [(s, fields) for s in ("frames", "flow", "predict") for fields in stages[s].values()]
+        whole = {plan.path(s, **fields): cost.store(p, s, fields) for s, fields in stores}
+        for path, most in whole.items():
+            store = Store(path)
+            pixel = {"uint8": 3, "uint16": 6, "float32": 4}[store.meta["dtype"]]
+            taken = int(store.size.prod(1).sum()) * pixel
+            # The last frame of each clip has no flow
+            assert taken <= (most or 0) <= taken * (1.2 if store.meta["dtype"] == "float32" else 1), path
+            assert path.stat().st_size < (most or 0) + 100_000
+
+
+def test_bytes_are_foretold_before_anything_is_made(tmp_path: Path) -> None:
+    with contextlib.chdir(Project(tmp_path / "fresh").folder):
+        p = params.load()
+        fields = plan.fields_of(p, "predict", experiment="kitti", model="dmvfn")
+        frames = params.registry("datasets")["kitti"].expected(p.datasets["kitti"], "test")["frames"]
+        assert frames > 1337  # windows, which are counted when the store is there
+        assert cost.store(p, "predict", fields) == frames * 5 * 3 * 256 * 832 * 6
+        rows = cost.absent(p, "download", {"dataset": "kitti", "split": "test"})
+        assert sum(row.bytes or 0 for row in rows) > 10**9
+        assert cost.seconds(p, "predict", fields) is None
+        assert status.costs(p, [("predict", fields)]).endswith("time unknown")
+
+
+def test_time_is_that_of_the_same_job_by_step(tmp_path: Path) -> None:
+    with contextlib.chdir(Project(tmp_path / "timed").folder):
+        p = params.load()
+        fields = plan.fields_of(p, "train", model="dmvfn_demo", dataset="demo")
+        Path("logs/benchmarks").mkdir(parents=True)
+        Path("logs/benchmarks/train-dmvfn_demo-demo.tsv").write_text("s\th:m:s\n120.0\t0:02:00\n")
+        assert cost.seconds(p, "train", fields) == 120
+        record = plan.path("train", **fields).with_suffix(".metrics.jsonl")
+        record.parent.mkdir(parents=True)
+        record.write_text('{"step": 149, "loss": 1.0}\n{"step": 150, "loss": 1.0}\n')
+        assert cost.seconds(p, "train", fields) == 120 / 150 * 300
