@@ -127,9 +127,9 @@ class Run:
             from pipeline.drawing import charts
 
             mlflow.log_artifact(str(lines))
-            last = json.loads(lines.read_text().splitlines()[-1])
-            self.columns(key for key in reversed(last) if key != "step")  # validation first
-            for key, curve in charts.training(lines).items():
+            drawn = charts.training(lines)
+            self.columns(reversed(drawn))  # validation first
+            for key, curve in drawn.items():
                 told = charts.curves([curve], "training step", key, f"{title}: {key}", log=not key.startswith("val_"))
                 mlflow.log_text(told, f"{key}.svg")
 

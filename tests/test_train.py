@@ -125,7 +125,7 @@ def test_killed_training_goes_on_in_the_same_run_of_mlflow(project: Project, who
     )
     done = project.run(sys.executable, "-c", script)
     assert json.loads(done.stdout) == [
-        "dmvfn_demo on demo, seed 1234", "FINISHED", lines(project)[-1]["loss"], ["demo.metrics.jsonl", "loss.svg"], ["demo"], str(STEPS),
+        "dmvfn_demo on demo, seed 1234", "FINISHED", lines(project)[-1]["loss"], ["demo.metrics.jsonl", "loss.svg", "val_psnr.svg"], ["demo"], str(STEPS),
     ], done.stderr  # fmt: skip
 
 
