@@ -163,7 +163,7 @@ def train(p: Params, fields: plan.Fields, *, resume: bool = False, restart: bool
         claim(output)
     saved = Saved(p, fields, output, network, state)
     saved.restore(resume, restart)
-    validation = task.validation(fields, recipe, network, p.compute.batch)
+    validation = task.validation(fields, recipe, network, compute.batch(p, fabric.device.type))
     data = Store(str(fields["frames"])).identity
     mirror = tracking.run(
         p.tracking.mlflow and fabric.global_rank == 0,
