@@ -128,7 +128,7 @@ def make(p: Params, name: str, dataset: str, split: str) -> Path:
         if estimator is None:
             jobs = _exact(p, model.kind, dataset, split, frames, named)
         else:
-            batch = compute.batch(p, _device(p, model))
+            batch = compute.batch(p, _device(p, model), frames)
             loaded = _loaded(model, frames, chosen, pool, 2 * max(workers, batch))
             jobs = _estimated(model, estimator, frames, loaded, batch)
         bar = progress(_encoded(jobs, pool, 2 * workers), total=len(chosen), unit="pair", desc=f"flow {name}")
