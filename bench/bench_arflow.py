@@ -187,7 +187,7 @@ def stage(height: int = 384, width: int = 832, frames: int = 13) -> Row:
     whole = sum(spent.values())
     shares = ", ".join(f"{what} {100 * share / whole:.0f} %" for what, share in spent.items())
     detail = (
-        f"{height}x{width} PNG, {device}, {p.compute.threads} threads, batch {compute.batch(p, device)}: "
+        f"{height}x{width} PNG, {device}, {p.compute.threads} threads, batch {compute.batch(p, device, store)}: "
         f"{(frames - 1) / fast:.2f} pairs/s against {(frames - 1) / slow:.2f}; one after another: {shares}"
     )
     return Row("flow stage, ARFlow end to end", "its steps one after another, batch 1", slow / fast, 1, detail)

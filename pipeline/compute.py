@@ -70,9 +70,12 @@ def machine(p: Params) -> str:
     return f"{named[1].strip() if named else platform.processor() or platform.machine()}, {p.compute.threads} threads"
 
 
-def batch(p: Params, device: str) -> int:
-    """Return how many windows or pairs a network takes together on a device: `compute.batch`, or what suits the device."""
-    return p.compute.batch or (1 if device == "cpu" else 4)
+LARGE = 256 * 256  # pixels of a frame that keeps the cores of a CPU busy
+
+
+def batch(p: Params, device: str, store: Any) -> int:
+    """Return how many windows or pairs of a frame store a network takes together: `compute.batch`, or what suits the device."""
+    return p.compute.batch or (1 if device == "cpu" and store.size.prod(axis=1).max() > LARGE else 4)
 
 
 def lay_out(p: Params, network: Any) -> None:

@@ -104,7 +104,7 @@ def make(p: Params, name: str, dataset: str, split: str, shard: Shard | None = N
         count = len(join(parts, output, {"data": frames.identity, "settings": model.model_dump(mode="json")}))
         log.info("flow of %d pairs, joined from %d parts: %s", count, len(parts), output)
         return output
-    batch = compute.batch(p, _device(p, model))
+    batch = compute.batch(p, _device(p, model), frames)
     batches = _batches(frames, chosen, batch)
     chosen = [pair for place in (shard or WHOLE).span(len(batches)) for pair in batches[place]]
     estimator, digest = None, ""

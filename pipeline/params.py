@@ -95,8 +95,9 @@ class Tracking(Strict):
 class Compute(Strict):
     """The machine; published numbers are made with precision 32-true and channels_last off.
 
-    The default of `batch` goes by device: 1 on a CPU, whose cores one frame fills (DMVFN at 832x256 takes longer a frame in
-    batches), 4 on a GPU. A number given here holds on both. Convolutions may round the last bit another way in a batch.
+    The default of `batch` goes by device: 4, but 1 on a CPU whose cores one frame of more than 256x256 pixels fills (DMVFN at
+    832x256 takes longer a frame in batches; i2v-cINN's small clips take a quarter of the time). A number given here holds
+    on both. Convolutions may round the last bit another way in a batch.
     """
 
     device: Literal["auto", "cpu", "cuda"] = Field(
@@ -113,7 +114,7 @@ class Compute(Strict):
     threads: int = Field(2, ge=1, description="CPU threads of one job; another number may change the last digits")
     batch: Count | None = Field(
         None,
-        description="windows predicted, or pairs of frames estimated, together; null: 1 on a CPU, 4 on a GPU; may change the last digits",
+        description="windows predicted, or pairs of frames estimated, together; null: 4, or 1 on a CPU for frames above 256x256; may change the last digits",
     )
     predictions: Literal["keep", "drop"] = Field(
         "keep",

@@ -172,24 +172,24 @@ def train(p: Params, fields: plan.Fields, *, resume: bool = False, restart: bool
         claim(output)
     saved = Saved(p, fields, output, network, state)
     saved.restore(resume, restart)
-    validation = task.validation(fields, recipe, network, compute.batch(p, fabric.device.type))
-    data = Store(str(fields["frames"])).identity
+    store = Store(str(fields["frames"]))
+    validation = task.validation(fields, recipe, network, compute.batch(p, fabric.device.type, store))
     mirror = tracking.run(
         p.tracking.mlflow and fabric.global_rank == 0,
         experiment=f"train-{fields['dataset']}",
         name=f"{name} on {fields['dataset']}, seed {recipe.seed}",
         params=plan.uses(p, "train", fields),
-        tags={"stage": "train", "model": name, "dataset": str(fields["dataset"]), "data": data[:12]},
+        tags={"stage": "train", "model": name, "dataset": str(fields["dataset"]), "data": store.identity[:12]},
         kept=saved.path.with_suffix(".mlflow"),
         goes_on=state.step > 0,
     )
     started = time.monotonic()
     with mirror as mlflow, _Stop() as stop:
-        mlflow.dataset(str(fields["dataset"]), str(fields["frames"]), data, "training")
+        mlflow.dataset(str(fields["dataset"]), str(fields["frames"]), store.identity, "training")
         with _deaths_named(saved):
             _loop(network, clips, validation, saved, recipe, p.compute.workers, mlflow, stop)
         if fabric.global_rank == 0:
-            save(output, p, fields, network.state_dict(), saved.best, data, state.step, saved.changes)
+            save(output, p, fields, network.state_dict(), saved.best, store.identity, state.step, saved.changes)
             mlflow.training(output.with_suffix(".metrics.jsonl"), f"{name} on {fields['dataset']}")
             shutil.rmtree(saved.path.parent, ignore_errors=True)
             log.info("trained %s: %d steps, %.0f s in this run", name, steps, time.monotonic() - started)

@@ -6,8 +6,10 @@ import copy
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -138,7 +140,9 @@ def test_resolved_values_are_those_of_november_2026() -> None:
     assert digest == "1ce93fa94399a169f5b7db918680228d0871c7299f754da07e7717fbd4712b59"
 
 
-def test_default_batch_goes_by_device() -> None:
-    assert [compute.batch(params.load(), device) for device in ("cpu", "cuda")] == [1, 4]
+def test_default_batch_goes_by_device_and_size() -> None:
+    stores = [SimpleNamespace(size=np.array([[64, 64], [height, 832]])) for height in (64, 256)]
+    cases = [(device, store) for device in ("cpu", "cuda") for store in stores]
+    assert [compute.batch(params.load(), *case) for case in cases] == [4, 1, 4, 4]
     given = params.load({"compute": {"batch": 3}})
-    assert [compute.batch(given, device) for device in ("cpu", "cuda")] == [3, 3]
+    assert [compute.batch(given, *case) for case in cases] == [3, 3, 3, 3]

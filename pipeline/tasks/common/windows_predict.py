@@ -39,7 +39,7 @@ def predict(
     """
     import torch
 
-    batch = compute.batch(run.p, run.device)
+    batch = compute.batch(run.p, run.device, store)
     meta = meta | {"samples": samples, "gmacs": _gmacs(run, len(names), read, counted)}
     with run.writing(store, meta, codec="zstd", dtype="uint16") as out:
         places = run.shard.span(len(names), batch)
