@@ -161,6 +161,11 @@ def parts(p: Params, stage: str, fields: Fields) -> list[Path]:
     return [output(stage, fields, Shard(number, p.compute.shards)) for number in range(1, p.compute.shards + 1)]
 
 
+def _of_part(stage: str, part: Path) -> list[Path]:
+    """Return all outputs of a part, by its first one."""
+    return [part.with_suffix("".join(Path(file).suffixes)) for file in PARTS[f"{stage}_shard"]]
+
+
 class Build:
     """Collects the instances behind what is asked for; each method adds one with all behind it and returns its file.
 
@@ -333,7 +338,7 @@ def inputs(p: Params, stage: str, fields: Fields) -> list[str]:
     if stage == "score":
         given.insert(0, str(path("predict", **fields)))
     if made == stage:
-        given += map(str, parts(p, stage, fields))
+        given += [str(file) for part in parts(p, stage, fields) for file in _of_part(stage, part)]
     if stage == "table":
         e = p.experiments[str(fields["experiment"])]
         rows = [(s, m) for m in e.models for s in ("score", "predict")]
@@ -472,8 +477,9 @@ def dump(p: Params) -> str:
             read[name] = [v for v in own.values() if v] if own is not None else inputs(p, stage, fields)
             if stage in ("results", "report"):
                 read[name] = []  # of the records, too, the folder
-            if joined := list(map(str, parts(p, stage, fields))):  # of the parts, too
-                read[name] = [file for file in read[name] if file not in joined] + [str(Path(joined[0]).parent)]
+            if joined := parts(p, stage, fields):  # of the parts, too
+                folder = joined[0].parent
+                read[name] = [file for file in read[name] if Path(file).parent != folder] + [str(folder)]
         longest, slots = max(map(len, read.values()), default=0), SLOTS[stage.removesuffix("_shard")]
         instances[stage] = {
             name: {k: v for k, v in fields.items() if k in NAMES}

@@ -89,7 +89,7 @@ def _joined(parts: list[Path], metrics: Metrics, identity: str) -> list[Row]:
         columns, meta = scores.read(part)
         if meta["identity"] != identity:
             raise RetakeError(f"{part} is of other predictions than today's: remove it and make it again")
-        rows += zip(*columns.values(), strict=True)
+        rows += zip(*(column.tolist() for column in columns.values()), strict=True)
         for key, reason in meta["skipped"].items():
             if key not in metrics.skipped:
                 metrics.skip(key, reason)
