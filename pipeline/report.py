@@ -455,7 +455,7 @@ def _stages(p: Params) -> dict[str, Any]:
     """Return the graph of the stages behind the page, and {stage: number of its jobs} in the order in which they run."""
     plans = {stage: jobs for stage, jobs in plan.reproduced(p).items() if jobs}
     made_by = {
-        out.format(**f): stage for stage, jobs in plans.items() for f in jobs.values() for out in plan.OUTPUTS[stage]
+        out.format(**f): stage for stage, jobs in plans.items() for f in jobs.values() for out in plan.FILES_OF[stage]
     }
     read = {
         stage: {file for fields in jobs.values() for file in plan.inputs(p, stage, fields)}
