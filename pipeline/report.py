@@ -366,7 +366,7 @@ def _motion(name: str, window: str, rows: list[tuple[str, np.ndarray, np.ndarray
         cells.append((f"{label}: off by {error:.2f} px", colours.colours(flow, scale)))
     title = f"{window}: flow between the last two frames, estimated by DIS on the frames of each"
     framed = [  # no motion is white, as the sheet is
-        (words, image if image is None else cv2.copyMakeBorder(image, *4 * [1], cv2.BORDER_CONSTANT, value=3 * [160]))
+        (words, None if image is None else np.pad(image, ((1, 1), (1, 1), (0, 0)), constant_values=160))
         for words, image in cells
     ]
     image = sheets.sheet(sheets.wrap(framed), title, sheets.legend(scale))
