@@ -113,7 +113,7 @@ def graph(edges: Sequence[tuple[str, str]], nodes: dict[str, str], title: str) -
     figure = Figure(figsize=(SIZE[0], 0.6 * max(len(layers), 2)), layout="constrained")
     axes = figure.subplots()
     axes.set_axis_off()
-    axes.margins(0.25, 0.06)
+    axes.margins(0.6, 0.06)
     apart = {"min_source_margin": 11, "min_target_margin": 11, "node_size": 0, "arrowsize": 12}
     networkx.draw_networkx_edges(drawn, places, ax=axes, edge_color="#808080", **apart)
     box = {"boxstyle": "round", "facecolor": "none", "edgecolor": COLOURS[0]}
