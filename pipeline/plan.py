@@ -332,7 +332,9 @@ def inputs(p: Params, stage: str, fields: Fields) -> list[str]:
     if stage == "score":
         given.insert(0, str(path("predict", **fields)))
     if made == stage:
-        given += map(str, parts(p, stage, fields))
+        for number, _ in enumerate(parts(p, stage, fields), start=1):
+            shard = {"shards": p.compute.shards, "shard": number}
+            given += [file.format(**fields | shard) for file in PARTS[f"{stage}_shard"]]
     if stage == "table":
         e = p.experiments[str(fields["experiment"])]
         rows = [(s, m) for m in e.models for s in ("score", "predict")]
@@ -468,8 +470,9 @@ def dump(p: Params) -> str:
             read[name] = [v for v in own.values() if v] if own is not None else inputs(p, stage, fields)
             if stage in ("results", "report"):
                 read[name] = []  # of the records, too, the folder
-            if joined := list(map(str, parts(p, stage, fields))):  # of the parts, too
-                read[name] = [file for file in read[name] if file not in joined] + [str(Path(joined[0]).parent)]
+            if joined := parts(p, stage, fields):  # of the parts, too
+                folder = joined[0].parent
+                read[name] = [file for file in read[name] if Path(file).parent != folder] + [str(folder)]
         longest, slots = max(map(len, read.values()), default=0), SLOTS[stage.removesuffix("_shard")]
         instances[stage] = {
             name: {k: v for k, v in fields.items() if k in NAMES}
