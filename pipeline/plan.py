@@ -161,11 +161,6 @@ def parts(p: Params, stage: str, fields: Fields) -> list[Path]:
     return [output(stage, fields, Shard(number, p.compute.shards)) for number in range(1, p.compute.shards + 1)]
 
 
-def _of_part(stage: str, part: Path) -> list[Path]:
-    """Return all outputs of a part, by its first one."""
-    return [part.with_suffix("".join(Path(file).suffixes)) for file in PARTS[f"{stage}_shard"]]
-
-
 class Build:
     """Collects the instances behind what is asked for; each method adds one with all behind it and returns its file.
 
@@ -338,7 +333,9 @@ def inputs(p: Params, stage: str, fields: Fields) -> list[str]:
     if stage == "score":
         given.insert(0, str(path("predict", **fields)))
     if made == stage:
-        given += [str(file) for part in parts(p, stage, fields) for file in _of_part(stage, part)]
+        for number, _ in enumerate(parts(p, stage, fields), start=1):
+            shard = {"shards": p.compute.shards, "shard": number}
+            given += [file.format(**fields | shard) for file in PARTS[f"{stage}_shard"]]
     if stage == "table":
         e = p.experiments[str(fields["experiment"])]
         rows = [(s, m) for m in e.models for s in ("score", "predict")]

@@ -88,6 +88,8 @@ def _file(p: Params, name: str) -> str:
 def _fill(p: Params, target: Status, jobs: list[Instance], rows: dict[str, dict[str, str]]) -> None:
     target.made = Path(_file(p, target.name)).exists()
     for stage, fields in jobs:
+        if stage in plan.PARTS and str(plan.path(stage, **fields)) not in rows:
+            continue  # joined, and gone
         row = rows[str(plan.path(stage, **fields))]
         if stage == "frames" and row["plan"] == "no update":
             target.partial += _partial(fields)
