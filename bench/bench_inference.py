@@ -93,15 +93,15 @@ def _published(network: Any, pair: Tensor, gates: np.ndarray) -> Tensor:
     warped = frame = [first, second]
     for i, (block, scale) in enumerate(network.blocks()):
         if gates[0, i]:
-            step = _block(block, torch.cat([first, second, *warped, mask], 1), flow, scale)
+            step = published_block(block, torch.cat([first, second, *warped, mask], 1), flow, scale)
             flow, mask = flow + step[:, :4], mask + step[:, 4:]
-            warped = [_warp(first, flow[:, :2]), _warp(second, flow[:, 2:])]
+            warped = [published_warp(first, flow[:, :2]), published_warp(second, flow[:, 2:])]
             share = torch.sigmoid(mask)
             frame = [(warped[0] * share + warped[1] * (1 - share)).clamp(0, 1)]
     return frame[0]
 
 
-def _block(block: Any, images: Tensor, flow: Tensor, scale: int) -> Tensor:
+def published_block(block: Any, images: Tensor, flow: Tensor, scale: int) -> Tensor:
     import torch
     from torch.nn.functional import interpolate
 
@@ -117,7 +117,7 @@ def _block(block: Any, images: Tensor, flow: Tensor, scale: int) -> Tensor:
     return block.lastconv(torch.cat([motion, block.convblock1(block.conv1(torch.cat([images, flow], 1)))], 1))
 
 
-def _warp(image: Tensor, flow: Tensor) -> Tensor:
+def published_warp(image: Tensor, flow: Tensor) -> Tensor:
     import torch
     from torch.nn.functional import grid_sample
 

@@ -1,0 +1,130 @@
+"""DMVFN's training as a user meets it, loader to optimiser, beside the published loop, re-created here.
+
+Published: a folder a window, its nine PNGs decoded whole, stacked, cropped and augmented, each time that the clip is drawn; planes
+in memory, each frame warped by itself, the target's pyramid made anew for each of the nine predictions.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.nn import functional
+
+from bench.bench_inference import published_block, published_warp
+from bench.common import Row, interleave
+from pipeline import params
+from pipeline.losses import laplacian
+from pipeline.models.dmvfn import BLOCKS
+from pipeline.models.dmvfn.network import DISCOUNT
+from pipeline.store.frames import Store, Writer
+from pipeline.tasks.common.train import TrainingClips
+
+WIDTH, HEIGHT, FRAMES, BATCH, ROUNDS = 832, 256, 12, 2, 2
+
+
+def run() -> list[Row]:
+    """Return the rows of bench/results.md."""
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    entry = params.load().models["dmvfn"]
+    recipe = entry.train.model_copy(update={"batch": BATCH, "vgg_weight": 0})
+    net = params.registry("models")["dmvfn"].build(entry.model_copy(update={"train": recipe}))
+    fabric = SimpleNamespace(backward=lambda loss: loss.backward(), autocast=torch.no_grad)
+    state = SimpleNamespace(fabric=fabric, module=net, optimisers=net.configure(), step=0, steps=100)
+    with tempfile.TemporaryDirectory() as name:
+        clips = TrainingClips(_stored(Path(name)), recipe, net.augment)
+        folders = _folders(Path(name), clips.store, recipe.window)
+        rng = np.random.default_rng(0)
+
+        def published() -> torch.Tensor:
+            return torch.stack([_read(folders[i % len(folders)], recipe.crop, net, rng) for i in range(BATCH)])
+
+        def ours() -> torch.Tensor:
+            return torch.stack([clips[0, i % len(clips)] for i in range(BATCH)])
+
+        def step(batch: torch.Tensor) -> None:
+            net.training_step(batch.float() / 255, state)
+
+        slow, fast, read, opened = interleave(
+            ROUNDS,
+            lambda: _published_step(net, published(), state.optimisers["adamw"]),
+            lambda: step(ours()),
+            published,
+            ours,
+        )
+    where = f"crop {recipe.crop}, window {recipe.window}, batch {BATCH}, no VGG, 2 threads, no loader processes"
+    return [
+        Row(
+            "DMVFN training, loader to optimiser", "published loop re-created", slow / fast, 1.5,
+            f"{where}: {BATCH / fast:.3f} against {BATCH / slow:.3f} clips/s",
+        ),
+        Row(
+            "DMVFN training, share of loading", "the whole step", opened / fast, 0.1,
+            f"{where}: {1000 * opened / BATCH:.1f} ms a clip, from PNG folders {1000 * read / BATCH:.1f}", at_most=True,
+        ),
+    ]  # fmt: skip
+
+
+def _published_step(net: Any, clips: torch.Tensor, optimiser: torch.optim.Optimizer) -> None:
+    """Take the optimiser steps of a batch (B, n, 3, h, w) uint8, one for each three consecutive frames."""
+    clips = clips.float() / 255
+    for j in range(clips.shape[1] - 2):
+        (first, second), target = clips[:, j : j + 2].unbind(1), clips[:, j + 2]
+        pair = torch.cat([first, second], 1)
+        p = torch.sigmoid(net.l1(functional.adaptive_avg_pool2d(net.routing(pair), 1).flatten(1)))
+        p = (BLOCKS / 2 * p / (p.sum(1, keepdim=True) + 1e-6)).clamp(0, 1)
+        gates = torch.bernoulli(p.detach()) + p - p.detach()
+        flow, mask = pair.new_zeros(len(pair), 4, *pair.shape[2:]), pair.new_zeros(len(pair), 1, *pair.shape[2:])
+        warped, loss = [first, second], torch.zeros(())
+        for i, (block, scale) in enumerate(net.blocks()):
+            found = published_block(block, torch.cat([first, second, *warped, mask], 1), flow, scale)
+            now, mask_now, gate = flow + found[:, :4], mask + found[:, 4:], gates[:, i].view(-1, 1, 1, 1)
+            flow, mask = flow + found[:, :4] * gate, mask + found[:, 4:] * gate
+            warped = [published_warp(first, flow[:, :2]), published_warp(second, flow[:, 2:])]
+            share = torch.sigmoid(mask_now if i < BLOCKS - 1 else mask)
+            ends = [published_warp(first, now[:, :2]), published_warp(second, now[:, 2:])] if i < BLOCKS - 1 else warped
+            made = (ends[0] * share + ends[1] * (1 - share)).clamp(0, 1)
+            loss = loss + DISCOUNT ** (BLOCKS - 1 - i) * laplacian.losses(made[None], target)[0]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
+def _stored(folder: Path) -> Store:
+    """Return a raw store of one clip with the entropy of photographs, that pans by a pixel a frame."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (32, 104, 3), np.uint8)
+    base = cv2.resize(coarse, (WIDTH + FRAMES, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    wide = np.clip(base + rng.normal(0, 8, base.shape), 0, 255).astype(np.uint8)
+    with Writer(folder / "store.arrow", codec="raw", meta={}) as out:
+        for i in range(FRAMES):
+            out.add("clip", i, np.ascontiguousarray(wide[:, i : i + WIDTH]))
+    return Store(folder / "store.arrow")
+
+
+def _folders(folder: Path, store: Store, window: int) -> list[Path]:
+    """Write a folder of PNGs for each window."""
+    made = []
+    for start in range(FRAMES - window + 1):
+        made.append(folder / f"window{start}")
+        made[-1].mkdir()
+        for i, image in enumerate(store.read("clip", range(start, start + window))):
+            cv2.imwrite(str(made[-1] / f"{i:02d}.png"), image[..., ::-1])
+    return made
+
+
+def _read(folder: Path, crop: int, net: Any, rng: np.random.Generator) -> torch.Tensor:
+    images = np.stack([cv2.imread(str(path)) for path in sorted(folder.iterdir())])
+    left = int(rng.integers(WIDTH - crop + 1))
+    images = net.augment(images[:, :crop, left : left + crop], rng)
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+if __name__ == "__main__":
+    print(run())
