@@ -38,7 +38,12 @@ def project(tmp_path: Path) -> Project:
     project = Project(tmp_path)
     for file, text in blocks():
         path = project.folder / file
-        path.write_text((path.read_text() if path.exists() else "") + "\n" + text)
+        if file == "params.yaml":  # below the sections that are there
+            tree = yaml.safe_load(path.read_text())
+            for section, entries in yaml.safe_load(text).items():
+                tree.setdefault(section, {}).update(entries)
+            text = yaml.safe_dump(tree, sort_keys=False)
+        path.write_text(text if file == "params.yaml" or not path.exists() else f"{path.read_text()}\n{text}")
     project.edit({"compute.threads": 1, "compute.workers": 0, "tracking.mlflow": False})
     return project
 

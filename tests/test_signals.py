@@ -121,7 +121,7 @@ def test_a_killed_stage_leaves_what_was_and_is_made_again(project: Project, stag
     measured = {
         name
         for name in before
-        if "speed" in name or "results/" in name or name.endswith(("_means.json", ".content.json"))
+        if "speed" in name or "results/" in name or name.endswith(("_means.json", ".content.json", ".verified.json"))
     }
     after = whole(project.folder)
     assert {k: v for k, v in after.items() if k not in measured} == {
