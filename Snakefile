@@ -1,10 +1,6 @@
 """Regenerates the tables of video-synthesis papers: `snakemake --cores 8 results/kitti_metrics.csv`."""
 
-import contextlib
-import fcntl
 import os
-import re
-import shutil
 import sys
 
 from snakemake.dag import DAG
@@ -32,20 +28,9 @@ DAG.cleanup_workdir = lambda self: None
 # Without a budget `gpu` limits nothing; --resources gpu=N or a profile gives more.
 workflow.global_resources.setdefault("gpu", P.compute.devices)
 
-ORPHANS = []  # SLURM jobs of a Snakemake that was killed
-
-
+# A killed run goes on by the same command; its SLURM jobs are ended first.
+ORPHANS = orphans.take_over() if workflow.is_main_process else []
 if workflow.is_main_process:
-    # A killed run goes on by the same command. Snakemake's locks outlive `kill -9`, the kernel's do not: who gets the
-    # folder for itself alone clears Snakemake's, and shares it from then on.
-    os.makedirs(".snakemake", exist_ok=True)
-    ALIVE = open(".snakemake/alive", "w")
-    with contextlib.suppress(OSError):
-        fcntl.flock(ALIVE, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(".snakemake/locks", ignore_errors=True)
-        ORPHANS = orphans.left()
-    with contextlib.suppress(OSError):
-        fcntl.flock(ALIVE, fcntl.LOCK_SH)
     plan.let_dvc_work()
 
 
@@ -53,11 +38,6 @@ onstart:
     asked(orphans.end)(ORPHANS)
 
 
-def one_of(names):
-    return "|".join(map(re.escape, names)) or "-"
-
-
-BROUGHT = {label for e in P.experiments.values() for label in e.predictions}
 # Not the names in params.yaml: Snakemake copies a constraint into every path of every job, and an unknown name gets a
 # better answer from plan.fields_of.
 NAME = "[a-z][a-z0-9_]*"

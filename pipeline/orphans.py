@@ -1,4 +1,4 @@
-"""SLURM jobs that a killed Snakemake has left: they are ended before the same jobs are sent again.
+"""What a killed Snakemake has left: its locks are cleared, and its SLURM jobs ended before the same jobs are sent again.
 
 `kill -9` of Snakemake ends no job of a cluster. Without this the same command would send a second job beside the first one,
 onto one output; and when a job fails, Snakemake removes what the other has made.
@@ -6,15 +6,39 @@ onto one output; and when a job fails, Snakemake removes what the other has made
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import shutil
 import subprocess
 import time
 from pathlib import Path
+from typing import IO
 
 from pipeline.errors import RetakeError, log
 
+ALIVE = Path(".snakemake/alive")
 LOGS = Path(".snakemake/slurm_logs")  # who has sent jobs from this folder has it
 PATIENCE = 300.0  # seconds that cancelled jobs have for saving their state
+_alive: IO[str] | None = None  # keeps the lock
+
+
+def take_over() -> list[str]:
+    """Clear the locks that a killed Snakemake has left in this folder; return its SLURM jobs. Nothing where another one is alive.
+
+    Snakemake's locks outlive `kill -9`, the kernel's do not: who gets the folder for itself alone clears Snakemake's, and
+    shares it from then on, as long as this process lives.
+    """
+    global _alive
+    ALIVE.parent.mkdir(exist_ok=True)
+    _alive = ALIVE.open("w")
+    jobs: list[str] = []
+    with contextlib.suppress(OSError):
+        fcntl.flock(_alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(ALIVE.with_name("locks"), ignore_errors=True)
+        jobs = left()
+    with contextlib.suppress(OSError):
+        fcntl.flock(_alive, fcntl.LOCK_SH)
+    return jobs
 
 
 def left() -> list[str]:

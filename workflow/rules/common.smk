@@ -1,6 +1,14 @@
 # What every rule asks of pipeline/plan.py, by its wildcards: data files, the digest of its code, params keys.
 # Code is a param, not an input: contents count, not times, and a graph of 10,000 jobs stays small.
 
+import re
+
+BROUGHT = {label for e in P.experiments.values() for label in e.predictions}
+
+
+def one_of(names):
+    return "|".join(map(re.escape, names)) or "-"
+
 
 def asked(function):
     """Return the function with errors that a user can mend as one line: Snakemake would print a traceback around them."""
