@@ -217,5 +217,5 @@ def test_the_commands(folder: Path, file: Path) -> None:
     text = run("pipeline.evaluate", folder / "ours.npy", file, "--metrics", "psnr")
     assert "holds statistics for fid, cinn.fid, not for psnr" in text
     assert "no file" in run("pipeline.evaluate", folder / "ours.npy", folder / "none.moments")
-    text = run("pipeline.statistics", folder / "truth.npy", "--metrics", "fdi", "--output", folder / "x.moments")
-    assert "no metric 'fdi' in profile clean (did you mean 'fid'?)" in text
+    text = run("pipeline.statistics", folder / "truth.npy", "--metrics", "fidd", "--output", folder / "x.moments")
+    assert "no metric 'fidd' in profile clean (did you mean 'fid'?)" in text
