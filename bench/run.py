@@ -23,6 +23,7 @@ def main() -> None:
     every = sorted(p.stem.removeprefix("bench_") for p in HERE.glob("bench_*.py"))
     chosen = sys.argv[1:] or every
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    failed = []
     for name in chosen:
         print(f"bench {name}", flush=True)
         code = f"import json, bench.bench_{name} as b; from dataclasses import asdict; print('ROWS' + json.dumps([asdict(r) for r in b.run()]))"
@@ -32,10 +33,13 @@ def main() -> None:
             [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **allocator}
         )
         if done.returncode:
-            sys.exit(f"benchmark {name} failed:\n{done.stderr}")
+            failed.append(f"benchmark {name} failed:\n{done.stderr}")
+            continue
         kept[name] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("ROWS"))[4:])
-    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+        RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
     write(kept)
+    if failed:
+        sys.exit("\n".join(failed))
 
 
 def write(results: dict[str, list[dict]]) -> None:
