@@ -28,9 +28,9 @@ SHARED = ("data/flow/dis/demo/test.arrow", "data/scores/demo/copy_last.parquet",
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A table of two rows that Snakemake has made, told to DVC and committed."""
-    return finished(Project(tmp_path_factory.mktemp("sharing"), TWO_ROWS))
+def made(demo: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A table that Snakemake has made, told to DVC and committed."""
+    return finished(demo.copy(tmp_path_factory.mktemp("sharing") / "project"))
 
 
 @pytest.fixture(scope="module")

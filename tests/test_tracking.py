@@ -118,6 +118,7 @@ def runs(folder: Path) -> list[tuple[str, float]]:
     return [tuple(run) for run in json.loads(done.stdout)]
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_was_killed_is_gone_on_with(tmp_path: Path) -> None:
     """Two kills: the second begins where no state was saved, so it is another run; then one that goes on."""
     for arguments, expected in (
