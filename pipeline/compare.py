@@ -43,7 +43,7 @@ def main() -> None:
     p = params.load()
     if args.experiment is None:
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-            sides = tracking.found(args.one, Path(one)), tracking.found(args.other, Path(other))
+            sides = tracking.fetched(args.one, Path(one)), tracking.fetched(args.other, Path(other))
             print(runs(p, *sides, args.metric))
         return
     if args.experiment not in p.experiments:
@@ -77,7 +77,7 @@ def models(p: Params, experiment: str, one: str, other: str, metrics: list[str] 
     return "\n".join([*text, "", *_differ("params", trees, (one, other))])
 
 
-def runs(p: Params, one: tracking.Found, other: tracking.Found, metrics: list[str] | None) -> str:
+def runs(p: Params, one: tracking.Logged, other: tracking.Logged, metrics: list[str] | None) -> str:
     """Return the differences of two runs of MLflow, one minus other, and the params, data and code in which they differ.
 
     Rows of a table of one experiment that this project knows are compared on their windows, by the scores that the runs hold.

@@ -79,8 +79,8 @@ def _frames(p: Params, dataset: str, split: str) -> int | None:
 
 def _published(p: Params, dataset: str, split: str) -> dict[str, int]:
     entry = p.datasets[dataset]
-    found: dict[str, int] = params.registry("datasets")[entry.kind].expected(entry, split)
-    return found
+    published: dict[str, int] = params.registry("datasets")[entry.kind].expected(entry, split)
+    return published
 
 
 def _size(p: Params, dataset: str, split: str) -> tuple[int | None, int | None]:

@@ -93,11 +93,11 @@ def write(truth: Path, metrics: list[str], profile: str, output: Path) -> Path:
     arrays, told = {}, {}
     for name, distance in built.items():
         try:
-            found = frechet.gaussian(true.features(distance))
+            moment = frechet.gaussian(true.features(distance))
         except Undefined as reason:
             raise RetakeError(f"{name} of {truth}: {reason}") from None
-        arrays[name] = found.mean, found.root
-        told[name] = moments.Of(settings=chosen[name], features=distance.identity, samples=found.samples)
+        arrays[name] = moment.mean, moment.root
+        told[name] = moments.Of(settings=chosen[name], features=distance.identity, samples=moment.samples)
     data = cache.digest(*(digest.encode() for digest in true.digests))
     about = moments.About(truth=truth.resolve().name, data=data, clips=true.sizes, metrics=told)
     moments.write(output, about, arrays)
@@ -125,11 +125,11 @@ def evaluate(predictions: Path, file: Path, metrics: list[str], profile: str = "
                 raise RetakeError(
                     f"{name}: {file} has other {what}, {kept}, than are asked for, {ours}: they do not compare"
                 )
-    found = _read(predictions)
-    _check_clips(found, predictions, about, file)
+    clips = _read(predictions)
+    _check_clips(clips, predictions, about, file)
     whole, notes = {}, {}
     for name, distance in built.items():
-        rows, theirs = found.features(distance), about.metrics[name]
+        rows, theirs = clips.features(distance), about.metrics[name]
         if len(rows) != theirs.samples:
             raise RetakeError(f"{name}: {file} is of {theirs.samples} samples, {predictions} of {len(rows)}")
         mean, root = arrays[name]
@@ -167,9 +167,9 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _check_clips(found: Set, predictions: Path, about: moments.About, file: Path) -> None:
+def _check_clips(clips: Set, predictions: Path, about: moments.About, file: Path) -> None:
     """Raise RetakeError unless predictions are of the clips that statistics are of; a single clip is that of a single one."""
-    ours, theirs = found.sizes, about.clips
+    ours, theirs = clips.sizes, about.clips
     if len(ours) == len(theirs) == 1:
         ours = [ours[0].model_copy(update={"name": theirs[0].name})]
     wrong = next((pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]), None)

@@ -220,7 +220,7 @@ def run(
 
 
 @dataclass
-class Found:
+class Logged:
     """A run as MLflow has it: last values of its metrics, and the files of its scores, fetched; none where it is no row of a table."""
 
     name: str
@@ -230,7 +230,7 @@ class Found:
     scores: list[Path]
 
 
-def found(identifier: str, folder: Path) -> Found:
+def fetched(identifier: str, folder: Path) -> Logged:
     """Return the run of an identifier, its scores fetched into a folder; raises RetakeError where there is none, or the server is away."""
     _quiet()
     import mlflow
@@ -250,7 +250,7 @@ def found(identifier: str, folder: Path) -> Found:
     except MlflowException as error:
         raise RetakeError(f"no run {identifier!r} in MLflow: {str(error).splitlines()[0]}") from None
     tags = {key: run.data.tags[key] for key in TOLD if key in run.data.tags}
-    return Found(str(run.info.run_name), dict(run.data.params), tags, dict(run.data.metrics), scores)
+    return Logged(str(run.info.run_name), dict(run.data.params), tags, dict(run.data.metrics), scores)
 
 
 def _quiet() -> None:

@@ -79,15 +79,15 @@ def read(path: Path) -> tuple[About, Arrays]:
     """Return what `write` wrote; raises RetakeError for a file that is missing, damaged or no statistics."""
     if not path.is_file():  # a named pipe would be waited for
         raise RetakeError(f"no file {path}: `python -m pipeline.statistics` writes one of a true set")
-    found = read_arrays(path)
+    stored = read_arrays(path)
     wrong = RetakeError(f"{path} is damaged, or holds no statistics of a true set: get it again, or write it again")
     try:
-        about = About.model_validate_json(found.pop(ABOUT).astype(np.uint8, casting="no").tobytes())
-        arrays = {name: (found.pop(f"mean_{i}"), found.pop(f"root_{i}")) for i, name in enumerate(about.metrics)}
+        about = About.model_validate_json(stored.pop(ABOUT).astype(np.uint8, casting="no").tobytes())
+        arrays = {name: (stored.pop(f"mean_{i}"), stored.pop(f"root_{i}")) for i, name in enumerate(about.metrics)}
     except (KeyError, TypeError, ValidationError):
         raise wrong from None
     whole = all(_fits(mean, root, about.metrics[name].samples) for name, (mean, root) in arrays.items())
-    if found or not whole or about.seal != _seal(about, arrays):
+    if stored or not whole or about.seal != _seal(about, arrays):
         raise wrong
     return about, arrays
 

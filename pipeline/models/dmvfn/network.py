@@ -75,10 +75,10 @@ class Block(nn.Module):
         kernel = self.lastconv.weight[:, order][:, :, taps][..., taps].permute(2, 4, 1, 0, 3, 5).flatten(0, 2)
         assert self.lastconv.bias is not None
         bias = self.lastconv.bias[order].repeat(4)
-        found = functional.conv2d(self._features(x, scale), kernel, bias, padding=1).unflatten(1, (2, 2, 5))
-        height, width = found.shape[-2:]
+        parts = functional.conv2d(self._features(x, scale), kernel, bias, padding=1).unflatten(1, (2, 2, 5))
+        height, width = parts.shape[-2:]
         for i, j in itertools.product((0, 1), repeat=2):
-            motion[:, :, 1 - i :: 2, 1 - j :: 2] += found[:, i, j, :, 1 - i : height - i, 1 - j : width - j]
+            motion[:, :, 1 - i :: 2, 1 - j :: 2] += parts[:, i, j, :, 1 - i : height - i, 1 - j : width - j]
 
     def _features(self, x: Tensor, scale: int) -> Tensor:
         """Return what both paths find, (N, width / 4 + 8, H / 2, W / 2)."""
