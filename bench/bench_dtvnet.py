@@ -56,11 +56,14 @@ def _training(net: Any, load: float) -> Row:
     batch = {"clip": torch.rand(BATCH, FRAMES, 3, SIZE, SIZE), "flow": torch.randn(BATCH, FRAMES, 2, SIZE, SIZE)}
     fabric = SimpleNamespace(world_size=1, autocast=lambda: torch.autocast("cpu", enabled=False))
     state = SimpleNamespace(fabric=fabric, optimisers=net.configure(), step=0, steps=100)
-    slow, fast = interleave(
-        ROUNDS, lambda: published_step(net, batch, state.optimisers), lambda: net.training_step(batch, state)
-    )
+
+    def step() -> None:
+        net.discriminator.requires_grad_(True)  # the published step leaves it frozen
+        net.training_step(batch, state)
+
+    slow, fast = interleave(ROUNDS, lambda: published_step(net, batch, state.optimisers), step)
     video = batch["clip"].transpose(1, 2).contiguous()
-    weights = list(net.discriminator.requires_grad_(True).parameters())  # a step leaves it frozen
+    weights = list(net.discriminator.requires_grad_(True).parameters())
 
     def penalty() -> None:
         loss = gradient_penalty(net.discriminator, video, video.flip(0), torch.rand(BATCH, 1))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.common import Row, peak_of
+from tests.test_score import NONE
 
 EXPERIMENTS, MODELS, CLIPS, WINDOWS, HORIZON = 20, 10, 7, 191, 5
 METRICS = ("psnr", "psnr_of_mean", "ssim", "ms_ssim")
@@ -69,7 +70,6 @@ def _project(root: Path) -> Any:
     from pipeline import params, plan, score
     from pipeline.store import scores, sealed
     from pipeline.store.frames import Store, Writer
-    from tests.test_score import NONE
 
     shutil.copytree(root / "results/published", "results/published")
     shutil.copytree(root / "workflow", "workflow")
