@@ -45,10 +45,15 @@ def test_the_archive_is_bair_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def tracked(frame: np.ndarray) -> tuple[float, float] | None:
-    """Return the centre (x, y) of the dark gripper as shares of the sides of a frame (H, W, 3) in [0,1]; None: there is none."""
-    dark = np.clip(0.5 - frame.max(2), 0, None)
-    if dark.sum() < 1e-3 * dark.size:
+    """Return the centre (x, y) of the dark gripper as shares of the sides of a frame (H, W, 3) in [0,1]; None: there is none.
+
+    Dark is what is nearer to the darkest pixel than to the usual one: networks draw the gripper paler than it is.
+    """
+    brightness = frame.max(2)
+    usual, darkest = np.median(brightness), brightness.min()
+    if usual - darkest < 0.1:
         return None
+    dark = np.clip((usual + darkest) / 2 - brightness, 0, None)
     y, x = np.mgrid[: dark.shape[0], : dark.shape[1]]
     side = dark.shape[0] - 1
     return float((dark * x).sum() / dark.sum() / side), float((dark * y).sum() / dark.sum() / side)
