@@ -27,6 +27,7 @@ import shutil
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,7 @@ def make_fabric(p: Params) -> Any:
     import lightning_fabric as lightning
     import torch
 
+    warnings.filterwarnings("ignore", "The `srun` command is available")  # processes.py starts them
     accelerator = compute.device(p)
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     torch.set_num_threads(max(p.compute.threads // local, 1))
