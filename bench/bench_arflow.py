@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 from bench.common import Row, interleave
+from tests.conftest import furnish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,6 +150,7 @@ def stage(height: int = 384, width: int = 832, frames: int = 13) -> Row:
     )
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        furnish(Path(folder))
         images = plan.path("frames", **fields)
         with Writer(images, codec="png", meta={}) as out:
             for n in range(frames):
