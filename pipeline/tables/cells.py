@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -64,6 +65,12 @@ class Row:
 
 
 Windows = dict[str, np.ndarray]  # of one metric: window -> (samples, steps or frames) float64
+
+
+@functools.lru_cache(maxsize=16)
+def clips_of(windows: tuple[str, ...]) -> list[str]:
+    """Return the clip of each window "<clip>:<start>"; the rows and columns of a table ask for the same ones."""
+    return [window.rpartition(":")[0] for window in windows]
 
 
 @dataclass

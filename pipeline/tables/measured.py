@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pipeline.params import Params
 from pipeline.store import scores
 from pipeline.store.frames import Store
 from pipeline.tables import intervals
-from pipeline.tables.cells import Cell, Column, Row, Windows
+from pipeline.tables.cells import Cell, Column, Row, Windows, clips_of
 from pipeline.tracking import flatten
 
 
@@ -246,7 +247,9 @@ def _cell(
             math.inf if infinite else math.nan, note="a value is infinite" if infinite else "there are no values"
         )
     averaged, counts = averaged[whole], counts[whole]
-    windows = [window for window, counted in zip(windows, whole, strict=True) if counted]
+    clips = windows if names[1] == "scenes" else clips_of(tuple(windows))
+    if not whole.all():
+        clips = list(itertools.compress(clips, whole))
     about, scale = row.meta["metrics"][metric], row.meta["metrics"][metric]["scale"]
     samples = scale * (averaged * counts[:, None]).mean(axis=0) / counts.mean()
     mean = float(samples.mean())
@@ -254,7 +257,6 @@ def _cell(
         told = row.meta["sets"][metric]
         interval = intervals.of_set(mean, [scale * value for value in told["without"]], told["sizes"], told["units"])
     else:
-        clips = windows if names[1] == "scenes" else [window.rpartition(":")[0] for window in windows]
         overlap = row.meta["predictions"]["protocol"].get("window", 2)  # neighbouring pairs share a frame
         interval = intervals.of_mean(scale * averaged.mean(axis=1), counts, clips, overlap=overlap, names=names)
     low, high = interval.low, interval.high

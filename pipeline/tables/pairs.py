@@ -20,7 +20,7 @@ from scipy.special import stdtr
 
 from pipeline.errors import RetakeError
 from pipeline.tables import intervals
-from pipeline.tables.cells import Cell, Column, Row
+from pipeline.tables.cells import Cell, Column, Row, clips_of
 from pipeline.tables.intervals import Interval
 
 _EMPTY = Cell()
@@ -107,8 +107,9 @@ def _of_means(one: Row, other: Row, column: Column, over: str, mean: float) -> I
         differences = -10 / math.log(10) * (a / (a @ weights) - b / (b @ weights)) + mean
     else:
         differences = about["scale"] * (a - b)
-    kept = list(itertools.compress(windows, whole))
-    clips = kept if over == "scenes" else [window.rpartition(":")[0] for window in kept]
+    clips = windows if over == "scenes" else clips_of(tuple(windows))
+    if not whole.all():
+        clips = list(itertools.compress(clips, whole))
     overlap = one.meta["predictions"]["protocol"].get("window", 2)
     names = ("frames" if column.window else over, clips_named)
     return intervals.of_mean(differences, counts, clips, overlap=overlap, names=names)
