@@ -79,6 +79,8 @@ def training(file: Path) -> dict[str, Curve]:
 
 def points(drawn: Sequence[tuple[str, float, float]], x: str, y: str, title: str) -> str:
     """Return a chart of named points (name, x, y), x on a logarithmic axis."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
     figure, axes = _figure(x, y)
     for number, (name, across, up) in enumerate(drawn):
         axes.plot(
@@ -90,6 +92,9 @@ def points(drawn: Sequence[tuple[str, float, float]], x: str, y: str, title: str
             linestyle="none",
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 3M, not 3 x 10^6, which is set as a formula for each tick
     axes.margins(0.15)
     axes.legend(frameon=False, fontsize="small")
     return _svg(figure, title)
