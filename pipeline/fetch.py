@@ -15,6 +15,7 @@ import http.client
 import io
 import json
 import os
+import queue
 import random
 import re
 import shutil
@@ -256,7 +257,7 @@ def _get(
             headers["If-Range"] = version.get("etag") or version["modified"]
     try:
         timeout = TIMEOUT if patient else (min(TIMEOUT[0], 5.0), TIMEOUT[1])
-        with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
+        with _answered(url, headers=headers, timeout=timeout) as answer:
             start, total = _understand(source, answer, part, have, version)
             if start is None:
                 return False
@@ -370,6 +371,29 @@ def _receive(
     whole = told or received
     if received < whole:
         raise _Broken(f"the connection broke after {received} of {whole} bytes")
+
+
+def _answered(url: str, **options: Any) -> requests.Response:
+    """Return a server's answer, of which the headers are read; raises _Refused when those take longer than `SLOWEST` seconds.
+
+    Between two bytes the timeout of `requests` begins anew.
+    """
+    answers: queue.SimpleQueue[requests.Response | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(requests.get(url, stream=True, **options))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=SLOWEST)
+    except queue.Empty:
+        raise _Refused(f"has not begun to answer for {SLOWEST:g} seconds") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 @contextlib.contextmanager

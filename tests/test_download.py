@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import errno
 import fcntl
@@ -11,6 +12,7 @@ import os
 import random
 import re
 import shutil
+import socket
 import stat
 import struct
 import subprocess
@@ -277,6 +279,26 @@ def test_a_server_that_sends_a_byte_now_and_then_is_given_up(server: Server, mon
         url = server.put(name, b"PK" * 10, Move(piece=1, slow=0.1, length=length))
         assert "sends less than 40960 bytes a second" in failing(source(url))
         assert len(server.asked(name)) == 1
+
+
+def test_a_server_that_never_ends_its_headers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "SLOWEST", 0.5)
+    given_up = threading.Event()
+
+    def talk(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Long: ")
+            while not given_up.wait(0.05):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        talking = threading.Thread(target=talk, args=(listening,))
+        talking.start()
+        message = failing(source(f"http://127.0.0.1:{listening.getsockname()[1]}/x.zip"))
+        given_up.set()
+        talking.join()
+    assert "has not begun to answer for 0.5 seconds" in message
 
 
 @pytest.mark.parametrize("length", [0, None])
