@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ from pipeline.atomic import atomic, write_text
 from pipeline.errors import RetakeError
 from pipeline.store import frames
 from pipeline.store.frames import Store, Writer
+from tests.engines import ROOT
 
 
 def images(n: int, height: int = 16, width: int = 24, dtype: str = "uint8") -> np.ndarray:
@@ -187,3 +190,19 @@ def test_atomic_reports_a_full_disk(tmp_path: Path) -> None:
             with Path("/dev/full").open("w") as file:
                 file.write("x" * 100000)
     assert "disk full" in explain(error.value)
+
+
+def test_a_store_that_this_user_may_not_read_is_not_called_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "x.arrow"
+    with Writer(path, codec="raw", meta={}) as out:
+        out.add("clip", 0, np.zeros((4, 4, 3), np.uint8))
+    path.chmod(0)
+    command = [sys.executable, "-m", "pipeline.view", str(path)]
+    if os.geteuid() == 0:  # root reads everything, but for what it gives up
+        if shutil.which("setpriv") is None:
+            pytest.skip("root reads every file, and there is no setpriv to give that up")
+        given_up = "-dac_override,-dac_read_search"
+        command = ["setpriv", f"--bounding-set={given_up}", f"--inh-caps={given_up}", *command]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert f"cannot read {path}: Permission denied. Its owner can make it readable" in done.stderr

@@ -309,6 +309,7 @@ class Store:
         if not self.path.is_file():  # a named pipe would be waited for
             what = "no store at" if not self.path.exists() else "no file, but something else, is"
             raise RetakeError(f"{what} {self.path}: make it with `snakemake {self.path}`")
+        self.path.open("rb").close()  # another user's, which cannot be read, is not damaged
         try:
             self._read()
         except READING as error:

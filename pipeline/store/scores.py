@@ -45,6 +45,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     again = f"make it again with `snakemake --force {path}`"
     if not path.is_file():  # a named pipe would be waited for
         raise RetakeError(f"no {'file' if path.exists() else 'scores'} {path}: make them with `snakemake {path}`")
+    path.open("rb").close()  # another user's, which cannot be read, is not damaged
     try:
         table = pq.read_table(path, memory_map=False)
         table.validate(full=True)
