@@ -2,16 +2,22 @@
 
 import os
 import sys
+from pathlib import Path
 
 from snakemake.dag import DAG
 from snakemake.utils import min_version
 
 min_version("9.27")
 sys.path.insert(0, workflow.basedir)
-from pipeline import orphans, params, plan
+from pipeline import orphans, params, plan, recipes
 from pipeline.errors import RetakeError
 
 try:
+    for file in map(Path, workflow.overwrite_configfiles):
+        if (
+            file.suffix != ".json"
+        ):  # Snakemake has read it, and of a key that stands there twice taken the second
+            recipes.load(file)
     P = params.load(config)  # --config and --configfile stand over params.yaml
     # The stages read this; nothing of it is in a command, so the same override again reruns nothing.
     os.environ[params.VARIABLE] = str(params.hand_over(P))

@@ -97,6 +97,10 @@ def test_misspelt_override_is_refused(copy: Project) -> None:
     done = copy.snakemake(TABLE, "--config", 'compute={"thread": 1}')
     assert done.returncode != 0
     assert "did you mean 'threads'" in done.stdout + done.stderr
+    (copy.folder / "twice.yaml").write_text("compute: {threads: 1}\ncompute: {threads: 2}\n")
+    done = copy.snakemake(TABLE, "--configfile", "twice.yaml")
+    assert done.returncode != 0
+    assert "twice.yaml is not YAML: line 2: 'compute' stands here and in line 1 already" in done.stdout + done.stderr
 
 
 def test_handover_from_snakemake_to_dvc_and_back(copy: Project) -> None:
