@@ -265,6 +265,11 @@ def _get(
             if start == 0:
                 _discard(part)
             _receive(source, url, answer, part, start, total, moved, stop)
+    except requests.exceptions.SSLError as error:  # it stays so
+        why = re.sub(r".*\] |\s*\(_ssl.*", "", str(error))[:200]
+        raise _Refused(
+            f"cannot be trusted: {why}. Set this machine's clock, or REQUESTS_CA_BUNDLE to the certificates of your institution"
+        ) from None
     except (requests.ConnectionError, requests.Timeout) as error:
         raise _Broken(_words(error), unreachable=_no_connection(error)) from None
     except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError):

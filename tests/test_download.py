@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import email.utils
 import errno
 import fcntl
@@ -13,6 +14,7 @@ import random
 import re
 import shutil
 import socket
+import ssl
 import stat
 import struct
 import subprocess
@@ -21,11 +23,16 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -299,6 +306,40 @@ def test_a_server_that_never_ends_its_headers_is_given_up(monkeypatch: pytest.Mo
         given_up.set()
         talking.join()
     assert "has not begun to answer for 0.5 seconds" in message
+
+
+def test_a_certificate_that_nobody_has_signed_is_said_at_once(tmp_path: Path) -> None:
+    key, certificate = _self_signed(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as secure:
+        secure.socket = context.wrap_socket(secure.socket, server_side=True)
+        serving = threading.Thread(target=secure.serve_forever)
+        serving.start()
+        message = failing(source(f"https://127.0.0.1:{secure.server_port}/x.zip"))
+        secure.shutdown()
+        serving.join()
+    assert "cannot be trusted: certificate verify failed: self-signed certificate" in message
+    assert "REQUESTS_CA_BUNDLE" in message
+
+
+def _self_signed(folder: Path) -> tuple[Path, Path]:
+    """Write a key and a certificate for 127.0.0.1 and return their files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    today = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(1).not_valid_before(today).not_valid_after(today + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    plain = serialization.NoEncryption()
+    key_file, file = folder / "key.pem", folder / "certificate.pem"
+    key_file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, plain)
+    )
+    file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    return key_file, file
 
 
 @pytest.mark.parametrize("length", [0, None])
