@@ -165,7 +165,7 @@ def test_best_and_last_are_kept_with_their_lineage(project: Project, whole: byte
     assert len(tree["data"]) == 64
 
 
-TWO = {"compute.devices": 2, "models.dmvfn_demo.train.max_steps": 40}
+TWO = {"compute.devices": 2, "models.dmvfn_demo.train.max_steps": 20}
 
 
 def test_two_processes_train_one_model_and_keep_their_state(project: Project) -> None:
@@ -179,7 +179,7 @@ def test_two_processes_train_one_model_and_keep_their_state(project: Project) ->
     done = project.run(*COMMAND)
     assert done.returncode == 0, done.stderr
     assert f"going on from step {kept[-1]}" in done.stderr
-    assert [line["step"] for line in lines(project)] == list(range(1, 41))
+    assert [line["step"] for line in lines(project)] == list(range(1, 21))
 
 
 @pytest.mark.slow
