@@ -88,8 +88,8 @@ def write(truth: Path, metrics: list[str], profile: str, output: Path) -> Path:
     if output.suffix != moments.SUFFIX:
         raise RetakeError(f"{output}: give a name that ends in {moments.SUFFIX}, by which it is known")
     unused(output)
+    true = _read(truth)  # before networks are fetched
     built, chosen = _built(metrics, profile)
-    true = _read(truth)
     arrays, told = {}, {}
     for name, distance in built.items():
         try:
@@ -114,6 +114,8 @@ def evaluate(predictions: Path, file: Path, metrics: list[str], profile: str = "
     lacking = [name for name in metrics if name not in about.metrics]
     if lacking:
         raise RetakeError(f"{file} holds statistics for {', '.join(about.metrics)}, not for {', '.join(lacking)}")
+    clips = _read(predictions)
+    _check_clips(clips, predictions, about, file)
     built, chosen = _built(metrics or list(about.metrics), profile)
     for name, distance in built.items():
         theirs = about.metrics[name]
@@ -125,8 +127,6 @@ def evaluate(predictions: Path, file: Path, metrics: list[str], profile: str = "
                 raise RetakeError(
                     f"{name}: {file} has other {what}, {kept}, than are asked for, {ours}: they do not compare"
                 )
-    clips = _read(predictions)
-    _check_clips(clips, predictions, about, file)
     whole, notes = {}, {}
     for name, distance in built.items():
         rows, theirs = clips.features(distance), about.metrics[name]

@@ -47,6 +47,16 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A SLURM cluster of two nodes in a temporary folder, as long as a module's tests run."""
+    from tests.slurm import Cluster
+
+    running = Cluster()
+    yield running
+    running.stop()
+
+
 def resolved() -> dict[str, Any]:
     """Return all params of the project as plain values, for a test to change and hand to `params.validate`."""
     with contextlib.chdir(ROOT):

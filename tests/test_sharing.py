@@ -191,4 +191,5 @@ def test_a_remote_on_s3(made: Project, tmp_path: Path, bucket: dict[str, str]) -
     commit(project)
     ok(project.run("dvc", "push", env=bucket))
     second = clone(project, tmp_path / "second")
+    assert not (second.folder / TABLE).exists(), "the clone has nothing but what git holds"
     share(project, second, **bucket)

@@ -5,6 +5,7 @@
 #
 # Needs Debian's package postgresql and `pip install psycopg2-binary`. What lies in FOLDER is kept and used again.
 set -eu
+[ $# -gt 0 ] || { echo "give the folder that holds the runs: sh workflow/mlflow_server.sh FOLDER" >&2; exit 2; }
 folder=$(realpath -m "$1")
 shift
 programs=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
