@@ -19,7 +19,8 @@ import pytest
 # share the cores, a hundred times as long as they work.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from pipeline import params
+from pipeline import params, predict, score
+from pipeline.shards import Shard
 from tests.engines import LIKE_DEMO, Project
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,6 +78,21 @@ def handed_over(values: dict[str, Any]) -> dict[str, str]:
     with contextlib.chdir(ROOT):
         p = params.validate(values)
     return {**os.environ, "PYTHONPATH": str(ROOT), params.VARIABLE: str(params.hand_over(p))}
+
+
+def in_parts(p: params.Params, row: str, outputs: tuple[str, str]) -> None:
+    """Hold the predictions and scores of a row of the experiment `toy` against those that 2 and 7 parts are joined to."""
+    predict.predict(p, "toy", row)
+    score.score(p, "toy", row)
+    whole = [Path(output).read_bytes() for output in outputs]
+    for number in (2, 7):
+        split = p.model_copy(update={"compute": p.compute.model_copy(update={"shards": number})})
+        for made, output, bytes_of_one in zip((predict.predict, score.score), outputs, whole, strict=True):
+            Path(output).unlink()
+            for part in range(1, number + 1):
+                made(split, "toy", row, Shard(part, number))
+            made(split, "toy", row)
+            assert Path(output).read_bytes() == bytes_of_one, f"{output} of {number} parts"
 
 
 def finished(factory: pytest.TempPathFactory, name: str, run: Callable[[Project], CompletedProcess[str]]) -> Project:

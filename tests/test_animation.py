@@ -21,7 +21,7 @@ from pipeline.params import Params
 from pipeline.sources.images import read_any
 from pipeline.store.frames import Store, Writer
 from pipeline.tasks.animation import Protocol, clips, train
-from tests.conftest import furnish
+from tests.conftest import furnish, in_parts
 
 FRAMES = Path("data/frames/toy/test.arrow")
 CLIPS = {"a/a_1": 8, "a/a_2": 6, "b/b_1": 7}  # frames
@@ -623,3 +623,7 @@ def test_animations_that_cannot_be_are_refused(
     monkeypatch.setattr(animate, "CHECKPOINTS", tmp_path)
     with pytest.raises(RetakeError, match=r"none\. Give --checkpoint, or train the model"):
         animated(monkeypatch, grey, "--output", "x.gif")
+
+
+def test_windows_in_parts_give_the_same_bytes(frames: Store) -> None:
+    in_parts(toy(), "start", ("data/predictions/toy/start.arrow", "data/scores/toy/start.parquet"))

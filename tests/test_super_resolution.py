@@ -32,7 +32,7 @@ from pipeline.tasks.super_resolution import clips, grid, warm_up
 from pipeline.tasks.super_resolution import predict as scene_predict
 from pipeline.tasks.super_resolution import table as scene_table
 from pipeline.tasks.super_resolution import view as scene_view
-from tests.conftest import furnish, resolved
+from tests.conftest import furnish, in_parts, resolved
 
 ROOT = Path(__file__).resolve().parents[1]
 HIGH, LOW = Path("data/frames/toy/test.arrow"), Path("data/frames/toy/test_lr.arrow")
@@ -678,3 +678,8 @@ def test_the_plan_has_low_resolution_where_the_dataset_has() -> None:
             p.experiments[experiment].metrics, {"vid4": "Vid4", "tos": "ToS"}[experiment]
         )
     assert "low" not in plan.plan(p, ["demo"])["predict"]["demo-copy_last"]
+
+
+def test_scenes_in_parts_give_the_same_bytes(project: params.Params) -> None:
+    outputs = ("data/predictions/toy/nearest.arrow", "data/scores/toy/nearest.parquet")
+    in_parts(project, "nearest", outputs)
