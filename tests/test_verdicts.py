@@ -63,6 +63,18 @@ def test_several_trainings_are_judged_by_their_spread(text: str, kind: str, side
     assert side in made.words
 
 
+def test_one_more_training_reaches_further_than_the_mean_of_several() -> None:
+    # 2, 3, 4, 2.5, 3.5: standard deviation √0.625, t of 4 degrees 2.776, of one more √(1 + 1/5): 2.404
+    trainings = [2.0, 3.0, 4.0, 2.5, 3.5]
+    assert verdicts.reach_of_one(trainings) == pytest.approx(2.4045, abs=1e-4)
+    assert of("5.4", mean=3.0, trainings=trainings).words.endswith(
+        "ours is below; within the reach of one more training"
+    )
+    assert of("5.5", mean=3.0, trainings=trainings).words.endswith(
+        "ours is below; beyond the reach of one more training"
+    )
+
+
 def test_a_part_of_the_data_is_judged_by_the_interval_over_windows() -> None:
     part = {"mean": 20.0, "low": 18.0, "high": 22.0, "partial": "1 of 4 archives"}
     assert of("21.5", **part).kind == "partial inside"

@@ -14,6 +14,7 @@ Values of other metrics, averages, frame sizes or test sets are not compared: th
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
@@ -129,7 +130,25 @@ def verdict(published: Published, measured: Measured, digits: int = 6) -> Verdic
     if interval.low - half <= value <= interval.high + half:
         return Verdict("inside", difference, f"{told}; inside the 95 % interval over {count}")
     side = "above" if difference > 0 else "below"
-    return Verdict("outside", difference, f"{told}; outside the 95 % interval over {count}: ours is {side}")
+    chance = "within" if abs(difference) - half <= reach_of_one(measured.trainings) else "beyond"
+    return Verdict(
+        "outside",
+        difference,
+        f"{told}; outside the 95 % interval over {count}: ours is {side}; {chance} the reach of one more training",
+    )
+
+
+def reach_of_one(trainings: list[float]) -> float:
+    """Return how far one more training lies from the mean of `trainings` in 95 of 100 cases.
+
+    That is the half-width of Student's prediction interval. A paper's number is one training, so it may lie outside the interval of
+    a mean of many and still be one of them.
+    """
+    return _reach(statistics.stdev(trainings), len(trainings))
+
+
+def _reach(spread: float, count: int) -> float:
+    return intervals.quantile(count - 1) * spread * math.sqrt(1 + 1 / count)
 
 
 def half_unit(text: str) -> float:
@@ -143,7 +162,7 @@ def tolerance(text: str, measured: Measured) -> float:
     """Return how far the same weights may lie from a printed value: rounding, and what one draw differs from our mean of draws."""
     slack = half_unit(text) * (1 + 1e-9)  # the decimal's binary neighbour still rounds to it
     if measured.draws > 1 and measured.spread > 0:
-        slack += intervals.quantile(measured.draws - 1) * measured.spread * math.sqrt(1 + 1 / measured.draws)
+        slack += _reach(measured.spread, measured.draws)
     return slack
 
 
