@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
+
+LEFT_OUT = 77  # exit status of a benchmark that cannot run on this machine, as automake has it for tests
 
 
 @dataclass
@@ -25,6 +28,12 @@ class Row:
     @property
     def reached(self) -> bool:
         return self.ratio <= self.goal if self.at_most else self.ratio >= self.goal
+
+
+def leave_out(why: str) -> NoReturn:
+    """End a benchmark that cannot run on this machine; its rows stay as they are."""
+    print(why, file=sys.stderr)
+    sys.exit(LEFT_OUT)
 
 
 def interleave(rounds: int, *actions: Callable[[], Any]) -> list[float]:
