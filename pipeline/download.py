@@ -24,11 +24,10 @@ from pipeline.atomic import claim
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Params
 from pipeline.sources import archives, tars
-from pipeline.sources.verified import Check, Fact, known, unpacked
+from pipeline.sources.verified import RAW, Check, Fact, known, unpacked
 from pipeline.store import sealed
 
 SOURCES = Path("workflow/sources.csv")
-RAW = Path("data/raw")
 PARALLEL = 4
 CHECKS: dict[str, Check] = {".zip": archives.check, ".tar": tars.check}
 
@@ -81,7 +80,7 @@ def download(p: Params, dataset: str, split: str) -> None:
     size = fetch.human(sum(fact.bytes for fact in facts))
     log.info("%s %s: %d of %d archives, %s", dataset, split, len(facts), len(names), size)
     if absent:
-        log.info("missing: %s. When more are there, delete %s, run again", " ".join(missing), path)
+        log.info("missing: %s. When more are there, run again", " ".join(missing))
 
 
 Absent = list[tuple[fetch.Source, str]]  # and the reason

@@ -336,7 +336,8 @@ def _paired(
     predicted: dict[str, Clip], true: dict[str, Clip], predictions: Path, truth: Path
 ) -> tuple[Pairs, dict[str, str]]:
     """Return the clips in pairs, and what must be said below the table of how their frames are paired."""
-    if len(predicted) == len(true) == 1:
+    named = predictions.is_dir() and truth.is_dir() and "" not in {*predicted, *true}  # a single clip need not be
+    if len(predicted) == len(true) == 1 and not named:
         pairs = {next(iter(true)): (next(iter(predicted.values())), next(iter(true.values())))}
     else:
         missing, unknown = sorted(set(true) - set(predicted)), sorted(set(predicted) - set(true))
@@ -350,7 +351,7 @@ def _paired(
                 f"{predictions} does not hold the clips of {truth}:{first}{more}\nExpected {len(true)}: {expected}"
             )
         pairs = {name: (predicted[name], true[name]) for name in true}
-    shifted = 0
+    notes: dict[str, int] = collections.Counter()
     for ours, theirs in pairs.values():
         if not ours.keeps_time_with(theirs):
             assert ours.rate and theirs.rate
@@ -358,24 +359,27 @@ def _paired(
                 f"{ours.where} has {float(ours.rate):g} frames a second, {theirs.where} {float(theirs.rate):g}: "
                 "their frames do not show the same times"
             )
-        shifted += _count_from_elsewhere(ours, theirs)
-    text = "by position: one side counts from 0, the other from 1"
-    return pairs, {"frames paired": text} if shifted else {}
+        if reason := _by_position(ours, theirs):
+            notes[reason] += 1
+    told = "; ".join(f"{reason} ({count} of {len(pairs)} clips)" for reason, count in notes.items())
+    return pairs, {"frames paired": f"by position: {told}"} if told else {}
 
 
-def _count_from_elsewhere(ours: Clip, theirs: Clip) -> bool:
-    """Say whether the frames of one clip are counted from 0, those of the other from 1.
+def _by_position(ours: Clip, theirs: Clip) -> str:
+    """Return why the images of two clips are paired by position alone, "" where their names say the same numbers or there are none.
 
     Raises RetakeError for clips of as many frames whose names say that they are others.
     """
     if len(ours.names) != len(theirs.names) or ours.names == theirs.names:
-        return False
+        return ""
     one, other = _numbers(ours.names), _numbers(theirs.names)
-    if one == other or not one or not other:
-        return False
+    if not one or not other:
+        return f"names such as {ours.names[0]} and {theirs.names[0]} do not say which frames they are"
+    if one == other:
+        return ""
     consecutive = all(numbers == list(range(numbers[0], numbers[0] + len(numbers))) for numbers in (one, other))
     if consecutive and {one[0], other[0]} == {0, 1}:
-        return True
+        return "one side counts from 0, the other from 1"
     index = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
     raise RetakeError(
         f"{ours.where} has {ours.names[index]} where {theirs.where} has {theirs.names[index]}: their names say other frames. "

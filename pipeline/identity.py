@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from pipeline.atomic import write_text
 from pipeline.errors import RetakeError
-from pipeline.sources import limits
+from pipeline.sources import archives, limits
 
 PACKAGE = "pipeline"
 MEMORY = Path("data/.content.json")
@@ -129,12 +129,12 @@ def defined(module: str) -> set[str]:
 
 
 def content(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's file names and contents.
+    """Return the SHA-256 of a file, or of a folder's file names and contents; linked folders in it are part of it.
 
     A file is read again only when its size, times or inode are others than the last time: `data/.content.json` remembers.
     """
     if path.is_dir():
-        parts = [(f.relative_to(path).as_posix(), content(f)) for f in sorted(path.rglob("*")) if f.is_file()]
+        parts = [(name, content(path / name)) for name in archives.names(path) if name[-1] != "/"]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
     if not path.is_file():  # nothing, or a named pipe, which would be waited for
         return ""

@@ -372,7 +372,7 @@ class Params(Strict):
             for model in experiment.models:
                 self._enters(where, experiment, model)
             self._told_apart(where, experiment)
-            clash = set(experiment.predictions) & set(experiment.models)
+            clash = set(experiment.predictions) & set(self.models)
             if clash:
                 raise ValueError(f"{where}.predictions: {sorted(clash)} are names of models too")
             for name in experiment.labels:

@@ -35,6 +35,7 @@ from pipeline.errors import RetakeError, log, near
 from pipeline.params import Params
 from pipeline.registry import registry
 from pipeline.shards import Shard
+from pipeline.sources import archives, verified
 from pipeline.store import sealed
 from pipeline.tables import papers
 
@@ -133,6 +134,7 @@ NAMES = {
     "shards",
     "shard",
 }  # fields that are no input
+OWN = ("frames_shard", "frames", "train", "bring", "score_shard", "score")  # stages that read files of the user's own
 PICTURES = ("download", "frames", "predict", "bring")  # stages whose files hold a data set's pictures, or lead to them
 TRUTH = ("truth", "truth_noc")  # kinds of model whose flow is read from a dataset's archives
 
@@ -401,6 +403,12 @@ def own_files(stage: str, fields: Fields) -> dict[str, str]:
     return {file: identity.content(Path(file)) for file in own}
 
 
+def own(stage: str, fields: Fields) -> str:
+    """Return one digest of `own_files`, "" where there are none: DVC looks at size, time and inode, and into no linked folder."""
+    files = own_files(stage, fields)
+    return hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16] if files else ""
+
+
 def uses(p: Params, stage: str, fields: Fields) -> dict[str, Any]:
     """Return {params key: value} of one instance."""
     return {key: params.subtree(p, key) for key in (k.format(**fields) for k in USES[stage.removesuffix("_shard")])}
@@ -457,6 +465,26 @@ def stale(weights: str) -> bool:
     if not file.exists():
         return manifest.get("sha256") is not None and identity.seen(file)
     return identity.content(file) != manifest.get("sha256")
+
+
+def outdated(p: Params, dataset: str, split: str) -> bool:
+    """Whether the manifest of a split's archives tells of other archives than lie there now: changed ones, or some that were missing.
+
+    Archives that have gone are no reason: a clone has never had them, and people remove what was read to have the disk back.
+    """
+    manifest_file = path("download", dataset=dataset, split=split)
+    kind = p.datasets[dataset].kind
+    if not manifest_file.exists() or registry("datasets")[kind].generate is not None:
+        return False
+    try:
+        manifest = sealed.read(manifest_file)
+    except (OSError, RetakeError):
+        return True
+    folder = verified.RAW / kind
+    return any(archives.place(folder / file).exists() for file in manifest["missing"]) or any(
+        verified.changed(folder / archive["file"], archive["bytes"], archive["sha256"])
+        for archive in manifest["archives"]
+    )
 
 
 def dump(p: Params) -> str:
@@ -552,11 +580,13 @@ SLOTS = {
 
 def resolved(p: Params) -> dict[str, Any]:
     """Return the content of workflow/resolved.json."""
-    before = _resolved_before()
-    tree: dict[str, Any] = {"read": recipes.digest(), "code": {}, "pretrained": {}}
+    before = _resolved_before() or _locked()
+    tree: dict[str, Any] = {"read": recipes.digest(), "code": {}, "own": {}, "pretrained": {}, "archives": {}}
     for stage, entries in reproduced(p).items():
         for name, fields in entries.items():
             tree["code"].setdefault(stage, {})[name] = code(p, stage, fields)
+            if stage in OWN:
+                tree["own"].setdefault(stage, {})[name] = own(stage, fields)
             for key, value in uses(p, stage, fields).items():
                 *parents, last = key.split(".")
                 functools.reduce(lambda node, part: node.setdefault(part, {}), parents, tree)[last] = value
@@ -564,7 +594,12 @@ def resolved(p: Params) -> dict[str, Any]:
                 # A new token makes DVC look again; while manifest and file agree the last one stays.
                 weights = str(fields["weights"])
                 token = before.get("pretrained", {}).get(weights, "")
-                tree["pretrained"][weights] = _token(weights) if stale(weights) else token
+                tree["pretrained"][weights] = _token(path(stage, **fields).parent) if stale(weights) else token
+            if stage == "download":
+                dataset, split = str(fields["dataset"]), str(fields["split"])
+                token = before.get("archives", {}).get(name, "")
+                folder = verified.RAW / p.datasets[dataset].kind
+                tree["archives"][name] = _token(folder) if outdated(p, dataset, split) else token
     return tree
 
 
@@ -573,12 +608,25 @@ def write(p: Params) -> None:
     sealed.write(RESOLVED, resolved(p))
 
 
-def _token(weights: str) -> str:
-    manifest = path("pretrained", weights=weights)
-    state = [
-        (f.name, identity.content(f)) for f in sorted(manifest.parent.iterdir()) if f.is_file() and f.name[0] != "."
-    ]
-    return hashlib.sha256(repr((weights, state)).encode()).hexdigest()[:16]
+def _token(folder: Path) -> str:
+    """Return words that are others when what lies in a folder is."""
+    state = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(folder.glob("*")) if f.exists()]
+    return hashlib.sha256(repr(state).encode()).hexdigest()[:16]
+
+
+def _locked() -> dict[str, dict[str, str]]:
+    """Return the tokens of pretrained files and archives in dvc.lock: a clone, which has no resolved.json yet, keeps them."""
+    known: dict[str, dict[str, str]] = {"pretrained": {}, "archives": {}}
+    try:
+        stages = yaml.load(Path("dvc.lock").read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
+        for stage in stages.values():
+            for key, value in stage.get("params", {}).get(str(RESOLVED), {}).items():
+                group, _, name = key.partition(".")
+                if group in known:
+                    known[group][name] = str(value)
+    except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError):  # none, or one that DVC will refuse
+        return {}
+    return known
 
 
 def _resolved_before() -> dict[str, Any]:

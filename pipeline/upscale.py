@@ -39,7 +39,7 @@ from pipeline.errors import RetakeError, log, progress, run
 from pipeline.outputs import unused
 from pipeline.params import Model, Params
 from pipeline.sources import video
-from pipeline.sources.archives import CutOff, Member
+from pipeline.sources.archives import CutOff, Damaged, Member
 from pipeline.sources.images import frame_name, image_files, read_frame
 
 DEFAULT = "tecogan_published"
@@ -180,11 +180,8 @@ class Clip:
                 self.size = size
                 self.seen += 1
                 yield frame
-        except video.Damaged as error:
-            raise RetakeError(
-                f"{error}. Let FFmpeg conceal what is damaged first: ffmpeg -i {self.path.name} -crf 0 -c:a copy "
-                f"{self.path.stem}_mended.mkv"
-            ) from None
+        except Damaged:
+            raise
         except CutOff as error:
             self.cut = str(error)
 

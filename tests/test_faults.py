@@ -125,6 +125,12 @@ def test_two_rows_of_one_label_are_refused() -> None:
         params.load({"experiments": {"demo": {"models": {"copy_last": "mine"}, "predictions": {"mine": "x"}}}})
 
 
+def test_brought_predictions_called_like_a_model_are_refused() -> None:
+    """Also like one of another experiment: both graphs know predictions by that name, and the table would tell its training."""
+    with pytest.raises(RetakeError, match=r"predictions: \['dmvfn'\] are names of models too"):
+        params.load({"experiments": {"demo": {"predictions": {"dmvfn": "x"}}}})
+
+
 @pytest.mark.parametrize("setting", [{"lr": float("inf")}, {"lr": float("nan")}, {"seed": 2**70}, {"seed": -1}])
 def test_numbers_that_no_training_can_take_are_refused_with_the_params(setting: dict[str, Any]) -> None:
     with pytest.raises(RetakeError, match=f"models.dmvfn_demo.train.{next(iter(setting))}"):

@@ -6,15 +6,19 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from pipeline import frames
 from pipeline.datasets import folder
 from pipeline.drawing.encode import write_video
 from pipeline.errors import RetakeError
 from pipeline.sources.archives import Clip, Stream
+from pipeline.store.frames import Writer
+from tests import layouts_zips
 from tests.engines import Project
 
 
@@ -98,6 +102,21 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValidationError, match=message):
             params(tmp_path, **keys)  # type: ignore[arg-type]
+
+
+def test_a_video_that_is_damaged_in_the_middle_makes_no_store(tmp_path: Path) -> None:
+    """The frames before the damage alone would be a shorter clip, without a word in any table."""
+    path = layouts_zips.write_video(tmp_path / "train/a.mp4", map(layouts_zips.coded, range(40)), "libx264", bframes=0)
+    with av.open(str(path)) as container:
+        place, size = [(packet.pos, packet.size) for packet in container.demux(video=0)][20]
+    data = path.read_bytes()
+    path.write_bytes(data[:place] + bytes(size) + data[place + size :])
+    d = params(tmp_path)
+    problems: list[str] = []
+    with Writer(tmp_path / "train.arrow", codec="raw", meta={}) as out:
+        frames.write(out, folder.clips(d, "train", []), d, problems, lambda: None)
+    (problem,) = problems
+    assert "the 20 frames before that are good. Let FFmpeg conceal what is damaged first" in problem
 
 
 def test_one_entry_trains_every_task_s_model(tmp_path: Path) -> None:

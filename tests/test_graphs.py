@@ -120,6 +120,8 @@ def test_dvc_tracks_the_params_code_and_weights_that_the_plan_says(project: Proj
         fields = instances[kind][instance]
         keys = [f"code.{kind}.{instance}", *plan.uses(p, kind, fields)]
         keys += [f"pretrained.{fields['weights']}"] if kind == "pretrained" else []
+        keys += [f"archives.{instance}"] if kind == "download" else []
+        keys += [f"own.{kind}.{instance}"] if kind in plan.OWN else []
         assert sorted(stage["keys"]) == sorted(keys), name
 
 
@@ -128,13 +130,7 @@ def test_rules_use_the_keys_and_code_of_their_own_name() -> None:
         for rule, body in re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", file.read_text(), re.M):
             assert f'uses=uses("{rule}")' in body, f"{file.name}: {rule}"
             assert f'code=code("{rule}")' in body, f"{file.name}: {rule}"
-            own = rule in (
-                "frames",
-                "frames_shard",
-                "train",
-                "bring",
-                *plan.FILES,
-            )  # read files of the user's, or of the project
+            own = rule in (*plan.OWN, *plan.FILES)  # read files of the user's, or of the project
             assert (f'own=own("{rule}")' in body) == own, f"{file.name}: {rule}"
             assert f"logs/{rule.removesuffix('_shard')}-" in body and f"logs/benchmarks/{rule}-" in body, (
                 f"{file.name}: {rule}"

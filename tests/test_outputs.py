@@ -48,8 +48,10 @@ def test_animate_takes_what_is_meant_and_keeps_what_is_there(tmp_path: Path) -> 
 
 def test_flow_and_its_picture_are_two_files(tmp_path: Path) -> None:
     same = tmp_path / "same.png"
-    with pytest.raises(RetakeError, match="cannot hold both the flow and its picture"):
-        flow.make_pair(params.load({}).models["dis"], [tmp_path, tmp_path], same, same)
+    (tmp_path / "link").symlink_to(".")
+    for other in (same, tmp_path / "link/same.png", tmp_path / "new/../same.png"):
+        with pytest.raises(RetakeError, match="cannot hold both the flow and its picture"):
+            flow.make_pair(params.load({}).models["dis"], [tmp_path, tmp_path], same, other)
 
 
 def test_a_file_where_a_folder_is_needed_is_said(tmp_path: Path) -> None:

@@ -39,6 +39,16 @@ class CutOff(RetakeError):
     """A video ends before its end, or is damaged from some frame on: raised behind its last good frame."""
 
 
+class Damaged(CutOff):
+    """A frame of a video is damaged, and there are more behind it: raised behind the last good frame before."""
+
+    def __init__(self, reason: str, name: str) -> None:
+        stem = Path(name).stem
+        super().__init__(
+            f"{reason}. Let FFmpeg conceal what is damaged first: ffmpeg -i {Path(name).name} -crf 0 -c:a copy {stem}_mended.mkv"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One file inside an archive (zip), or in a folder when `archive` is one."""

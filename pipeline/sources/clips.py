@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import RetakeError
-from pipeline.sources import arrays, limits
+from pipeline.sources import archives, arrays, limits
 from pipeline.sources.images import frame_name, image_files, read_pixels
 
 SLACK = 1e-3  # what a float may lie outside [0,1]
@@ -120,7 +120,7 @@ def side(image: np.ndarray) -> str:
 def _below(path: Path) -> dict[str, Clip]:
     """Return the clips of a folder: its images, or what is below it."""
     places: dict[str, Path] = {}
-    for entry in sorted(path.rglob("*")):
+    for entry in sorted(path / name for name in archives.names(path)):  # links followed
         inner = entry.relative_to(path)
         is_video = entry.suffix.lower() in VIDEOS and entry.is_file()
         if any(part[0] == "." for part in inner.parts) or not (is_video or (entry.is_dir() and image_files(entry))):

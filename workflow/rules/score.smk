@@ -18,6 +18,7 @@ rule score:
     params:
         uses=uses("score"),
         code=code("score"),
+        own=own("score"),
     shell:
         "python -m pipeline.score --experiment {wildcards.experiment} --model {wildcards.model}"
 
@@ -39,5 +40,6 @@ rule score_shard:
     params:
         uses=uses("score_shard"),
         code=code("score_shard"),
+        own=own("score_shard"),
     shell:
         "python -m pipeline.score --experiment {wildcards.experiment} --model {wildcards.model} --shard {wildcards.shard}/{wildcards.shards}"

@@ -19,7 +19,7 @@ from pydantic import Field
 from pipeline import params
 from pipeline.errors import RetakeError, log, progress
 from pipeline.sources import scenes, video
-from pipeline.sources.archives import CutOff, Member, Stream, names
+from pipeline.sources.archives import CutOff, Damaged, Member, Stream, names
 
 SPLITS = ("train", "val", "unused")
 LICENCE = "Vimeo videos of their authors (list: Chu et al., TOG 2020)"
@@ -119,6 +119,8 @@ def _cut(member: Member) -> list[int]:
         try:
             for _, image in video.frames(member):
                 yield image()
+        except Damaged:
+            raise
         except CutOff as error:
             log.warning("%s", error)
 
