@@ -35,6 +35,7 @@ from pipeline.errors import RetakeError, log, near
 from pipeline.params import Params
 from pipeline.registry import registry
 from pipeline.shards import Shard
+from pipeline.sources import limits
 from pipeline.store import sealed
 from pipeline.tables import papers
 
@@ -575,9 +576,7 @@ def write(p: Params) -> None:
 
 def _token(weights: str) -> str:
     manifest = path("pretrained", weights=weights)
-    state = [
-        (f.name, identity.content(f)) for f in sorted(manifest.parent.iterdir()) if f.is_file() and f.name[0] != "."
-    ]
+    state = [(f.name, identity.content(f)) for f in limits.unhidden(manifest.parent) if f.is_file()]
     return hashlib.sha256(repr((weights, state)).encode()).hexdigest()[:16]
 
 

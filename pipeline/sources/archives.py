@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import RetakeError
-from pipeline.sources.limits import MEMBER, MEMBERS, RATIO, SMALL
+from pipeline.sources.limits import MEMBER, MEMBERS, RATIO, SMALL, check_file
 
 CHUNK = 1 << 20
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile reads bzip2 and LZMA without a bound on memory
@@ -115,7 +115,7 @@ class Zip(zipfile.ZipFile):
         self.path = path
         parts = _parts(path)
         try:
-            self._length = sum(part.stat().st_size for part in parts)
+            self._length = sum(map(check_file, parts))
             super().__init__(io.BufferedReader(_Joined(parts)) if path.suffix == ".001" else path)
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
             raise RetakeError(f"{path} is not a whole zip archive: {_why(path, error)}") from None
