@@ -32,8 +32,10 @@ from pipeline.drawing.encode import SUFFIXES, write_gif, write_video
 from pipeline.drawing.images import write_image
 from pipeline.drawing.sheets import sheet, spread, wrap
 from pipeline.errors import RetakeError, log, progress, run
+from pipeline.outputs import unused, unused_folder
 from pipeline.params import Params
 from pipeline.registry import registry
+from pipeline.sources import limits
 from pipeline.sources.clips import clips
 from pipeline.sources.images import read_any
 
@@ -100,7 +102,7 @@ def found(paths: list[Path]) -> list[Path]:
     images: list[Path] = []
     for path in paths:
         inside = (
-            sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES and p.name[0] != "." and p.is_file())
+            [p for p in limits.unhidden(path) if p.suffix.lower() in IMAGES and p.is_file()]
             if path.is_dir()
             else [path]
         )
@@ -112,10 +114,10 @@ def found(paths: list[Path]) -> list[Path]:
 
 def check(output: Path, images: list[Path], single: bool) -> None:
     """Raise RetakeError when `output` cannot hold the clips of the images, or is there already: before anything is computed."""
-    taken = output.exists() or output.is_symlink()
-    if taken and (not output.is_dir() or any(output.iterdir())):
-        raise RetakeError(f"{output} is there already: name another output, or move it away")
-    if not single:
+    if single:
+        unused(output)
+    else:
+        unused_folder(output)
         stems = [path.stem for path in images]
         twice = sorted({stem for stem in stems if stems.count(stem) > 1})
         if twice:
@@ -213,7 +215,7 @@ class Animator:
 
 def only_checkpoint(name: str) -> Path:
     """Return the one checkpoint of a model in data/checkpoints; raises RetakeError for none or several."""
-    checkpoints = sorted((CHECKPOINTS / name).glob("*.pt"))
+    checkpoints = limits.unhidden(CHECKPOINTS / name, "*.pt")
     if len(checkpoints) != 1:
         what = f"several: {', '.join(p.name for p in checkpoints)}" if checkpoints else "none"
         raise RetakeError(

@@ -60,7 +60,7 @@ def bring(p: Params, experiment: str, name: str) -> Path:
     expected: Expected = tasks.part(protocol.task, "bring").expected(fields, protocol, frames, source)
     if not source.exists():
         raise RetakeError(f"no {source} (experiments.{experiment}.predictions.{name}); {expected.sentence}")
-    if source.is_file() or any(name.lower().endswith(VIDEOS) for name in archives.names(source)):
+    if source.is_file() or any(f.suffix.lower() in VIDEOS for f in archives.below(source)):
         problems: list[str] = []
         images, what = _clips(source, expected, problems)
     else:

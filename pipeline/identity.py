@@ -129,12 +129,12 @@ def defined(module: str) -> set[str]:
 
 
 def content(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's file names and contents; linked folders in it are part of it.
+    """Return the SHA-256 of a file, or of the names and contents of a folder's files that are not hidden; linked folders are part of it.
 
     A file is read again only when its size, times or inode are others than the last time: `data/.content.json` remembers.
     """
     if path.is_dir():
-        parts = [(name, content(path / name)) for name in archives.names(path) if name[-1] != "/"]
+        parts = [(f.relative_to(path).as_posix(), content(f)) for f in archives.below(path) if f.is_file()]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
     if not path.is_file():  # nothing, or a named pipe, which would be waited for
         return ""

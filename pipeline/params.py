@@ -699,12 +699,11 @@ def explain(key: str) -> str:
     """Return the values under a dotted key, one a line, each with where it comes from; raises RetakeError for an unknown key."""
     read = recipes.read()
     p = validate(read.values, read.source)
-    try:
-        tree = subtree(p, key)
-    except (KeyError, TypeError):
-        *parents, last = key.split(".")
-        siblings = subtree(p, ".".join(parents)) if parents and parents[0] in p.tree else p.tree
-        raise RetakeError(f"params have no {key}{near(last, siblings) if isinstance(siblings, dict) else ''}") from None
+    tree: Any = p.tree
+    for part in key.split("."):
+        if not isinstance(tree, dict) or part not in tree:
+            raise RetakeError(f"params have no {key}{near(part, tree) if isinstance(tree, dict) else ''}")
+        tree = tree[part]
     lines = []
     for keys, value in _flat(tree, tuple(key.split("."))):
         name = ".".join(keys[len(key.split(".")) :]) or keys[-1]

@@ -35,7 +35,7 @@ from pipeline.errors import RetakeError, log, near
 from pipeline.params import Params
 from pipeline.registry import registry
 from pipeline.shards import Shard
-from pipeline.sources import archives, verified
+from pipeline.sources import archives, limits, verified
 from pipeline.store import sealed
 from pipeline.tables import papers
 
@@ -610,7 +610,7 @@ def write(p: Params) -> None:
 
 def _token(folder: Path) -> str:
     """Return words that are others when what lies in a folder is."""
-    state = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(folder.glob("*")) if f.exists()]
+    state = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in limits.unhidden(folder) if f.exists()]
     return hashlib.sha256(repr(state).encode()).hexdigest()[:16]
 
 

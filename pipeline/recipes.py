@@ -61,7 +61,7 @@ def read(overrides: dict[str, Any] | None = None) -> Recipes:
     for a `like` that names nothing or leads back to its entry.
     """
     tree: dict[str, Any] = {}
-    for file in sorted(PAPERS.glob("*.yaml")):
+    for file in limits.unhidden(PAPERS, "*.yaml"):
         paper = load(file)
         _refuse_doubles(tree, paper, file)
         tree = _merged(tree, _leaves(paper, str(file)))
@@ -76,7 +76,7 @@ def read(overrides: dict[str, Any] | None = None) -> Recipes:
 def digest() -> str:
     """Return a hash of the files that `read` reads: whether a generated file is behind them is cheap to say."""
     total = hashlib.sha256()
-    for file in [*sorted(PAPERS.glob("*.yaml")), FILE]:
+    for file in [*limits.unhidden(PAPERS, "*.yaml"), FILE]:
         total.update(f"{file}\0".encode() + file.read_bytes() + b"\0")
     return total.hexdigest()[:16]
 

@@ -426,14 +426,17 @@ class Saved:
             return
         from pipeline import weights
 
+        def damaged(error: Exception) -> RetakeError:
+            return RetakeError(
+                f"the saved state of this training is damaged ({error}): delete {self.path}, and training begins anew"
+            )
+
         try:
             tree: Any = weights.load_tree(self.path)
             _ = [tree[key] for key in ("code", "step", "network", "optimisers", "rank", "best", "changes")]
-        except (RetakeError, LookupError, TypeError) as error:
-            raise RetakeError(
-                f"the saved state of this training is damaged ({error}): delete {self.path}, and training begins anew"
-            ) from None
-        changed = sorted(f for f in {*self.code, *tree["code"]} if self.code.get(f) != tree["code"].get(f))
+            changed = sorted(f for f in {*self.code, *tree["code"]} if self.code.get(f) != tree["code"].get(f))
+        except (RetakeError, *weights.DAMAGE) as error:
+            raise damaged(error) from None
         main = self.state.fabric.global_rank == 0
         if changed and not resume:
             about = f"code has changed since the state of step {tree['step']} was saved ({', '.join(changed)})"
@@ -446,9 +449,12 @@ class Saved:
                 self.path.replace(aside)
                 log.info("%s: training begins anew; until it has ended the old state is kept as %s", about, aside)
             return
-        self.network.load_state_dict(tree["network"])
-        for name, optimiser in self.state.optimisers.items():
-            optimiser.load_state_dict(tree["optimisers"][name])
+        try:
+            self.network.load_state_dict(tree["network"])
+            for name, optimiser in self.state.optimisers.items():
+                optimiser.load_state_dict(tree["optimisers"][name])
+        except weights.DAMAGE as error:
+            raise damaged(error) from None
         self.state.step, self.rank, self.best, self.changes = tree["step"], tree["rank"], tree["best"], tree["changes"]
         if changed:
             self.changes.append(f"code changed at step {self.state.step}: {', '.join(changed)}")

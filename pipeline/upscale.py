@@ -36,7 +36,7 @@ from pipeline import compute, params, tasks, weights
 from pipeline.atomic import write_bytes
 from pipeline.drawing import encode
 from pipeline.errors import RetakeError, log, progress, run
-from pipeline.outputs import unused
+from pipeline.outputs import unused, unused_folder
 from pipeline.params import Model, Params
 from pipeline.sources import video
 from pipeline.sources.archives import CutOff, Damaged, Member
@@ -280,10 +280,8 @@ def _check_output(output: Path, to_video: bool) -> None:
         unused(output)
     elif output.suffix and not output.is_dir():
         raise RetakeError(f"--output {output}: a folder, or a video ({', '.join(encode.SUFFIXES)})")
-    elif output.exists() and not output.is_dir():
-        raise RetakeError(f"{output} is a file: nothing is overwritten; give another --output")
-    elif output.is_dir() and any(output.iterdir()) and not (output / STATE).is_file():
-        raise RetakeError(f"{output} holds other files: frames are written to a new or an empty folder")
+    elif not (output / STATE).is_file():
+        unused_folder(output)
 
 
 def _write_video(clip: Clip, output: Path, results: Iterable[Result]) -> Iterator[Result]:
@@ -323,15 +321,21 @@ def _resume(output: Path, key: str) -> tuple[int, bool, Any]:
     """Return how many frames of a folder are done, whether those are all, and the state behind them."""
     if not (output / STATE).is_file():
         return 0, False, None
-    tree = weights.load_tree(output / STATE)
-    if tree["key"] != key:
+    try:
+        tree: Any = weights.load_tree(output / STATE)
+        begun, done, whole, state = (tree[name] for name in ("key", "done", "whole", "state"))
+    except (RetakeError, LookupError, TypeError) as error:
+        raise RetakeError(
+            f"{output / STATE}, which says how far an earlier run came, is damaged ({error}): give another --output"
+        ) from None
+    if begun != key:
         raise RetakeError(
             f"{output} was begun with another source, checkpoint, model or compute settings: go on with those, or give "
             "another --output"
         )
-    if tree["done"] and not tree["whole"]:
-        log.info("going on behind frame %d: %s", tree["done"], output)
-    return tree["done"], tree["whole"], tree["state"]
+    if done and not whole:
+        log.info("going on behind frame %d: %s", done, output)
+    return done, whole, state
 
 
 # Threads

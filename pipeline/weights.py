@@ -45,6 +45,12 @@ WRAPPERS = (
     "model",
     "params",
     "network",
+    "net",
+    "generator",
+    "ema",
+    "model_ema",
+    "params_ema",
+    "ema_state_dict",
 )  # keys under which training code keeps a network's tensors
 WRAPPED = 8  # times at most
 # What torch raises for truncated and foreign files differs with the place of the damage

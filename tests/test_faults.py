@@ -20,9 +20,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import atomic, errors, metrics, params, recipes, tracking, weights
+from pipeline import atomic, errors, identity, metrics, params, recipes, tracking, weights
 from pipeline.errors import RetakeError
 from pipeline.metrics import temporal
+from pipeline.sources import archives, limits
 from pipeline.tables import published, text
 from pipeline.tables.cells import Cell, Column, Row
 from pipeline.tasks.super_resolution.table import LAYOUT
@@ -221,6 +222,32 @@ def test_temporary_files_of_other_machines_stay_and_those_of_dead_processes_go(
     atomic.write_text(tmp_path / "x.txt", "x")
     assert other.exists()
     assert not own.exists()
+
+
+def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    name = f"{'é' * 125}.txt"  # 254 bytes of the 255 that a file system takes
+    atomic.write_text(tmp_path / name, "x")
+    assert [f.name for f in tmp_path.iterdir()] == [name]
+
+
+def test_what_desktops_leave_in_folders_is_passed_over(tmp_path: Path) -> None:
+    for name in (
+        "b/._c.yaml",
+        "b/c.yaml",
+        "a.yaml",
+        "._a.yaml",
+        ".DS_Store",
+        "Thumbs.db",
+        "__MACOSX/a.yaml",
+        ".git/d.yaml",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [f.name for f in limits.unhidden(tmp_path)] == ["a.yaml", "b"]
+    assert [f.name for f in archives.below(tmp_path)] == ["a.yaml", "b", "c.yaml"]
+    before = identity.content(tmp_path)
+    (tmp_path / "b/.DS_Store").write_text("new")
+    assert identity.content(tmp_path) == before  # brought predictions are not due because somebody has looked at them
 
 
 def test_two_writers_of_one_process_id_share_no_file(tmp_path: Path) -> None:

@@ -543,7 +543,7 @@ def test_outputs_that_exist(refuse: Refuse, small: Path, tmp_path: Path) -> None
     refuse(small, r"is\.mp4 exists: nothing is overwritten", "is.mp4")
     (tmp_path / "file").write_bytes(b"mine")
     refuse(small, "file is a file: nothing is overwritten", "file")
-    refuse(small, "small holds other files: frames are written to a new or an empty folder", "small")
+    refuse(small, "small holds other files: give the name of a new or an empty folder", "small")
     refuse(small, r"--output .*out\.avi: a folder, or a video \(\.mp4", "out.avi")
     assert (tmp_path / "is.mp4").read_bytes() == (tmp_path / "file").read_bytes() == b"mine"
 

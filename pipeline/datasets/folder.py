@@ -82,9 +82,7 @@ def clips(p: Params, split: str, downloaded: list[Path]) -> list[Clip | Stream]:
 def _inside(folder: Path) -> dict[str, Callable[[str], Clip | Stream]]:
     """Return what reads each clip of a folder, by its name."""
     every: dict[str, Callable[[str], Clip | Stream]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
+    for path in limits.unhidden(folder):
         read: Callable[[str, Path], Clip | Stream]
         if path.is_dir() and image_files(path):
             read = _images

@@ -22,13 +22,13 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import RetakeError
-from pipeline.sources.limits import MEMBER, MEMBERS, RATIO, SMALL
+from pipeline.sources.limits import MEMBER, MEMBERS, RATIO, SMALL, check_file, hidden
 
 CHUNK = 1 << 20
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile reads bzip2 and LZMA without a bound on memory
@@ -112,6 +112,11 @@ def names(path: Path) -> list[str]:
     return sorted(known)
 
 
+def below(folder: Path) -> list[Path]:
+    """Return what is below a folder at any depth, by name, links followed, without what is hidden; raises RetakeError as `names`."""
+    return sorted(folder / name for name in map(PurePath, names(folder)) if not hidden(name))
+
+
 class Zip(zipfile.ZipFile):
     """An opened zip, every member's entry checked; in 200 bytes a member, for data sets have millions of them.
 
@@ -125,7 +130,7 @@ class Zip(zipfile.ZipFile):
         self.path = path
         parts = _parts(path)
         try:
-            self._length = sum(part.stat().st_size for part in parts)
+            self._length = sum(map(check_file, parts))
             super().__init__(io.BufferedReader(_Joined(parts)) if path.suffix == ".001" else path)
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
             raise RetakeError(f"{path} is not a whole zip archive: {_why(path, error)}") from None

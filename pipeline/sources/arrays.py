@@ -23,6 +23,7 @@ def read_array(path: Path) -> np.ndarray:
     What the header claims must be just what the file holds. Raises RetakeError for a file that is no array, of objects,
     damaged, or an archive beyond the limits.
     """
+    limits.check_file(path)
     if path.suffix.lower() == ".npz":
         return _packed(path)
     with path.open("rb") as file:

@@ -120,10 +120,10 @@ def side(image: np.ndarray) -> str:
 def _below(path: Path) -> dict[str, Clip]:
     """Return the clips of a folder: its images, or what is below it."""
     places: dict[str, Path] = {}
-    for entry in sorted(path / name for name in archives.names(path)):  # links followed
+    for entry in archives.below(path):
         inner = entry.relative_to(path)
         is_video = entry.suffix.lower() in VIDEOS and entry.is_file()
-        if any(part[0] == "." for part in inner.parts) or not (is_video or (entry.is_dir() and image_files(entry))):
+        if not (is_video or (entry.is_dir() and image_files(entry))):
             continue
         # A Mac takes names apart ("e" and its accent) that others write as one letter.
         name = unicodedata.normalize("NFC", str(inner.with_suffix("") if is_video else inner))

@@ -49,7 +49,7 @@ def verify(path: Path, size: int | None, sha256: str, check: Check | None = None
     `size` (bytes) and `sha256` are the published ones, None and "" where there are none. Raises RetakeError when it is
     another, or when `check` finds its structure wrong.
     """
-    measured = path.stat().st_size
+    measured = limits.check_file(path)
     if size and measured != size:
         what = "truncated, or another file" if measured < size else "another file"
         raise RetakeError(f"{path} has {measured} bytes, {size} are published: it is {what}")

@@ -27,7 +27,7 @@ def rows_of(e: Experiment, columns: list[Column]) -> list[Row]:
     """
     if e.published is None:
         return []
-    lines = [line for file in sorted(PUBLISHED.glob("*.csv")) for line in lines_of(file)]
+    lines = [line for file in limits.unhidden(PUBLISHED, "*.csv") for line in lines_of(file)]
     datasets = e.published if isinstance(e.published, dict) else {"": e.published}
     entries = []
     for key, dataset in datasets.items():
