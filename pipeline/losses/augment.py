@@ -16,7 +16,6 @@ from pydantic import Field
 
 from pipeline import params
 
-FLIPPED = 0.5  # share of clips
 TINY = np.float32(1e-9)  # in place of the span of a grey pixel
 CACHED = 25_000  # pixels that are changed together: few calls, and they stay in the processor's cache
 
@@ -29,6 +28,7 @@ class Augment(params.Strict):
         ge=0,
         description="pixels that frames are resized to beyond the network's size, from which a crop is taken",
     )
+    flip: float = Field(0.5, ge=0, le=1, description="share of the clips that are mirrored; end points never are")
     brightness: float = Field(0.1, ge=0, le=1, description="up to so much is added to values in [0,1], or taken off")
     contrast: float = Field(0.1, ge=0, le=1, description="values are multiplied by factors from 1 - c to 1 + c")
     saturation: float = Field(
@@ -43,7 +43,7 @@ def augment(clip: np.ndarray, rng: np.random.Generator, size: int, recipe: Augme
     Resizing is bilinear without antialiasing and without regard to the aspect ratio; frames that have the size already
     are not resized.
     """
-    flip = rng.random() < FLIPPED
+    flip = rng.random() < recipe.flip
     left, top = (int(offset) for offset in rng.integers(0, recipe.margin + 1, 2))
     amounts = np.array([recipe.brightness, recipe.contrast, recipe.saturation, recipe.hue])
     factors = np.array([1, 1, 1, 0]) + amounts * rng.uniform(-1, 1, 4)
