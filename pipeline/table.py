@@ -27,9 +27,7 @@ from pipeline.drawing.images import write_image
 from pipeline.drawing.sheets import with_lines
 from pipeline.errors import RetakeError, log, run
 from pipeline.params import Params
-from pipeline.sources.images import read_image
 from pipeline.store import sealed
-from pipeline.store.frames import Store
 from pipeline.tables import measured, pairs, published, record, text
 from pipeline.tables.cells import Layout, Row
 
@@ -71,10 +69,9 @@ def make(p: Params, experiment: str) -> None:
     write_text(latex, text.as_latex(experiment, rows, columns, bold))
     write_text(steps, layout.single(rows))
     write_text(speed, text.speed_csv(experiment, e))
-    ours = {row.label: row.name for row in rows if row.measured}
-    stores = {label: Store(plan.path("predict", experiment=experiment, model=name)) for label, name in ours.items()}
-    tasks.part(protocol.task, "view").picture(fields, protocol, stores, picture)
-    write_image(picture, with_lines(read_image(picture), text.rests_on(rows)))
+    stores = {row.label: row.meta["store"] for row in rows if row.measured}
+    shown = tasks.part(protocol.task, "view").picture(fields, protocol, stores)
+    write_image(picture, with_lines(shown, text.rests_on(rows)))
     told = record.of(p, experiment, rows, columns, differences, layout.over)
     sealed.write(kept, told)
     write_text(means, json.dumps(record.means(told), indent=1) + "\n")

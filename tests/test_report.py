@@ -119,19 +119,23 @@ def test_a_table_without_predictions_on_this_machine_has_no_pictures() -> None:
 
 
 def test_charts_are_the_same_bytes_and_named() -> None:
-    drawn = [charts.Curve("a $x$ <b>", [1, 2], [3.0, 4.0], [2.0, 3.0], [4.0, 5.0])]
-    first, second = (charts.curves(drawn, "step", "PSNR", "title & more") for _ in range(2))
+    drawn = [charts.Curve(1, [1, 2], [3.0, 4.0], [2.0, 3.0], [4.0, 5.0])]
+    first, second = (charts.curves(drawn, "step", "a $x$ <b>", "title & more") for _ in range(2))
     assert first == second
-    assert 'aria-label="title &amp; more"' in first
-    assert "<b>" not in first
-    assert "currentColor" in first and "#000000" not in first
-    assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", first)
+    key = charts.key(["first", "a $x$ <b>"], "title & more")
+    for svg in (first, key):
+        assert 'aria-label="title &amp; more"' in svg
+        assert "a $x$ &lt;b&gt;" in svg  # no formula, no element
+        assert "currentColor" in svg and "#000000" not in svg
+        assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", svg)
+        assert charts.COLOURS[1] in svg  # a row looks alike in a chart and in the key
+    assert charts.COLOURS[0] not in first
 
 
 def test_a_finished_demo_has_curves_pictures_and_sliders(demo: Project) -> None:
     text = (demo.folder / "results/report.html").read_text()
     assert len(text.encode()) < report.BUDGET
-    assert text.count("<svg") >= 3
+    assert text.count("data:image/svg+xml") >= 3
     assert text.count('type="range"') == 2 * report.WORST
     tags = parsed(text)
     assert (tags.fetched, tags.handlers) == ([], [])
