@@ -23,7 +23,6 @@ import collections
 import functools
 import hashlib
 import itertools
-import json
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -38,6 +37,7 @@ from pipeline.metrics import Undefined, cache, left_out, mean, sets, squared, te
 from pipeline.sources.clips import Clip, clips, side, unit
 from pipeline.store import moments
 from pipeline.tables import intervals
+from pipeline.tables.text import described
 from pipeline.tasks.super_resolution import Protocol
 from pipeline.tasks.super_resolution.clips import scored_part
 
@@ -102,7 +102,7 @@ def evaluate(
     scores = Scores(
         built,
         {name: modules[metric.kind].NEEDS for name, metric in chosen.items()},
-        {n: json.dumps(modules[m.kind].settings(m), ensure_ascii=False) for n, m in chosen.items()},
+        {n: named(modules[m.kind].settings(m)) for n, m in chosen.items()},
     )
     read: dict[str, Read] = {}
     for clip, pair in progress(pairs.items(), unit="clip", desc="evaluate"):
@@ -130,6 +130,11 @@ def evaluate(
     if lacking:
         raise Incomplete(lacking, table)
     return table
+
+
+def named(settings: dict[str, Any]) -> str:
+    """Return what a metric is in words: its name and its settings."""
+    return f"{settings['name']}, {described(settings)}"
 
 
 def _built(chosen: dict[str, Any], device: str) -> tuple[dict[str, Any], list[str]]:
@@ -180,7 +185,9 @@ class Read:
 
     def _unlike(self, sizes: list[str]) -> RetakeError:
         (one, other), (ours, theirs) = sizes, self.clips
-        return RetakeError(f"{ours.where} has {one}, {theirs.where} has {other}: give as many of the same size")
+        return RetakeError(
+            f"{ours.where} has {one}, {theirs.where} has {other}: both must have as many frames, of one size"
+        )
 
 
 class Scores:
@@ -411,7 +418,7 @@ def _table(
     for clip in names if len(names) > 1 else []:
         rows.append([clip, *(cell(m, [found[clip]] if clip in found else []) for m, found in values.items())])
     last = [f"{whole[m]:.4f}" if m in whole else cell(m, list(found.values())) for m, found in values.items()]
-    rows.append([f"all {len(names)}", *last])
+    rows.append([f"all {len(names)} clip{'s' * (len(names) > 1)}", *last])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])

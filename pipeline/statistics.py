@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,9 +136,7 @@ def evaluate(predictions: Path, file: Path, metrics: list[str], profile: str = "
             rows, frechet.Gaussian(mean.copy(), root.copy(), theirs.samples), distance.route
         )
         few = sets.Found(whole[name], len(rows), rows.shape[1], "", [], []).note
-        notes[name] = (
-            f"{json.dumps(chosen[name], ensure_ascii=False)}; {few}; no interval: the true clips' own features are not there"
-        )
+        notes[name] = f"{stage.named(chosen[name])}; {few}; no interval: the true clips' own features are not there"
     notes["truth"] = f"statistics {file} of {about.truth}, data {about.data[:16]}"
     shown: dict[str, Any] = dict.fromkeys(built, float)
     return stage._table([size.name for size in about.clips], {name: {} for name in built}, whole, notes, shown)

@@ -184,9 +184,11 @@ def costs(p: Params, due: list[Instance]) -> str:
 
 
 def _sum(sizes: list[int | None]) -> str:
-    known = fetch.human(sum(size for size in sizes if size is not None))
-    unknown = sum(size is None for size in sizes)
-    return f"{known} and {unknown} of unknown size" if unknown else known
+    known = [size for size in sizes if size is not None]
+    if sizes and not known:
+        return f"unknown ({len(sizes)} files)"
+    more = f" and {len(sizes) - len(known)} files of unknown size" if len(known) < len(sizes) else ""
+    return fetch.human(sum(known)) + more
 
 
 if __name__ == "__main__":

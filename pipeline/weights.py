@@ -224,7 +224,8 @@ def load_tree(file: str | Path) -> dict[str, Any]:
 
     file = Path(file)
     if not file.is_file():
-        raise RetakeError(f"no checkpoint {file}: check the name, or make it with `snakemake {file}`")
+        again = f", or make it with `snakemake {file}`" if file.parts[:2] == ("data", "checkpoints") else ""
+        raise RetakeError(f"no checkpoint {file}: check the name{again}")
     try:
         _whole(file)
     except RetakeError as error:

@@ -75,6 +75,11 @@ def clips(p: Params, split: str, downloaded: list[Path]) -> list[Clip | Stream]:
     if not chosen:
         raise RetakeError(
             f"{root}: no clip is in the split {split}: {len(every)} videos or folders of images are there"
+            + (
+                f". Shares go by the names, and few clips may leave one empty: give {split} more, or name its clips in `lists`"
+                if p.shares
+                else ""
+            )
         )
     return [every[name](name) for name in chosen]
 

@@ -170,7 +170,7 @@ def _explain(e: Experiment, rows: list[Row]) -> list[str]:
     lines = []
     for metric in e.metrics:
         about = rows[0].meta["metrics"][metric]
-        told = ", ".join(f"{k} {_plain(v)}" for k, v in about["settings"].items() if k != "name")
+        told = described(about["settings"])
         scale = f", times {about['scale']:g}" if about["scale"] != 1 else ""
         lines.append(f"* {about['label']} (`{metric}`): {about['better']} is better{scale}; {told}.")
     if any(row.facts["gmacs"] for row in rows):
@@ -210,6 +210,11 @@ def rests_on(rows: list[Row]) -> list[str]:
     lines += [f"Frames: {frames}" for frames in dict.fromkeys(row.facts["frames"] for row in ours)]
     partial = dict.fromkeys(row.facts["partial"] for row in ours if row.facts["partial"])
     return lines + [f"Partial data: {what}. Not comparable with published numbers" for what in partial]
+
+
+def described(settings: dict[str, Any]) -> str:
+    """Return a metric's settings, but for its name, as words: `range 1.0, unit dB`."""
+    return ", ".join(f"{k} {_plain(v)}" for k, v in settings.items() if k != "name")
 
 
 def _plain(value: Any) -> str:
