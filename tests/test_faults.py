@@ -126,10 +126,70 @@ def test_two_rows_of_one_label_are_refused() -> None:
         params.load({"experiments": {"demo": {"models": {"copy_last": "mine"}, "predictions": {"mine": "x"}}}})
 
 
-@pytest.mark.parametrize("setting", [{"lr": float("inf")}, {"lr": float("nan")}, {"seed": 2**70}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"lr": float("inf")},
+        {"lr": float("nan")},
+        {"lr": True},
+        {"seed": 2**70},
+        {"seed": -1},
+        {"seed": False},
+        {"max_steps": 2**70},
+        {"crop": 2**40},
+    ],
+)
 def test_numbers_that_no_training_can_take_are_refused_with_the_params(setting: dict[str, Any]) -> None:
     with pytest.raises(RetakeError, match=f"models.dmvfn_demo.train.{next(iter(setting))}"):
         params.load({"models": {"dmvfn_demo": {"train": setting}}})
+
+
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [
+        ({"models": {"dmvfn_demo": {"checkpoint": 5}}}, r"models\.dmvfn_demo\.checkpoint: "),
+        ({"models": {"dmvfn_demo": {"checkpoint": {"x": None}}}}, r"models\.dmvfn_demo\.checkpoint\.x: "),
+        ({"models": {"dmvfn_demo": {"train": None, "checkpoint": "x" * 256}}}, r"checkpoint: 'x{99}' is no path"),
+        ({"models": {"x" * 101: {"kind": "copy_last"}}}, "at most 100 characters"),
+        ({"experiments": {"demo": {"published": [1]}}}, r"experiments\.demo\.published: "),
+        ({"experiments": {"demo": {"predictions": {"mine": ""}}}}, r"predictions\.mine: '' is no path"),
+        ({"experiments": {"demo": {"predictions": {"mine": "a\0b"}}}}, r"predictions\.mine: 'a\\x00b' is no path"),
+        ({"experiments": {"demo": {"seeds": {"dmvfn_demo": 10**9}}}}, r"seeds\.dmvfn_demo: .* 4096"),
+        ({"experiments": {"demo": {"metrics": "nope"}}, "profiles": {1: {}}}, r"demo\.metrics: no profile 'nope'"),
+        ({"profiles": 5}, "profiles: Input should be a valid dictionary"),
+        ({"compute": {"shards": 10**6}}, r"compute\.shards: .* 4096"),
+        ({"compute": {"channels_last": 2**64}}, r"compute\.channels_last: "),
+    ],
+)
+def test_values_of_a_wrong_kind_are_refused_by_their_key(values: dict[str, Any], where: str) -> None:
+    with pytest.raises(RetakeError, match=where):
+        params.load(values)
+
+
+BOMB = "".join(f"y{i}: &y{i} {{{', '.join(f'k{j}: *y{i - 1}' for j in range(9))}}}\n" for i in range(1, 12))
+MERGES = "".join(f"y{i}: &y{i}\n  <<: [{', '.join([f'*y{i - 1}'] * 9)}]\n" for i in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"y0: &y0 {{q: 1}}\n{BOMB}",
+        f"y0: &y0 {{q: 1}}\n{MERGES}",
+        "models: &m {a: *m}",
+        "models: &m [*m]",
+        "x: !!timestamp '99999-01-01'",
+        "x: !!bool maybe",
+    ],
+)
+def test_yaml_that_grows_or_is_not_of_its_tag_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(RetakeError, match=r"params\.yaml is not YAML: "):
+        recipes.load(tmp_path / "params.yaml")
+
+
+def test_yaml_may_take_in_what_stands_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("a: &a {q: 1, r: 2}\nb: {<<: *a, q: 3}\n")
+    assert recipes.load(tmp_path / "params.yaml")["b"] == {"q": 3, "r": 2}
 
 
 # Checkpoints
@@ -141,6 +201,9 @@ FORMS = {
     "module": {"state_dict": {f"module.{k}": v for k, v in STATE.items()}, "epoch": 1},
     "model": {"model": STATE, "epoch": 1},
     "model_state_dict": {"model_state_dict": STATE, "optimizer_state_dict": {"lr": 1.0}},
+    "ema": {"ema": STATE, "epoch": 1},
+    "generator": {"generator": STATE, "discriminator": {}},
+    "params_ema": {"params_ema": STATE},
     "compiled": {"state_dict": {f"_orig_mod.module.{k}": v for k, v in STATE.items()}},
 }
 
