@@ -219,6 +219,47 @@ def safetensors(head: dict[str, Any], body: bytes) -> bytes:
     return len(told).to_bytes(8, "little") + told + body
 
 
+class Small(torch.nn.Linear):
+    """A network of one layer, 3 values to 2."""
+
+    def load_published(self, state: dict[str, torch.Tensor]) -> None:
+        """Load weights."""
+        if state.keys() != {"weight", "bias"}:
+            raise RetakeError("the checkpoint is not of this network")
+        self.load_state_dict(state)
+
+
+SMALL = {"weight": torch.ones(2, 3), "bias": torch.ones(2)}
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (SMALL, ""),
+        ({f"model.{name}": value for name, value in SMALL.items()}, ""),
+        (SMALL | {"more": torch.ones(1)}, r"^w\.pt: the checkpoint is not of this network"),
+        (SMALL | {"bias": torch.ones(2).long()}, r"^w\.pt has bias as torch\.int64, not as floats"),
+        (SMALL | {"bias": torch.ones(2) > 0}, r"^w\.pt has bias as torch\.bool, not as floats"),
+        (SMALL | {"bias": torch.ones(2) / 0}, r"^w\.pt has NaN or infinity in 1 of 2 tensors"),
+    ],
+)
+def test_what_is_loaded_is_checked_and_named(state: dict[str, torch.Tensor], words: str) -> None:
+    network = Small(3, 2)
+    if words:
+        with pytest.raises(RetakeError, match=words):
+            weights.fill(network, state, "w.pt")
+    else:
+        weights.fill(network, state, "w.pt")
+        assert network.weight.sum() == 6
+
+
+def test_a_checkpoint_of_ours_may_be_imported(tmp_path: Path) -> None:
+    weights.save(tmp_path / "w.pt", {"kind": "dmvfn", "weights": STATE, "best": None, "params": "{}"})
+    assert weights.read(tmp_path / "w.pt").keys() == STATE.keys()
+    with pytest.raises(RetakeError, match="is a checkpoint of dmvfn, not of arflow"):
+        weights.read(tmp_path / "w.pt", kind="arflow")
+
+
 def test_safetensors_are_read(tmp_path: Path) -> None:
     body, head = b"", {"__metadata__": {"format": "pt"}}
     for name, value in STATE.items():
