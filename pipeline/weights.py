@@ -30,7 +30,7 @@ from pipeline import fetch, params
 from pipeline.atomic import write_bytes
 from pipeline.errors import RetakeError, near, progress
 from pipeline.params import Model
-from pipeline.sources import archives, tensorflow
+from pipeline.sources import archives, limits, tensorflow
 from pipeline.sources.verified import known
 from pipeline.store import sealed
 
@@ -229,6 +229,10 @@ def load_tree(file: str | Path) -> dict[str, Any]:
         _whole(file)
     except RetakeError as error:
         raise RetakeError(f"{file} is no checkpoint, or damaged: {error}") from None
+    with file.open("rb") as opened:
+        start = opened.read(64)
+    if not start or limits.instead(start):
+        raise RetakeError(f"{file} is no checkpoint: {limits.instead(start) or 'it is empty'}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats, which are read all the same

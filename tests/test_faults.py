@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -258,6 +259,37 @@ def test_a_checkpoint_of_ours_may_be_imported(tmp_path: Path) -> None:
     assert weights.read(tmp_path / "w.pt").keys() == STATE.keys()
     with pytest.raises(RetakeError, match="is a checkpoint of dmvfn, not of arflow"):
         weights.read(tmp_path / "w.pt", kind="arflow")
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"), [(LFS, "run `git lfs pull`"), (b"\n<!DOCTYPE html>", "it is an HTML page"), (b"", "it is empty")]
+)
+def test_what_lies_in_place_of_a_file_is_said(data: bytes, words: str, tmp_path: Path) -> None:
+    from pipeline.sources import archives, arrays, images, tars
+
+    readers: dict[str, Callable[[Path], object]] = {
+        "w.pt": weights.load_file, "a.zip": archives.names, "a.tar": tars.members, "a.npz": arrays.read_array, "a.png": images.read_pixels,
+    }  # fmt: skip
+    for name, read in readers.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(RetakeError, match=f"{name}.*{words}"):
+            read(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
+def test_pipes_in_place_of_files_are_refused(tmp_path: Path) -> None:
+    from pipeline.sources import archives, arrays, tars, verified
+
+    os.mkfifo(tmp_path / "x")
+    for read in (archives.names, tars.members, arrays.read_array, lambda path: verified.verify(path, None, "")):
+        with pytest.raises(RetakeError, match="x is no file but a folder, a pipe or a device"):
+            read(tmp_path / "x")
+    os.mkfifo(tmp_path / "x.index")
+    with pytest.raises(RetakeError, match="no checkpoint"):
+        weights.load_file(tmp_path / "x.index")
 
 
 def test_safetensors_are_read(tmp_path: Path) -> None:
