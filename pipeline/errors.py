@@ -53,7 +53,7 @@ def near(word: str, words: Iterable[str]) -> str:
     """Return " (did you mean X?)" for the nearest of `words`, or the list of them when none is near."""
     import difflib
 
-    known = sorted(words)
+    known = sorted(map(str, words))
     match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f" (did you mean {match[0]!r}?)" if match else f" (known: {', '.join(known) or 'none'})"
 

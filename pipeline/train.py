@@ -82,11 +82,16 @@ def import_published(p: Params, fields: plan.Fields) -> None:
     claim(plan.path("train", **fields))
     if isinstance(model.checkpoint, dict):
         files = {part: name if Path(name).exists() else weights.path(name) for part, name in model.checkpoint.items()}
-        network.load_published({part: weights.load_saved(file) for part, file in files.items()})
+        weights.fill(
+            network,
+            {part: weights.load_saved(file) for part, file in files.items()},
+            ", ".join(map(str, files.values())),
+        )
     else:
         assert model.checkpoint is not None
         own = Path(model.checkpoint).exists() or tensorflow.is_checkpoint(model.checkpoint)
-        network.load_published((weights.load_file if own else weights.load)(model.checkpoint, check=True))
+        file = Path(model.checkpoint) if own else weights.path(model.checkpoint)
+        weights.fill(network, weights.read(file, kind=model.kind, check=True), file)
     save(plan.path("train", **fields), p, fields, network.state_dict(), None, "", 0, [])
     log.info("imported %s", ", ".join(model.pretrained))
 

@@ -403,6 +403,8 @@ def npy(shape: object, data: bytes = b"", kind: str = "|u1") -> bytes:
         (npy("__import__('os')"), "cannot be read as an array"),
         (npy((1, 2, 2, 3), bytes(13)), "takes .* bytes, the file has"),
         (npy((1, 2, 2, 3), bytes(96), "|O"), "it holds objects"),
+        (npy((True, 2, 2, 3), bytes(12), "|u1"), "it holds uint8"),
+        (npy((99999, 1), b"", "|V0"), "not numbers"),
         (npy((1, 1, 1 << 26, 3), b""), "takes .* bytes, the file has"),
         (b"\x93NUMPY\x09\x00", "cannot be read as an array"),
         (b"", "cannot be read as an array"),

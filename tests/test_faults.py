@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -132,10 +133,70 @@ def test_brought_predictions_called_like_a_model_are_refused() -> None:
         params.load({"experiments": {"demo": {"predictions": {"dmvfn": "x"}}}})
 
 
-@pytest.mark.parametrize("setting", [{"lr": float("inf")}, {"lr": float("nan")}, {"seed": 2**70}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"lr": float("inf")},
+        {"lr": float("nan")},
+        {"lr": True},
+        {"seed": 2**70},
+        {"seed": -1},
+        {"seed": False},
+        {"max_steps": 2**70},
+        {"crop": 2**40},
+    ],
+)
 def test_numbers_that_no_training_can_take_are_refused_with_the_params(setting: dict[str, Any]) -> None:
     with pytest.raises(RetakeError, match=f"models.dmvfn_demo.train.{next(iter(setting))}"):
         params.load({"models": {"dmvfn_demo": {"train": setting}}})
+
+
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [
+        ({"models": {"dmvfn_demo": {"checkpoint": 5}}}, r"models\.dmvfn_demo\.checkpoint: "),
+        ({"models": {"dmvfn_demo": {"checkpoint": {"x": None}}}}, r"models\.dmvfn_demo\.checkpoint\.x: "),
+        ({"models": {"dmvfn_demo": {"train": None, "checkpoint": "x" * 256}}}, r"checkpoint: 'x{99}' is no path"),
+        ({"models": {"x" * 101: {"kind": "copy_last"}}}, "at most 100 characters"),
+        ({"experiments": {"demo": {"published": [1]}}}, r"experiments\.demo\.published: "),
+        ({"experiments": {"demo": {"predictions": {"mine": ""}}}}, r"predictions\.mine: '' is no path"),
+        ({"experiments": {"demo": {"predictions": {"mine": "a\0b"}}}}, r"predictions\.mine: 'a\\x00b' is no path"),
+        ({"experiments": {"demo": {"seeds": {"dmvfn_demo": 10**9}}}}, r"seeds\.dmvfn_demo: .* 4096"),
+        ({"experiments": {"demo": {"metrics": "nope"}}, "profiles": {1: {}}}, r"demo\.metrics: no profile 'nope'"),
+        ({"profiles": 5}, "profiles: Input should be a valid dictionary"),
+        ({"compute": {"shards": 10**6}}, r"compute\.shards: .* 4096"),
+        ({"compute": {"channels_last": 2**64}}, r"compute\.channels_last: "),
+    ],
+)
+def test_values_of_a_wrong_kind_are_refused_by_their_key(values: dict[str, Any], where: str) -> None:
+    with pytest.raises(RetakeError, match=where):
+        params.load(values)
+
+
+BOMB = "".join(f"y{i}: &y{i} {{{', '.join(f'k{j}: *y{i - 1}' for j in range(9))}}}\n" for i in range(1, 12))
+MERGES = "".join(f"y{i}: &y{i}\n  <<: [{', '.join([f'*y{i - 1}'] * 9)}]\n" for i in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"y0: &y0 {{q: 1}}\n{BOMB}",
+        f"y0: &y0 {{q: 1}}\n{MERGES}",
+        "models: &m {a: *m}",
+        "models: &m [*m]",
+        "x: !!timestamp '99999-01-01'",
+        "x: !!bool maybe",
+    ],
+)
+def test_yaml_that_grows_or_is_not_of_its_tag_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(RetakeError, match=r"params\.yaml is not YAML: "):
+        recipes.load(tmp_path / "params.yaml")
+
+
+def test_yaml_may_take_in_what_stands_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("a: &a {q: 1, r: 2}\nb: {<<: *a, q: 3}\n")
+    assert recipes.load(tmp_path / "params.yaml")["b"] == {"q": 3, "r": 2}
 
 
 # Checkpoints
@@ -147,6 +208,9 @@ FORMS = {
     "module": {"state_dict": {f"module.{k}": v for k, v in STATE.items()}, "epoch": 1},
     "model": {"model": STATE, "epoch": 1},
     "model_state_dict": {"model_state_dict": STATE, "optimizer_state_dict": {"lr": 1.0}},
+    "ema": {"ema": STATE, "epoch": 1},
+    "generator": {"generator": STATE, "discriminator": {}},
+    "params_ema": {"params_ema": STATE},
     "compiled": {"state_dict": {f"_orig_mod.module.{k}": v for k, v in STATE.items()}},
 }
 
@@ -160,6 +224,78 @@ def test_one_loader_for_all_wrappers(form: str, tmp_path: Path) -> None:
 def safetensors(head: dict[str, Any], body: bytes) -> bytes:
     told = json.dumps(head).encode()
     return len(told).to_bytes(8, "little") + told + body
+
+
+class Small(torch.nn.Linear):
+    """A network of one layer, 3 values to 2."""
+
+    def load_published(self, state: dict[str, torch.Tensor]) -> None:
+        """Load weights."""
+        if state.keys() != {"weight", "bias"}:
+            raise RetakeError("the checkpoint is not of this network")
+        self.load_state_dict(state)
+
+
+SMALL = {"weight": torch.ones(2, 3), "bias": torch.ones(2)}
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (SMALL, ""),
+        ({f"model.{name}": value for name, value in SMALL.items()}, ""),
+        (SMALL | {"more": torch.ones(1)}, r"^w\.pt: the checkpoint is not of this network"),
+        (SMALL | {"bias": torch.ones(2).long()}, r"^w\.pt has bias as torch\.int64, not as floats"),
+        (SMALL | {"bias": torch.ones(2) > 0}, r"^w\.pt has bias as torch\.bool, not as floats"),
+        (SMALL | {"bias": torch.ones(2) / 0}, r"^w\.pt has NaN or infinity in 1 of 2 tensors"),
+    ],
+)
+def test_what_is_loaded_is_checked_and_named(state: dict[str, torch.Tensor], words: str) -> None:
+    network = Small(3, 2)
+    if words:
+        with pytest.raises(RetakeError, match=words):
+            weights.fill(network, state, "w.pt")
+    else:
+        weights.fill(network, state, "w.pt")
+        assert network.weight.sum() == 6
+
+
+def test_a_checkpoint_of_ours_may_be_imported(tmp_path: Path) -> None:
+    weights.save(tmp_path / "w.pt", {"kind": "dmvfn", "weights": STATE, "best": None, "params": "{}"})
+    assert weights.read(tmp_path / "w.pt").keys() == STATE.keys()
+    with pytest.raises(RetakeError, match="is a checkpoint of dmvfn, not of arflow"):
+        weights.read(tmp_path / "w.pt", kind="arflow")
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"), [(LFS, "run `git lfs pull`"), (b"\n<!DOCTYPE html>", "it is an HTML page"), (b"", "it is empty")]
+)
+def test_what_lies_in_place_of_a_file_is_said(data: bytes, words: str, tmp_path: Path) -> None:
+    from pipeline.sources import archives, arrays, images, tars
+
+    readers: dict[str, Callable[[Path], object]] = {
+        "w.pt": weights.load_file, "a.zip": archives.names, "a.tar": tars.members, "a.npz": arrays.read_array, "a.png": images.read_pixels,
+    }  # fmt: skip
+    for name, read in readers.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(RetakeError, match=f"{name}.*{words}"):
+            read(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
+def test_pipes_in_place_of_files_are_refused(tmp_path: Path) -> None:
+    from pipeline.sources import archives, arrays, tars, verified
+
+    os.mkfifo(tmp_path / "x")
+    for read in (archives.names, tars.members, arrays.read_array, lambda path: verified.verify(path, None, "")):
+        with pytest.raises(RetakeError, match="x is no file but a folder, a pipe or a device"):
+            read(tmp_path / "x")
+    os.mkfifo(tmp_path / "x.index")
+    with pytest.raises(RetakeError, match="no checkpoint"):
+        weights.load_file(tmp_path / "x.index")
 
 
 def test_safetensors_are_read(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ BAD = {
     5: (pillow("LA"), "is grey with alpha of 8 bits"),
     6: (encoded(picture(0))[:-40], "cannot be read as an image: it is cut off or damaged"),
     7: (encoded(picture(0, 24, 41)), "is 41x24, its clip is 40x24"),
-    8: (b"", "is no PNG or JPEG image, it begins with b''"),
+    8: (b"", "is no PNG or JPEG image, it is empty"),
     9: (b"GIF89a" + bytes(40), "is no PNG or JPEG image, it begins with b'GIF89a"),
     10: (huge(), "claims to be 60000x60000"),
     11: (pillow("CMYK", "JPEG"), "is CMYK of 8 bits"),

@@ -26,8 +26,8 @@ LICENCE = "the user's own files"
 class Params(params.Dataset):
     """Videos or image folders of one's own."""
 
-    folder: str = Field("videos", description="where they lie, below the project or anywhere else")
-    lists: dict[str, str] = Field(
+    folder: params.Place = Field("videos", description="where they lie, below the project or anywhere else")
+    lists: dict[str, params.Place] = Field(
         default_factory=dict, description="split -> text file with the names of its clips, a line each; {}: no lists"
     )
     shares: dict[str, float] = Field(

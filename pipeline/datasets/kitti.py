@@ -73,7 +73,7 @@ class Params(params.Dataset):
         description="colour cameras that are trained on: image_02 (left), image_03 (right) or, as published, both; "
         "testing always takes image_02",
     )
-    published_test: str | None = Field(
+    published_test: params.Place | None = Field(
         None,
         description="folder with the test split that DMVFN published (test/000000/0000000000.png and so on), "
         "read in place instead of the test drives; null: the drives",

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import RetakeError
-from pipeline.sources.limits import MEMBER, MEMBERS, RATIO, SMALL, check_file, hidden
+from pipeline.sources.limits import MEMBER, MEMBERS, RATIO, SMALL, check_file, hidden, instead
 
 CHUNK = 1 << 20
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile reads bzip2 and LZMA without a bound on memory
@@ -323,8 +323,7 @@ def _why(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
         start = file.read(64)
     if not start.startswith(ZIP_MAGIC):
-        page = start.lstrip().lower().startswith(b"<")
-        return "it is an HTML page" if page else f"it starts with {start[:4]!r}"
+        return instead(start) or ("it is empty" if not start else f"it starts with {start[:4]!r}")
     return f"it is truncated or damaged ({error})"
 
 

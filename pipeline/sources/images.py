@@ -167,7 +167,7 @@ def image_size(data: bytes) -> tuple[int, int]:
     JPEG of one frame that is upright, and for sizes beyond the limits.
     """
     if not data.startswith((PNG, JPEG)):
-        raise ValueError(f"is no PNG or JPEG image, it begins with {data[:8]!r}")
+        raise _no_image(data)
     head = header(data)
     if head.bits != 8 or head.colour != "RGB":
         raise ValueError(f"is {head.colour} of {head.bits} bits, RGB of 8 bits is needed")
@@ -272,13 +272,18 @@ def _other_header(data: bytes) -> Header:
         image = Image.open(io.BytesIO(data), formats=OTHERS)
         frames, turn = getattr(image, "n_frames", 1), int(image.getexif().get(ORIENTATION, UPRIGHT))
     except Exception:  # Pillow raises whatever its parsers meet in a damaged file
-        raise ValueError(f"is no PNG or JPEG image, it begins with {data[:8]!r}") from None
+        raise _no_image(data) from None
     _checked(image.height, image.width)
     if frames > 1:
         raise ValueError(f"holds {frames} frames ({image.format}): give them one by one")
     if turn != UPRIGHT:  # OpenCV turns some of these itself
         raise ValueError(f"is marked as turned (EXIF orientation {turn}): write it upright")
     return Header(image.height, image.width, 8, image.mode, turn)
+
+
+def _no_image(data: bytes) -> ValueError:
+    why = limits.instead(data[:64]) or (f"it begins with {data[:8]!r}: write it as PNG" if data else "it is empty")
+    return ValueError(f"is no PNG or JPEG image, {why}")
 
 
 def _orientation(exif: bytes) -> int:

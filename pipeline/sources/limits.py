@@ -50,6 +50,15 @@ def text(path: Path) -> str:
         raise RetakeError(f"{path} is not UTF-8 (byte {error.start}): save it with that encoding") from None
 
 
+def instead(start: bytes) -> str:
+    """Return what a file that begins so is where data were expected, with what to do; "" where that is not known."""
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the file itself: run `git lfs pull`"
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is an HTML page (a login, a quota or a notice), not the file: fetch it again"
+    return ""
+
+
 def beyond(height: int, width: int) -> str | None:
     """Return why a frame of this size is refused, None where it is not."""
     if min(height, width) < 1 or height * width > PIXELS:
