@@ -61,7 +61,7 @@ def test_means_leave_out_what_has_no_value_and_say_so() -> None:
 
 def test_one_equal_frame_does_not_make_the_mean_infinite() -> None:
     column = Column("psnr", "psnr", {"digits": 2})
-    means, counts, _ = column.averaged({"a": np.array([[np.inf, 20.0, 30.0]])}, {"a": 1.0})
+    means, counts, _ = column.averaged(Windows({"a": np.array([[np.inf, 20.0, 30.0]])}), {"a": 1.0})
     assert (means.tolist(), counts.tolist()) == ([[25.0]], [1.0])
 
 
