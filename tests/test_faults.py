@@ -26,7 +26,7 @@ from pipeline.errors import RetakeError
 from pipeline.metrics import temporal
 from pipeline.sources import archives, limits
 from pipeline.tables import published, text
-from pipeline.tables.cells import Cell, Column, Row
+from pipeline.tables.cells import Cell, Column, Row, Windows
 from pipeline.tasks.super_resolution.table import LAYOUT
 
 ROOT = Path(__file__).resolve().parents[1]
