@@ -69,6 +69,8 @@ def test_a_part_of_the_data_is_judged_by_the_interval_over_windows() -> None:
     assert of("22.5", **part).kind == "partial outside"
     assert "1 of 4 archives" in of("22.5", **part).words
     assert of("22.5", **part | {"low": math.nan, "high": math.nan}).kind == "not comparable"
+    several = of("21.5", **part, trainings=[19.0, 21.0])  # the cell's interval is over trainings then
+    assert (several.kind, "over trainings" in several.words) == ("not comparable", True)
 
 
 @pytest.mark.parametrize(

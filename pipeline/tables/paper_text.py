@@ -31,7 +31,7 @@ def as_long_csv(made: Made) -> str:
         for column, text in line.cells.items():
             part = made.table.parts[column.part]
             told = {
-                "part": part.title, "dataset": part.dataset, "metric": column.metric, "horizon": column.horizon, "unit": column.unit,
+                "part": part.title, "dataset": part.dataset, "metric": column.metric, "horizon": column.horizon, "unit": column.unit or "",
                 "row": line.label, "source": line.source, "value": text, "grade": line.grades.get(column, ""),
             }  # fmt: skip
             if line.measured:

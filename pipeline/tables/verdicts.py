@@ -3,7 +3,7 @@
 Both values rest on the same windows, so the interval over windows says nothing of their difference: it is about other material.
 What could have made them differ decides what the difference means:
 
-* Weights that the authors published, on the whole test set: nothing but rounding, and the draws where routing or noise is
+* Weights that the authors published, or a method without weights, on the whole test set: nothing but rounding, and the draws where routing or noise is
   sampled. The values agree to the published digits, or they differ by more than chance.
 * Weights that were trained again: another training. Its spread is known only where there are several (`seeds`).
 * A part of the test set: other material. Here the interval over windows answers.
@@ -64,7 +64,7 @@ class Measured:
     """A measured value and what its difference from a published one can come from.
 
     `spread`: standard deviation between draws (NaN where nothing is drawn), `draws`: how many; `trainings`: the values of
-    single trainings; `imported`: whether the authors' weights made it; `partial`: what part of the test set, "" for all.
+    single trainings; `imported`: whether the authors' weights made it, or none; `partial`: what part of the test set, "" for all.
     `facts`: as of `Published`.
     """
 
@@ -103,11 +103,11 @@ def verdict(published: Published, measured: Measured, digits: int = 6) -> Verdic
     told = f"difference {difference:+.{digits}f}"
     if measured.partial:
         inside = measured.low <= value <= measured.high
-        if math.isnan(measured.low):
+        several = len(measured.trainings) > 1
+        if several or math.isnan(measured.low):
+            lacks = "whose interval is over trainings, not over windows" if several else "without an interval"
             return Verdict(
-                "not comparable",
-                math.nan,
-                f"not comparable: part of the data ({measured.partial}), without an interval",
+                "not comparable", math.nan, f"not comparable: part of the data ({measured.partial}), {lacks}"
             )
         where = "inside" if inside else "outside"
         return Verdict(
