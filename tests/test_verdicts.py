@@ -36,7 +36,8 @@ def test_sampled_draws_widen_what_agrees() -> None:
     drawn = {"mean": 10.06, "imported": True, "draws": 3, "spread": 0.02}
     # 0.005 of rounding, and 4.303 * 0.02 * √(4/3) = 0.0994 of one draw
     assert of("10.00", **drawn).kind == "agrees"
-    assert "draws" in of("10.00", **drawn).words
+    assert of("10.00", **drawn).words == "agrees to the published digits, counting the spread over draws"
+    assert of("10.06", **drawn).words == "agrees to the published digits"  # as one draw would
     assert of("10.00", **drawn | {"mean": 10.11}).kind == "differs"
     assert of("10.00", **drawn | {"draws": 1, "spread": math.nan}).kind == "differs"
 

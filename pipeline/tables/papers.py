@@ -122,6 +122,16 @@ class Made:
     notes: list[str]
 
     @property
+    def told(self) -> list[Line]:
+        """The published rows that have a number; the others only say that none is established."""
+        return [line for line in self.published if any(map(NUMBER.fullmatch, line.cells.values()))]
+
+    @property
+    def sources(self) -> list[str]:
+        """Where those rows were read, each once."""
+        return list(dict.fromkeys(line.source for line in self.told))
+
+    @property
     def verdicts(self) -> list[Verdict]:
         """All verdicts, row by row."""
         return [verdict for line in self.measured for verdict in line.verdicts.values()]

@@ -116,9 +116,9 @@ def verdict(published: Published, measured: Measured, digits: int = 6) -> Verdic
             f"{told}; part of the data ({measured.partial}): the published value lies {where} the interval over windows",
         )
     if measured.imported:
-        slack = tolerance(published.text, measured)
-        if abs(difference) <= slack:
-            drawn = ", counting the spread over draws" if slack > half_unit(published.text) else ""
+        if abs(difference) <= tolerance(published.text, measured):
+            rounded = abs(difference) <= tolerance(published.text, Measured(measured.mean))
+            drawn = "" if rounded else ", counting the spread over draws"
             return Verdict("agrees", difference, f"agrees to the published digits{drawn}")
         return Verdict("differs", difference, f"differs by {difference:+.{digits}f}, not by chance")
     if len(measured.trainings) < 2:
@@ -176,6 +176,10 @@ def count(verdicts: list[Verdict]) -> str:
     """Return one sentence that counts verdicts."""
     if not verdicts:
         return "No cell has both a published and a measured value."
-    numbers = {kind: sum(v.kind == kind for v in verdicts) for kind in WORDS}
-    told = ", ".join(f"{number} {WORDS[kind]}" for kind, number in numbers.items() if number)
-    return f"Of {len(verdicts)} cells with a published and a measured value: {told}."
+    return f"Of {len(verdicts)} cells with a published and a measured value: {numbers(verdicts)}."
+
+
+def numbers(verdicts: list[Verdict]) -> str:
+    """Return how many verdicts there are of each kind, in words."""
+    counts = {kind: sum(v.kind == kind for v in verdicts) for kind in WORDS}
+    return ", ".join(f"{number} {WORDS[kind]}" for kind, number in counts.items() if number)
