@@ -32,7 +32,7 @@ from pipeline.registry import registry
 from pipeline.store import scores
 from pipeline.store.frames import Store
 from pipeline.tables import papers, verdicts
-from pipeline.tables.paper_text import GRADE_WORDS
+from pipeline.tables.paper_text import GRADE_WORDS, interval_of
 
 TEMPLATE = Path("workflow/report/report.html.j2")
 BUDGET = 8_000_000  # bytes
@@ -67,7 +67,6 @@ def page(p: Params, results: dict[str, Any]) -> str:
         "commit": results["made_by"]["commit"],
         "stages": _stages(p),
         "grades": GRADE_WORDS,
-        "verdict_words": {verdicts.MARKS[k]: w for k, w in verdicts.WORDS.items()},
     }
     pictures = [picture for section in sections for picture in section["pictures"]]
     bare = [section | {"pictures": []} for section in sections]
@@ -410,16 +409,17 @@ def _jpeg(image: np.ndarray) -> str:
 
 
 def _papers(records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the papers' tables that the records measure, cell by cell, with verdicts."""
+    """Return the papers' tables that the records measure, cell by cell, with verdicts; measured rows and column groups first."""
     tables = []
     for name, entry in papers.tables().items():
         if not set(entry.experiments) & set(records):
             continue
         made = papers.make(name, records)
+        columns = sorted(made.columns, key=lambda column: entry.parts[column.part].experiment not in records)
         lines = []
-        for line in (*made.published, *made.measured):
+        for line in (*made.measured, *made.told):
             cells = []
-            for column in made.columns:
+            for column in columns:
                 text = line.cells.get(column, "")
                 verdict = line.verdicts.get(column)
                 experiment = entry.parts[column.part].experiment or ""
@@ -429,16 +429,18 @@ def _papers(records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
                         "text": text if line.measured or papers.NUMBER.fullmatch(text) else "",
                         "grade": line.grades.get(column, ""),
                         "mark": verdict.mark if verdict else "",
-                        "words": verdict.words if verdict else "",
+                        "words": f"paper {line.against[column]}: {verdict.words}" if verdict else "",
+                        "interval": interval_of(line, column),
                         "lineage": f"{experiment}/{row['name']}" if line.measured and row and text else "",
                         "metric": _metric_of(records.get(experiment), column.ours),
                     }
                 )
-            lines.append({"label": line.label, "source": line.source, "measured": line.measured, "cells": cells})
-        steps = [c.horizon if re.fullmatch(r"t[+=]\d+", c.horizon) else "" for c in made.columns]
+            source = "" if line.measured else f"[{made.sources.index(line.source) + 1}]"
+            lines.append({"label": line.label, "source": source, "measured": line.measured, "cells": cells})
+        steps = [c.horizon if re.fullmatch(r"t[+=]\d+", c.horizon) else "" for c in columns]
         heads = [
             {"title": f"{entry.parts[c.part].title}: {c.title}", "step": step}
-            for c, step in zip(made.columns, steps, strict=True)
+            for c, step in zip(columns, steps, strict=True)
         ]
         tables.append(
             {
@@ -447,7 +449,17 @@ def _papers(records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
                 "heads": heads,
                 "steps": list(dict.fromkeys(filter(None, steps))),
                 "lines": lines,
+                "sources": made.sources,
+                "marks": [
+                    (verdicts.MARKS[kind], verdicts.WORDS[kind])
+                    for kind in dict.fromkeys(v.kind for v in made.verdicts)
+                ],
                 "count": verdicts.count(made.verdicts),
+                "answers": [
+                    {"label": line.label, "words": verdicts.numbers(list(line.verdicts.values()))}
+                    for line in made.measured
+                    if line.verdicts
+                ],
             }
         )
     return tables

@@ -19,6 +19,7 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline import params, plan, tasks, tracking
@@ -110,7 +111,8 @@ def _mirror(p: Params, fields: plan.Fields, rows: list[tuple[Row, list[Row]]], f
                 for training in trainings:
                     mlflow.artifact(plan.path("score", experiment=experiment, model=training.name), "scores")
                 for training in trainings if len(trainings) > 1 else []:
-                    with _mirrored(p, experiment, training, [training], mlflow.active):
+                    single = replace(training, label=row.label)  # the run's name tells the seed
+                    with _mirrored(p, experiment, single, [training], mlflow.active):
                         pass
 
 

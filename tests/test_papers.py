@@ -152,6 +152,45 @@ def test_published_weights_agree_and_another_size_is_not_compared() -> None:
     assert {v.kind for v in line.verdicts.values()} <= {"partial inside", "partial outside"}
 
 
+def test_another_variant_of_a_metric_is_not_compared_and_other_metrics_are() -> None:
+    made = record(imported=True)
+    made["metrics"]["lpips"]["settings"] = {"net": "alex", "version": "0.1", "colour": "rgb", "range": [-1, 1]}
+    (line,) = papers.make("dmvfn_table1", {"kitti": made}).measured
+    found = {column.metric: verdict for column, verdict in line.verdicts.items()}
+    assert found["LPIPS"].words == "not comparable: another variant of the metric (colour bgr there, colour rgb here)"
+    assert found["MS-SSIM"].kind == "agrees"
+
+
+def test_a_method_without_weights_is_no_training() -> None:
+    (line,) = papers.make("dmvfn_table1", {"kitti": record(trainings=0)}).measured
+    assert {v.kind for v in line.verdicts.values()} == {"agrees"}
+    (line,) = papers.make("dmvfn_table1", {"kitti": record(trainings=0, kind="brought")}).measured
+    assert {v.kind for v in line.verdicts.values()} == {"one training"}
+
+
+@pytest.mark.parametrize(
+    ("table", "experiment", "row", "ours", "scale", "mean", "published"),
+    [
+        ("cinn_landscape", "landscape", "cinn_landscape", "lpips", 100.0, 23.0, "0.23"),  # printed as a fraction, without a unit
+        ("cinn_bair", "bair_aligned", "cinn", "div_vgg", 1.0, 0.98, "0.98"),
+        ("tecogan_vid4", "vid4", "tecogan_published", "tlp", 1.0, 0.668, "0.668"),
+        ("arflow_sintel", "sintel", "arflow_sintel_ar_published", "epe_clean", 1.0, 2.79, "2.79"),
+    ],
+)  # fmt: skip
+def test_measured_values_are_brought_to_the_unit_of_each_paper(
+    table: str, experiment: str, row: str, ours: str, scale: float, mean: float, published: str
+) -> None:
+    made = record(experiment, name=row, imported=True)
+    made["metrics"] = {ours: made["metrics"]["lpips"] | {"scale": scale}}
+    made["columns"] = [made["columns"][0] | {"name": ours, "metric": ours, "step": None}]
+    made["rows"][0]["cells"] = {ours: made["rows"][0]["cells"]["lpips_t1"] | {"mean": mean}}
+    done = papers.make(table, {experiment: made})
+    (line,) = done.measured
+    assert [(line.against[c], float(line.cells[c]), v.kind) for c, v in line.verdicts.items()] == [
+        (published, float(published), "agrees")
+    ]
+
+
 def test_a_folder_average_is_not_held_against_a_frame_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = {
         "caption": "c", "file": "tecogan",

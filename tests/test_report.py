@@ -85,7 +85,12 @@ def test_verdicts_and_measured_rows_are_there() -> None:
     text = page(record())
     assert "2 one training, spread unknown" in text
     assert text.count('class="measured"') >= 2
-    assert "Nothing" not in text
+    head, main = text.split("<main>")
+    assert "<strong>DMVFN</strong>: 2 one training, spread unknown." in head  # the answer, before anything is scrolled
+    first = main[main.index("<tbody>") :].split("</tr>")[0]
+    assert 'class="measured"' in first and "paper 88.53: one training, difference +0.00" in first
+    assert "nothing can be said of reproducing" not in head
+    assert "nothing can be said of reproducing" in page(record("demo")).split("<main>")[0]
 
 
 def test_pictures_are_dropped_by_name_when_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:

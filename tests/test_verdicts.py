@@ -36,7 +36,8 @@ def test_sampled_draws_widen_what_agrees() -> None:
     drawn = {"mean": 10.06, "imported": True, "draws": 3, "spread": 0.02}
     # 0.005 of rounding, and 4.303 * 0.02 * √(4/3) = 0.0994 of one draw
     assert of("10.00", **drawn).kind == "agrees"
-    assert "draws" in of("10.00", **drawn).words
+    assert of("10.00", **drawn).words == "agrees to the published digits, counting the spread over draws"
+    assert of("10.06", **drawn).words == "agrees to the published digits"  # as one draw would
     assert of("10.00", **drawn | {"mean": 10.11}).kind == "differs"
     assert of("10.00", **drawn | {"draws": 1, "spread": math.nan}).kind == "differs"
 
@@ -81,6 +82,8 @@ def test_a_part_of_the_data_is_judged_by_the_interval_over_windows() -> None:
     assert of("22.5", **part).kind == "partial outside"
     assert "1 of 4 archives" in of("22.5", **part).words
     assert of("22.5", **part | {"low": math.nan, "high": math.nan}).kind == "not comparable"
+    several = of("21.5", **part, trainings=[19.0, 21.0])  # the cell's interval is over trainings then
+    assert (several.kind, "over trainings" in several.words) == ("not comparable", True)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ class Curve:
 def curves(drawn: Sequence[Curve], x: str, y: str, title: str, *, log: bool = False) -> str:
     """Return a chart of curves; `x` and `y` name the axes, `title` is what a screen reader reads.
 
-    `log`: the upper axis is logarithmic, where all values are positive.
+    `log`: the upper axis is logarithmic, where the largest value is ten times the smallest or more.
     """
     figure, axes = _figure(x, y)
     for curve in drawn:
@@ -50,12 +50,14 @@ def curves(drawn: Sequence[Curve], x: str, y: str, title: str, *, log: bool = Fa
         if len(curve.low):
             axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    if log:
-        from matplotlib.ticker import LogFormatter
+    values = [value for curve in drawn for value in curve.y]
+    if log and 0 < 10 * min(values) <= max(values):
+        from matplotlib.ticker import LogLocator, NullLocator
 
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(LogFormatter())
-        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter("{x:g}")
     return _svg(figure, title)
 
 

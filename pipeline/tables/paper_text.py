@@ -31,7 +31,7 @@ def as_long_csv(made: Made) -> str:
         for column, text in line.cells.items():
             part = made.table.parts[column.part]
             told = {
-                "part": part.title, "dataset": part.dataset, "metric": column.metric, "horizon": column.horizon, "unit": column.unit,
+                "part": part.title, "dataset": part.dataset, "metric": column.metric, "horizon": column.horizon, "unit": column.unit or "",
                 "row": line.label, "source": line.source, "value": text, "grade": line.grades.get(column, ""),
             }  # fmt: skip
             if line.measured:
@@ -52,25 +52,25 @@ def as_long_csv(made: Made) -> str:
 
 def as_markdown(made: Made) -> str:
     """Return the table for reading."""
-    sources = _sources(made)
+    sources = made.sources
     titles = [made.table.parts[column.part].title for column in made.columns]
     head = ["row", *(f"{title}: {column.title}" for title, column in zip(titles, made.columns, strict=True))]
     body = [
         [f"{line.label} [{sources.index(line.source) + 1}]", *(_published(line, c) for c in made.columns)]
-        for line in made.published
+        for line in made.told
     ]
     for line in made.measured:
         body.append([f"**{line.label}**, measured", *(line.cells.get(c, "") for c in made.columns)])
-        if any(_interval(line, c) for c in made.columns):
-            body.append(["  its 95 % interval", *(_interval(line, c) for c in made.columns)])
+        if any(interval_of(line, c) for c in made.columns):
+            body.append(["  its 95 % interval", *(interval_of(line, c) for c in made.columns)])
         if line.verdicts:
             body.append(["  ours − paper", *(_difference(line, c) for c in made.columns)])
     text = [f"# {made.name}", "", made.table.caption, ""]
     text += [*pipes(head, body), ""] if body else []
-    if not made.published:
+    if not made.told:
         text += [EMPTY, ""]
     text += [verdicts.count(made.verdicts), ""]
-    text += [f"* {GRADE_WORDS}"] if made.published else []
+    text += [f"* {GRADE_WORDS}"] if made.told else []
     marks = dict.fromkeys(v.kind for v in made.verdicts)
     text += (
         ["* " + ", ".join(f"{verdicts.MARKS[k]} {verdicts.WORDS[k]}" for k in marks) + " (docs/verdicts.md)."]
@@ -87,10 +87,6 @@ def as_markdown(made: Made) -> str:
     return document(text)
 
 
-def _sources(made: Made) -> list[str]:
-    return list(dict.fromkeys(line.source for line in made.published))
-
-
 def _published(line: Line, column: Column) -> str:
     """Return a published value unaltered, with the letter of its grade; what is no number stays away."""
     text = line.cells.get(column, "")
@@ -100,7 +96,7 @@ def _published(line: Line, column: Column) -> str:
     return f"{text} {grade}".strip()
 
 
-def _interval(line: Line, column: Column) -> str:
+def interval_of(line: Line, column: Column) -> str:
     """Return the ends of a measured cell's interval as the cell is printed, "" where it has none."""
     value = line.values.get(column)
     if value is None or math.isnan(value["low"]):
@@ -133,7 +129,7 @@ def _units(made: Made) -> list[str]:
 
 def as_latex(made: Made) -> str:
     """Return a `table` with caption and label; it needs booktabs and siunitx, and `textcomp` of older LaTeX."""
-    sources, titles = _sources(made), [part.title for part in made.table.parts]
+    sources, titles = made.sources, [part.title for part in made.table.parts]
     groups = [(i, [c for c in made.columns if c.part == i]) for i in dict.fromkeys(c.part for c in made.columns)]
     top = " & ".join(rf"\multicolumn{{{len(g)}}}{{c}}{{{tex(titles[i])}}}" for i, g in groups)
     lines = [
@@ -151,23 +147,23 @@ def as_latex(made: Made) -> str:
             "    Row & " + " & ".join(tex(c.title) for c in made.columns) + r" \\",
             r"    \midrule",
         ]
-        for line in made.published:
+        for line in made.told:
             cells = [_tex_published(line, c) for c in made.columns]
             lines.append(
                 "    " + " & ".join([tex(line.label) + f" [{sources.index(line.source) + 1}]", *cells]) + r" \\"
             )
-        lines += [r"    \midrule"] if made.published and made.measured else []
+        lines += [r"    \midrule"] if made.told and made.measured else []
         for line in made.measured:
             cells = [_tex_number(line.cells.get(c, "")) for c in made.columns]
             lines.append("    " + " & ".join([tex(line.label) + ", measured", *cells]) + r" \\")
-            if any(_interval(line, c) for c in made.columns):
-                cells = [" -- ".join(map(_tex_number, _interval(line, c).split(" – "))) for c in made.columns]
+            if any(interval_of(line, c) for c in made.columns):
+                cells = [" -- ".join(map(_tex_number, interval_of(line, c).split(" – "))) for c in made.columns]
                 lines.append("    " + " & ".join([r"\quad its 95\,\% interval", *cells]) + r" \\")
             if line.verdicts:
                 cells = [_tex_difference(line, c) for c in made.columns]
                 lines.append("    " + " & ".join([r"\quad ours $-$ paper", *cells]) + r" \\")
         lines += [r"    \bottomrule", r"  \end{tabular}"]
-    notes = [EMPTY] if not made.published else [GRADE_WORDS]
+    notes = [EMPTY] if not made.told else [GRADE_WORDS]
     marks = dict.fromkeys(v.kind for v in made.verdicts)
     words = "; ".join(f"{TEX_MARKS[kind]} {tex(verdicts.WORDS[kind])}" for kind in marks)
     lines += [rf"  \par {{\footnotesize {tex(note)}}}" for note in (*notes, *_units(made), *made.notes)]

@@ -96,5 +96,10 @@ def lines_of(file: Path) -> list[dict[str, str]]:
 
 def rescale(value: str, unit: str, scale: float) -> str:
     """Return a published value in the table's scale; as printed when that is its unit."""
-    printed = 100 if unit == "1e-2" else 1
+    printed = scale_of(unit)
     return value if printed == scale else f"{Decimal(value) * Decimal(scale) / printed:f}"
+
+
+def scale_of(unit: str) -> int:
+    """Return by what a published value of this unit was multiplied before it was printed."""
+    return 100 if unit == "1e-2" else 1

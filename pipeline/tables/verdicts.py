@@ -3,7 +3,7 @@
 Both values rest on the same windows, so the interval over windows says nothing of their difference: it is about other material.
 What could have made them differ decides what the difference means:
 
-* Weights that the authors published, on the whole test set: nothing but rounding, and the draws where routing or noise is
+* Weights that the authors published, or a method without weights, on the whole test set: nothing but rounding, and the draws where routing or noise is
   sampled. The values agree to the published digits, or they differ by more than chance.
 * Weights that were trained again: another training. Its spread is known only where there are several (`seeds`).
 * A part of the test set: other material. Here the interval over windows answers.
@@ -65,7 +65,7 @@ class Measured:
     """A measured value and what its difference from a published one can come from.
 
     `spread`: standard deviation between draws (NaN where nothing is drawn), `draws`: how many; `trainings`: the values of
-    single trainings; `imported`: whether the authors' weights made it; `partial`: what part of the test set, "" for all.
+    single trainings; `imported`: whether the authors' weights made it, or none; `partial`: what part of the test set, "" for all.
     `facts`: as of `Published`.
     """
 
@@ -104,11 +104,11 @@ def verdict(published: Published, measured: Measured, digits: int = 6) -> Verdic
     told = f"difference {difference:+.{digits}f}"
     if measured.partial:
         inside = measured.low <= value <= measured.high
-        if math.isnan(measured.low):
+        several = len(measured.trainings) > 1
+        if several or math.isnan(measured.low):
+            lacks = "whose interval is over trainings, not over windows" if several else "without an interval"
             return Verdict(
-                "not comparable",
-                math.nan,
-                f"not comparable: part of the data ({measured.partial}), without an interval",
+                "not comparable", math.nan, f"not comparable: part of the data ({measured.partial}), {lacks}"
             )
         where = "inside" if inside else "outside"
         return Verdict(
@@ -117,9 +117,9 @@ def verdict(published: Published, measured: Measured, digits: int = 6) -> Verdic
             f"{told}; part of the data ({measured.partial}): the published value lies {where} the interval over windows",
         )
     if measured.imported:
-        slack = tolerance(published.text, measured)
-        if abs(difference) <= slack:
-            drawn = ", counting the spread over draws" if slack > half_unit(published.text) else ""
+        if abs(difference) <= tolerance(published.text, measured):
+            rounded = abs(difference) <= tolerance(published.text, Measured(measured.mean))
+            drawn = "" if rounded else ", counting the spread over draws"
             return Verdict("agrees", difference, f"agrees to the published digits{drawn}")
         return Verdict("differs", difference, f"differs by {difference:+.{digits}f}, not by chance")
     if len(measured.trainings) < 2:
@@ -195,6 +195,10 @@ def count(verdicts: list[Verdict]) -> str:
     """Return one sentence that counts verdicts."""
     if not verdicts:
         return "No cell has both a published and a measured value."
-    numbers = {kind: sum(v.kind == kind for v in verdicts) for kind in WORDS}
-    told = ", ".join(f"{number} {WORDS[kind]}" for kind, number in numbers.items() if number)
-    return f"Of {len(verdicts)} cells with a published and a measured value: {told}."
+    return f"Of {len(verdicts)} cells with a published and a measured value: {numbers(verdicts)}."
+
+
+def numbers(verdicts: list[Verdict]) -> str:
+    """Return how many verdicts there are of each kind, in words."""
+    counts = {kind: sum(v.kind == kind for v in verdicts) for kind in WORDS}
+    return ", ".join(f"{number} {WORDS[kind]}" for kind, number in counts.items() if number)
