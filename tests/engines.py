@@ -23,6 +23,7 @@ PARTS = [
     "params.yaml",
     "workflow",
     "pipeline",
+    "profiles",
     "results/published",
     ".dvcignore",
     ".gitignore",
