@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ PARTS = [
     "params.yaml",
     "workflow",
     "pipeline",
+    "profiles",
     "results/published",
     ".dvcignore",
     ".gitignore",
@@ -50,6 +52,12 @@ LIKE_DEMO = SMALL_DEMO | {
     "models.dmvfn_base": {"kind": "dmvfn", "train": {"weight_decay": 2.0e-3}},
     "models.dmvfn_demo.like": "dmvfn_base",
 }
+
+
+def readme(section: str) -> list[str]:
+    """Return the commands of a section of the README in order, without comments: tests run what users type."""
+    text = (ROOT / "README.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
+    return [re.sub(r"\s+#.*", "", line.strip()) for line in text.splitlines() if line.startswith("    ")]
 
 
 class Project:

@@ -61,33 +61,11 @@ def test_the_document_s_model_and_dataset_make_a_table(project: Project) -> None
     assert "frames" in project.rules("results/mine_metrics.csv"), "a video of one's own more is noticed"
 
 
-METRIC = '''
-"""Mean absolute error."""
-
-import numpy as np
-
-from pipeline import params
-
-BETTER, NEEDS = "lower", "frames"
-
-
-class Params(params.Metric):
-    """It has no settings."""
-
-
-def settings(p):
-    """Return what a reader must know."""
-    return {"name": "MAE"}
-
-
-def build(p, device):
-    """Return the function of two clips."""
-    return lambda prediction, target: np.abs(prediction - target).mean(axis=(1, 2, 3), dtype=np.float64)
-'''
-
-
 def test_a_metric_is_one_file_and_no_table_changes_by_its_arrival(project: Project) -> None:
     """Instances, resolved params and digests of code of every stage are the same; an experiment may use it at once."""
+    metric = project.folder / "pipeline/metrics/mae.py"
+    text = metric.read_text()
+    metric.unlink()
     project.edit({"reproduce": ["demo", "demo_vsr", "kitti", "bair", "sky", "sintel"]})
 
     def planned() -> list[str]:
@@ -96,7 +74,7 @@ def test_a_metric_is_one_file_and_no_table_changes_by_its_arrival(project: Proje
         return [(project.folder / name).read_text() for name in (plan.FILE, plan.RESOLVED)]
 
     before = planned()
-    (project.folder / "pipeline/metrics/mae.py").write_text(METRIC)
+    metric.write_text(text)
     assert planned() == before
     project.edit({"experiments.demo.metrics.mae": {"kind": "mae"}})
     changed = [yaml.safe_load(text) for text in (*before, *planned())]

@@ -41,6 +41,13 @@ def test_second_run_does_nothing(demo: Project, reproduced: Project) -> None:
     assert re.findall("Running stage '(.*)'", done.stdout) == ["plan"], "the stage that looks what has changed"
 
 
+def test_a_target_alone_is_a_whole_command(demo: Project) -> None:
+    """As messages print it: without --cores, which profiles/default gives."""
+    done = demo.run("snakemake", TABLE)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to be done" in done.stderr
+
+
 def test_failed_training_is_made_again(copy: Project) -> None:
     """Snakemake alone would call the old table up to date."""
     copy.edit({"models.dmvfn_demo.train.max_steps": 2})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.engines import ROOT, Project
-from tests.test_sharing import TWO_ROWS, clone, commit, finished, ok
+from tests.test_sharing import LOG_THERE, PULL, PUSH, REMOTE, SERVER, TWO_ROWS, clone, commit, finished, ok, typed
 from tests.test_tracking import KILLED, start
 
 pytestmark = pytest.mark.postgres
@@ -45,13 +46,13 @@ def server() -> Iterator[dict[str, str]]:
     path = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            ["sh", str(ROOT / "workflow/mlflow_server.sh"), str(folder / "mlflow"), "--port", port, "--workers", "2"],
-            env={**os.environ, "PATH": path}, stdout=log, stderr=log,
+            [*shlex.split(SERVER)[:-1], str(folder / "mlflow"), "--port", port, "--workers", "2"],
+            cwd=ROOT, env={**os.environ, "PATH": path}, stdout=log, stderr=log,
         )  # fmt: skip
         try:
             address = f"http://127.0.0.1:{port}"
             wait(address, process, folder / "log")
-            yield {"MLFLOW_TRACKING_URI": address}
+            yield {LOG_THERE.split()[1].partition("=")[0]: address}
         finally:
             process.terminate()
             process.wait(60)
@@ -100,9 +101,9 @@ def test_tables_from_the_queue_and_from_a_clone_arrive(tmp_path: Path, server: d
     project = Project(tmp_path / "first", TWO_ROWS)
     finished(project)
     project.edit({"tracking.mlflow": True})
-    ok(project.run("dvc", "remote", "add", "-d", "shared", str(tmp_path / "remote")))
+    typed(project, REMOTE, tmp_path / "remote")
     commit(project)
-    ok(project.run("dvc", "push"))
+    typed(project, PUSH)
     ok(
         project.dvc(
             "exp", "run", "--queue", "-n", "lean-owl", "-S", "++experiments.demo.missing_weights=error", env=server
@@ -110,7 +111,7 @@ def test_tables_from_the_queue_and_from_a_clone_arrive(tmp_path: Path, server: d
     )
     ok(project.dvc("exp", "run", "--run-all", env=server))
     second = clone(project, tmp_path / "second")
-    ok(second.run("dvc", "pull"))
+    typed(second, PULL)
     again = (sys.executable, "-m", "pipeline.table", "--experiment", "demo")
     for _ in range(2):  # what is made again takes the place of its runs
         ok(second.run(*again, env=server))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -76,6 +79,18 @@ def test_overrides_as_strings_are_understood(tree: dict[str, Any]) -> None:
     loaded = params.validate(tree)
     assert loaded.compute.threads == 1
     assert loaded.tracking.mlflow is False
+
+
+def test_values_of_a_large_sweep_reach_the_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux takes no environment variable of more than 128 KiB; the values of 240 experiments are longer."""
+    p = params.load({"experiments": {f"sweep_{i}": {"like": "demo"} for i in range(240)}})
+    monkeypatch.chdir(tmp_path)
+    handed = params.hand_over(p)
+    assert handed.stat().st_size > 128 * 1024
+    code = "from pipeline import params; print(len(params.load().experiments))"
+    env = {**os.environ, params.VARIABLE: str(handed), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout.split() == [str(len(p.experiments))], done.stderr
 
 
 def test_not_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -16,9 +17,12 @@ from typing import Any
 import pytest
 
 from pipeline import fetch, params, plan
-from tests.engines import ROOT, SMALL_DEMO, Project
+from tests.engines import ROOT, SMALL_DEMO, Project, readme
 
 TABLE = "results/demo_metrics.csv"
+(
+    REMOTE, TELL_DVC, ADD, COMMIT, PUSH, PULL, TELL_SNAKEMAKE, COPY, PULL_THE_REST, MAKE_AGAIN, PRIVATE, SERVER, LOG_THERE,
+) = readme("With colleagues")  # fmt: skip
 TWO_ROWS: dict[str, Any] = SMALL_DEMO | {
     "experiments.demo.models": {"copy_last": "copy", "flow_warp": "flow warp"},
     "experiments.demo.metrics": {"psnr": {"kind": "psnr"}},
@@ -45,9 +49,16 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 def finished(project: Project) -> Project:
     ok(project.snakemake())
-    ok(project.run(sys.executable, "-m", "pipeline.handover"))
+    typed(project, TELL_DVC)
     commit(project)
     return project
+
+
+def typed(project: Project, command: str, folder: Path | None = None, **env: str) -> str:
+    """Run a command of the README, with a folder in place of the one that it names; return what it says."""
+    return ok(
+        project.run(*(str(folder or part) if part.startswith("/") else part for part in shlex.split(command)), env=env)
+    )
 
 
 def ok(done: subprocess.CompletedProcess[str]) -> str:
@@ -56,8 +67,8 @@ def ok(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def commit(project: Project) -> None:
-    ok(project.run("git", "add", "-A"))
-    ok(project.run("git", "commit", "-qm", "made"))
+    typed(project, ADD)
+    typed(project, COMMIT)
 
 
 def clone(project: Project, folder: Path) -> Project:
@@ -79,8 +90,8 @@ def held(remote: Path, project: Project, file: str) -> bool:
 
 def share(project: Project, second: Project, **env: str) -> None:
     """Pull into a clone, as the README says, and look that nothing is due there."""
-    ok(second.run("dvc", "pull", env=env))
-    ok(second.run(sys.executable, "-m", "pipeline.handover"))
+    typed(second, PULL, **env)
+    typed(second, TELL_SNAKEMAKE)
     assert json.loads(second.run("dvc", "status", "--json").stdout) == {"plan": ["always changed"]}
     assert "Nothing to be done" in ok(second.snakemake("-n"))
     assert (second.folder / TABLE).read_bytes() == (project.folder / TABLE).read_bytes()
@@ -88,9 +99,9 @@ def share(project: Project, second: Project, **env: str) -> None:
 
 def test_what_is_pulled_need_not_be_made_again(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "first")
-    ok(project.run("dvc", "remote", "add", "-d", "shared", str(tmp_path / "remote")))
+    typed(project, REMOTE, tmp_path / "remote")
     commit(project)
-    ok(project.run("dvc", "push"))
+    typed(project, PUSH)
     assert all(held(tmp_path / "remote", project, file) for file in (*RESTRICTED, *SHARED))
     second = clone(project, tmp_path / "second")
     share(project, second)
@@ -100,7 +111,7 @@ def test_what_is_pulled_need_not_be_made_again(made: Project, tmp_path: Path) ->
 def test_snakemake_alone_shares_by_a_copy(made: Project, tmp_path: Path) -> None:
     second = clone(made, tmp_path / "second")
     assert "Nothing to be done" not in ok(second.snakemake("-n"))
-    ok(made.run("cp", "-a", "data", "results", ".snakemake", str(second.folder)))
+    typed(made, COPY, second.folder)
     assert "Nothing to be done" in ok(second.snakemake("-n"))
     refused = second.snakemake("--cache", "frames", env={"SNAKEMAKE_OUTPUT_CACHE": str(tmp_path)})
     assert refused.returncode != 0  # docs/design.md says why
@@ -109,25 +120,25 @@ def test_snakemake_alone_shares_by_a_copy(made: Project, tmp_path: Path) -> None
 
 def test_what_a_licence_holds_back_is_made_again_from_the_archives(gated: Project, tmp_path: Path) -> None:
     project = gated.copy(tmp_path / "first")
-    ok(project.run("dvc", "remote", "add", "-d", "shared", str(tmp_path / "remote")))
+    typed(project, REMOTE, tmp_path / "remote")
     commit(project)
-    ok(project.run("dvc", "push"))
+    typed(project, PUSH)
     assert not any(held(tmp_path / "remote", project, file) for file in RESTRICTED)
     assert all(held(tmp_path / "remote", project, file) for file in SHARED)
     second = clone(project, tmp_path / "second")
-    ok(second.run("dvc", "pull", "--allow-missing"))
+    typed(second, PULL_THE_REST)
     assert not any((second.folder / file).exists() for file in RESTRICTED)
     assert (second.folder / TABLE).read_bytes() == (project.folder / TABLE).read_bytes()
-    again = {name.partition("@")[0] for name in stages(second.run("dvc", "repro"))}
+    again = {name.partition("@")[0] for name in stages(second.run(*MAKE_AGAIN.split()))}
     # scores and flow hold; the table tells the speed, which predicting again has measured anew
     assert again == {"download", "frames", "predict", "table", "results", "report"}
     assert (second.folder / TABLE).read_bytes() == (project.folder / TABLE).read_bytes()
-    ok(second.run(sys.executable, "-m", "pipeline.handover"))
+    typed(second, TELL_SNAKEMAKE)
     assert "Nothing to be done" in ok(second.snakemake("-n"))
 
     # asked for: a place that only those can read who may have the files
-    ok(project.run("dvc", "remote", "add", "--local", "-f", "restricted", str(tmp_path / "private")))
-    ok(project.run("dvc", "push"))
+    typed(project, PRIVATE, tmp_path / "private")
+    typed(project, PUSH)
     assert all(held(tmp_path / "private", project, file) for file in RESTRICTED)
     assert not any(held(tmp_path / "remote", project, file) for file in RESTRICTED)
 
@@ -189,7 +200,7 @@ def test_a_remote_on_s3(made: Project, tmp_path: Path, bucket: dict[str, str]) -
     ok(project.run("dvc", "remote", "add", "-d", "shared", "s3://retake/tables"))
     ok(project.run("dvc", "remote", "modify", "shared", "endpointurl", bucket["ENDPOINT"]))
     commit(project)
-    ok(project.run("dvc", "push", env=bucket))
+    typed(project, PUSH, **bucket)
     second = clone(project, tmp_path / "second")
     assert not (second.folder / TABLE).exists(), "the clone has nothing but what git holds"
     share(project, second, **bucket)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests import slurm
-from tests.engines import SMALL_DEMO, Project
+from tests.engines import SMALL_DEMO, Project, readme
 from tests.slurm import Cluster
 
 pytestmark = [
@@ -23,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(bool(slurm.missing()), reason=slurm.missing()),
 ]
 TABLE = "results/demo_metrics.csv"
-PROFILE = ("snakemake", "--workflow-profile", "workflow/profiles/slurm")
+RUN, OVERRIDDEN, LARGER, AS_ARRAYS, _ = map(shlex.split, readme("On a cluster"))
 SOON = ("--slurm-init-seconds-before-status-checks", "2")  # a test does not wait 10 s for each job
 SETTING: dict[str, Any] = SMALL_DEMO | {
     "experiments.demo.models": {"copy_last": "copy", "dmvfn_demo": "DMVFN"},
@@ -54,13 +55,19 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def made(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
     """The demo, made by the cluster, and what Snakemake said."""
     project = Project(tmp_path_factory.mktemp("slurm"), SETTING)
-    done = submit(cluster, project, TABLE)
+    done = submit(cluster, project, *RUN)
     assert done.returncode == 0, done.stdout + done.stderr
     return project, done.stdout + done.stderr
 
 
-def submit(cluster: Cluster, project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return project.run(*PROFILE, *SOON, *arguments, env=cluster.env, timeout=1800)
+def submit(cluster: Cluster, project: Project, *command: str) -> subprocess.CompletedProcess[str]:
+    return project.run(*command, *SOON, env=cluster.env, timeout=1800)
+
+
+def instead(command: list[str], *targets: str) -> list[str]:
+    """Return a command of the README that makes other targets than the table."""
+    place = command.index(TABLE)
+    return [*command[:place], *targets, *command[place + 1 :]]
 
 
 def bytes_of(project: Project) -> dict[str, bytes]:
@@ -104,13 +111,15 @@ def test_overrides_reach_the_jobs(made: tuple[Project, str], cluster: Cluster, t
 
     project = made[0].copy(tmp_path / "copy")
     checkpoint = "data/checkpoints/dmvfn_demo/demo.pt"
-    setting = 'models={"dmvfn_demo":{"train":{"max_steps":2}}}'
-    done = submit(cluster, project, checkpoint, "--config", setting, "--set-resources", "train:runtime=60")
+    done = submit(cluster, project, *OVERRIDDEN, "--until", "train")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert torch.load(project.folder / checkpoint, weights_only=True)["step"] == 100
+    (project.folder / checkpoint).unlink()
+    done = submit(cluster, project, *LARGER, "--until", "train")
     assert done.returncode == 0, done.stdout + done.stderr
     job = cluster.job("train")
     assert job is not None
-    assert job["TimeLimit"] == "01:00:00"
-    assert torch.load(project.folder / checkpoint, weights_only=True)["step"] == 2
+    assert (job["TimeLimit"], job["MinMemoryNode"]) == ("4-00:00:00", "62.50G")
 
 
 def test_a_sweep_is_one_submission(made: tuple[Project, str], cluster: Cluster, tmp_path: Path) -> None:
@@ -118,7 +127,7 @@ def test_a_sweep_is_one_submission(made: tuple[Project, str], cluster: Cluster, 
     sweep = {f"sweep_{n}": {"like": "dmvfn_demo", "train": {"max_steps": 2, "seed": n}} for n in range(3)}
     files = [f"data/checkpoints/{name}/demo.pt" for name in sweep]
     before = len(cluster.jobs())
-    done = submit(cluster, project, *files, "--config", f"models={json.dumps(sweep)}", "--slurm-array-jobs", "all")
+    done = submit(cluster, project, *instead(AS_ARRAYS, *files), "--config", f"models={json.dumps(sweep)}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [job["ArrayTaskId"] for job in sorted(cluster.jobs()[before:], key=lambda j: j["ArrayTaskId"])] == list(
         "123"
@@ -133,7 +142,7 @@ def test_one_training_on_two_nodes(made: tuple[Project, str], local: Project, cl
     checkpoint = "data/checkpoints/dmvfn_demo/demo.pt"
     done = here.snakemake(checkpoint, "--config", 'compute={"devices":2}', timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
-    done = submit(cluster, spread, checkpoint, "--config", 'compute={"devices":2,"nodes":2}')
+    done = submit(cluster, spread, *instead(RUN, checkpoint), "--config", 'compute={"devices":2,"nodes":2}')
     assert done.returncode == 0, done.stdout + done.stderr
     job = cluster.job("train")
     assert job is not None
@@ -152,7 +161,7 @@ def test_an_error_of_the_input_ends_the_job_once(made: tuple[Project, str], clus
     project = made[0].copy(tmp_path / "copy")
     before = len(cluster.jobs())
     setting = 'models={"dmvfn_demo":{"train":{"crop":960}}}'
-    done = submit(cluster, project, "data/checkpoints/dmvfn_demo/demo.pt", "--config", setting)
+    done = submit(cluster, project, *instead(RUN, "data/checkpoints/dmvfn_demo/demo.pt"), "--config", setting)
     said = done.stdout + done.stderr
     assert done.returncode != 0
     ours = cluster.jobs()[before:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests import slurm
-from tests.engines import SMALL_DEMO, Project
+from tests.engines import SMALL_DEMO, Project, readme
 from tests.slurm import Cluster, until
 
 pytestmark = [
@@ -180,8 +181,8 @@ def test_dead_node(cluster: Cluster, project: Project, made: Project) -> None:
 def test_job_script_of_ones_own_is_requeued(cluster: Cluster, project: Project, made: Project) -> None:
     """The README's line: SIGTERM saves the state, and exit code 75 starts the job again."""
     project.edit(SIGNALS_ALONE)
-    script = "srun -n1 python -m pipeline.train --model dmvfn_demo --dataset demo"
-    done = project.run("sbatch", "--parsable", "--requeue", "--output", "said", "--wrap", script, env=cluster.env)
+    command, *script = shlex.split(readme("On a cluster")[-1])
+    done = project.run(command, "--parsable", "--output", "said", *script, env=cluster.env)
     number = done.stdout.strip()
     until(lambda: len(steps(project)) > 7, 600, "the training takes steps")
     cluster.run("scancel", "--signal", "TERM", number)

@@ -166,6 +166,14 @@ def test_best_and_last_are_kept_with_their_lineage(project: Project, whole: byte
 
 
 TWO = {"compute.devices": 2, "models.dmvfn_demo.train.max_steps": 20}
+ILL = """
+import os, signal
+def fail(*_):
+    raise RuntimeError("this process is ill")
+if os.environ.get("RANK") == "1":
+    signal.signal(signal.SIGALRM, fail)
+    signal.setitimer(signal.ITIMER_REAL, 20)
+"""
 
 
 def test_two_processes_train_one_model_and_keep_their_state(project: Project) -> None:
@@ -228,6 +236,17 @@ def test_a_process_that_dies_ends_the_others(project: Project) -> None:
     assert "process 1 of 2 was killed by signal 9" in said
     assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in ranks)
     assert list(checkpoint(project).with_suffix(".resume").glob("*.pt"))
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_is_shown_and_ends_the_others(project: Project, tmp_path: Path) -> None:
+    """Process 1 fails some seconds after its start; process 0 waits for it then."""
+    (tmp_path / "sitecustomize.py").write_text(ILL)
+    project.edit(TWO | {"models.dmvfn_demo.train.max_steps": 2000})
+    done = project.run(*COMMAND, env={"PYTHONPATH": str(tmp_path)}, timeout=300)
+    assert done.returncode == 1
+    assert "this process is ill" in done.stderr
+    assert "process 1 of 2" in done.stderr
 
 
 @pytest.mark.slow
