@@ -49,6 +49,11 @@ class Interrupted(Exception):
         self.code = 128 + number if number == signal.SIGINT else REQUEUE
 
 
+def readable(name: str) -> str:
+    """Return a file's name as text: bytes that are not UTF-8 are written out, `caf\\xe9`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def near(word: str, words: Iterable[str]) -> str:
     """Return " (did you mean X?)" for the nearest of `words`, or the list of them when none is near."""
     import difflib

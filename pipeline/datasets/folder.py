@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from pipeline import params
-from pipeline.errors import RetakeError
+from pipeline.errors import RetakeError, readable
 from pipeline.sources import layout, limits, video
 from pipeline.sources.archives import Clip, Member, Stream
 from pipeline.sources.images import image_files
@@ -99,7 +99,7 @@ def _inside(folder: Path) -> dict[str, Callable[[str], Clip | Stream]]:
 
 def _name(name: str) -> str:
     """Return a clip's name: letters with accents alike, however the file system or a list spells them."""
-    return unicodedata.normalize("NFC", name)
+    return unicodedata.normalize("NFC", readable(name))
 
 
 def _images(name: str, folder: Path) -> Clip:

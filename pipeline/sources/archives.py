@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import RetakeError
-from pipeline.sources.limits import MEMBER, MEMBERS, RATIO, SMALL, check_file, instead
+from pipeline.sources.limits import DESKTOP, MEMBER, MEMBERS, RATIO, SMALL, check_file, instead
 
 CHUNK = 1 << 20
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile reads bzip2 and LZMA without a bound on memory
@@ -86,7 +86,7 @@ def place(path: Path) -> Path:
 def names(path: Path) -> list[str]:
     """Return the names of all members of an archive, or of all that is below a folder; folders end in "/".
 
-    Links in a folder are followed. Raises RetakeError as `Zip`, and for a folder that a link makes a part of itself.
+    Links in a folder are followed; what is hidden there, or a desktop's, is left out. Raises RetakeError as `Zip`, and for a folder that a link makes a part of itself.
     """
     if not path.is_dir():
         return list(_cached(path).members)
@@ -94,6 +94,7 @@ def names(path: Path) -> list[str]:
     for folder, folders, files in os.walk(path, followlinks=True):
         below = os.path.relpath(folder, path).replace(os.sep, "/")
         root = "" if below == "." else f"{below}/"
+        folders[:], files = ([n for n in some if n[0] != "." and n not in DESKTOP] for some in (folders, files))
         for name in folders:
             inner = Path(folder, name)
             if inner.is_symlink() and inner.resolve() in {p.resolve() for p in inner.parents}:
