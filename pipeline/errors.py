@@ -146,7 +146,8 @@ def explain(error: OSError) -> str:
             return f"cannot read {where}: {error.strerror}. Its owner can make it readable (chmod +r), then run again"
         return f"cannot write {where}: {error.strerror}. Make the folder writable or link it elsewhere, run again"
     if number == errno.ENOENT:
-        return f"missing file {where}: make it with `snakemake {where}`, or check the name"
+        made = f"make it with `snakemake {where}`, or " if re.match(r"(data|results)/", where) else ""
+        return f"missing file {where}: {made}check the name"
     if number in (errno.EEXIST, errno.ENOTDIR):
         return f"{where} is a file where a folder is needed: give another name, or move it away"
     return f"{where}: {error.strerror}" if where and error.strerror else str(error)

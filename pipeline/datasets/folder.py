@@ -16,8 +16,8 @@ from pipeline import params
 from pipeline.errors import RetakeError, readable
 from pipeline.sources import layout, limits, video
 from pipeline.sources.archives import Clip, Member, Stream
+from pipeline.sources.clips import VIDEOS
 from pipeline.sources.images import image_files
-from pipeline.sources.video import SUFFIXES
 
 SPLITS = ("train", "val", "test")
 LICENCE = "the user's own files"
@@ -86,7 +86,7 @@ def _inside(folder: Path) -> dict[str, Callable[[str], Clip | Stream]]:
         read: Callable[[str, Path], Clip | Stream]
         if path.is_dir() and image_files(path):
             read = _images
-        elif path.is_file() and path.suffix.lower() in SUFFIXES:
+        elif path.is_file() and path.suffix.lower() in VIDEOS:
             read = _video
         else:
             continue
