@@ -144,6 +144,11 @@ def explain(error: OSError) -> str:
     if number in (errno.EACCES, errno.EROFS, errno.EPERM):
         if number != errno.EROFS and os.access(where, os.F_OK) and not os.access(where, os.R_OK):
             return f"cannot read {where}: {error.strerror}. Its owner can make it readable (chmod +r), then run again"
+        closed = next((str(p) for p in reversed(Path(where).parents) if p.is_dir() and not os.access(p, os.X_OK)), None)
+        if closed:
+            return (
+                f"cannot reach {where}: {error.strerror}. The owner of {closed} can open it (chmod +rx), then run again"
+            )
         return f"cannot write {where}: {error.strerror}. Make the folder writable or link it elsewhere, run again"
     if number == errno.ENOENT:
         made = f"make it with `snakemake {where}`, or " if re.match(r"(data|results)/", where) else ""

@@ -113,6 +113,11 @@ def test_reading_and_writing_that_is_not_allowed(tmp_path: Path, monkeypatch: py
         f"cannot read {tmp_path / 'secret.png'}: Permission denied. Its owner can make it readable"
     )
     assert explain(PermissionError(errno.EACCES, "Permission denied", "new.png")).startswith("cannot write new.png")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and tmp_path not in Path(path).parents)
+    assert (
+        explain(PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "in/0.png")))
+        == f"cannot reach {tmp_path}/in/0.png: Permission denied. The owner of {tmp_path} can open it (chmod +rx), then run again"
+    )
     assert explain(OSError(errno.EROFS, "Read-only file system", str(tmp_path / "secret.png"))).startswith(
         "cannot write"
     )
