@@ -46,6 +46,7 @@ DEFAULT = "dtvnet_demo"
 CHECKPOINTS = Path("data/checkpoints")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 SHOWN = 8  # frames of a clip on a sheet
+MOST = {"samples": 1000, "frames": 10_000, "fps": 1000}
 LARGE = 160  # pixels at a side of an image in which something is marked
 
 
@@ -74,8 +75,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     for option in ("samples", "frames", "fps"):
-        if getattr(args, option) < 1:
-            parser.error(f"--{option} must be at least 1")
+        if not 1 <= getattr(args, option) <= MOST[option]:
+            parser.error(f"--{option} must be from 1 to {MOST[option]}")
     if args.seed < 0:
         parser.error("--seed must be at least 0")
     if not all(map(math.isfinite, args.endpoint or [])):
@@ -87,6 +88,12 @@ def main() -> None:
     seeds = range(args.seed, args.seed + (args.samples if args.motion_from is None else 1))
     for path in progress(images, unit="image", desc="animate"):
         image = read_any(path)
+        needed = len(seeds) * args.frames * max(image.size, 3 * (animator.network.size or 0) ** 2)
+        if needed > limits.HELD:
+            raise RetakeError(
+                f"{path}: {len(seeds)} clips of {args.frames} frames are {needed} bytes, up to {limits.HELD} are held at once: "
+                "give a smaller number of --samples or --frames"
+            )
         made = animator.clips(image, args.frames, seeds)
         if args.size == "image":
             made = [resized(clip, image.shape[1], image.shape[0]) for clip in made]

@@ -53,8 +53,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
     except OSError as error:  # writes that fail name no file: a full disk must be known by one
         if error.errno is None and "No space left" in str(error):  # pyarrow's
             raise OSError(errno.ENOSPC, str(error), str(path)) from None
-        if error.errno is not None and error.filename in (None, str(temporary)):
-            error.filename = str(path)
+        named = str(error.filename or temporary).removeprefix("file:")  # PyAV's own
+        if error.errno is not None and named == str(temporary):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -49,6 +49,11 @@ class Interrupted(Exception):
         self.code = 128 + number if number == signal.SIGINT else REQUEUE
 
 
+def readable(name: str) -> str:
+    """Return a file's name as text: bytes that are not UTF-8 are written out, `caf\\xe9`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def near(word: str, words: Iterable[str]) -> str:
     """Return " (did you mean X?)" for the nearest of `words`, or the list of them when none is near."""
     import difflib
@@ -139,6 +144,11 @@ def explain(error: OSError) -> str:
     if number in (errno.EACCES, errno.EROFS, errno.EPERM):
         if number != errno.EROFS and os.access(where, os.F_OK) and not os.access(where, os.R_OK):
             return f"cannot read {where}: {error.strerror}. Its owner can make it readable (chmod +r), then run again"
+        closed = next((str(p) for p in reversed(Path(where).parents) if p.is_dir() and not os.access(p, os.X_OK)), None)
+        if closed:
+            return (
+                f"cannot reach {where}: {error.strerror}. The owner of {closed} can open it (chmod +rx), then run again"
+            )
         return f"cannot write {where}: {error.strerror}. Make the folder writable or link it elsewhere, run again"
     if number == errno.ENOENT:
         made = Path(where).parts[:1] in (("data",), ("results",))

@@ -60,7 +60,9 @@ def main() -> None:
     args = parser.parse_args()
     names = args.metrics or ("" if args.profile else "psnr,ssim")
     profile = args.profile or "clean"
-    asked = [name.strip() for name in names.split(",") if name]
+    asked = [name.strip() for name in names.split(",") if name.strip()]
+    if names and not asked:
+        parser.error("--metrics names none")
     if args.truth.suffix == moments.SUFFIX:
         from pipeline import statistics
 

@@ -82,7 +82,8 @@ def _check(done: subprocess.CompletedProcess[str]) -> None:
 
 def _last(done: subprocess.CompletedProcess[str]) -> str:
     lines = (done.stderr or done.stdout).strip().splitlines()
-    return lines[-1] if lines else f"exit code {done.returncode}"
+    told = [line for line in lines if line.startswith("ERROR: ")] or lines  # DVC ends with where to ask for help
+    return told[-1] if told else f"exit code {done.returncode}"
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ import yaml
 
 from pipeline import cite, identity, params, recipes, tasks
 from pipeline.atomic import write_text
-from pipeline.errors import RetakeError, log, near
+from pipeline.errors import RetakeError, log, near, readable
 from pipeline.params import Params
 from pipeline.registry import registry
 from pipeline.shards import Shard
@@ -713,6 +713,18 @@ def let_dvc_work() -> str:
     return told
 
 
+def _check_names(p: Params) -> None:
+    """Raise RetakeError for a user's folder with a name that DVC cannot track; DVC's own error would not say which."""
+    stages = reproduced(p)
+    given = [value for fields in stages["frames"].values() for key, value in fields.items() if key.startswith("own_")]
+    for folder in map(Path, [*given, *(fields["source"] for fields in stages["bring"].values())]):
+        for path in folder.rglob("*") if folder.is_dir() else ():
+            if readable(str(path)) != str(path):
+                raise RetakeError(
+                    f"{readable(str(path))} is a name that is not UTF-8, which DVC cannot track: rename it, or use snakemake"
+                )
+
+
 def main() -> None:
     """Write plan.yaml and resolved.json; under DVC, stop the run when the first is another than DVC had read."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -722,6 +734,8 @@ def main() -> None:
     told = let_dvc_work()
     if told and "DVC_STAGE" in os.environ:
         raise RetakeError(f"{told}: type the same command again")
+    if "DVC_STAGE" in os.environ:
+        _check_names(p)
     text = dump(p)
     if FILE.exists() and FILE.read_bytes() == text.encode():
         return

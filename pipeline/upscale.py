@@ -105,7 +105,7 @@ def upscale(
     damaged in its middle. Of a video that is cut off the frames before the cut are written, with a warning.
     """
     if not RATES[0] <= rate <= RATES[1]:
-        raise RetakeError(f"--rate {rate}: frames a second are from {RATES[0]} to {RATES[1]}")
+        raise RetakeError(f"--rate {str(rate)[:20]}: frames a second are from {RATES[0]} to {RATES[1]}")
     to_video = output.suffix.lower() in encode.SUFFIXES
     _check_output(output, to_video)
     clip = _folder(source, rate) if source.is_dir() else _video(source)

@@ -614,6 +614,7 @@ def test_animations_that_cannot_be_are_refused(
         ([tmp_path / "empty", "--output", "x"], "has no images"),
         ([tmp_path / "cut.png", "--output", "x.gif"], "cannot be read as an image"),
         ([tmp_path / "none.png", "--output", "x.gif"], "no image .*none.png"),
+        ([grey, "--output", "x.gif", "--samples", 1000, "--frames", 10_000], "1000 clips of 10000 frames are"),
         ([grey, "--output", "x.gif", "--model", "dmvfn"], "dmvfn is a prediction model"),
     ]:
         with pytest.raises(RetakeError, match=words):

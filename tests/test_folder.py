@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from pipeline import frames
+from pipeline import frames, plan
 from pipeline.datasets import folder
 from pipeline.drawing.encode import write_video
 from pipeline.errors import RetakeError
+from pipeline.params import load
 from pipeline.sources.archives import Clip, Stream
-from pipeline.store.frames import Writer
+from pipeline.store.frames import Store, Writer
 from tests import layouts_zips
 from tests.engines import Project
 
@@ -57,6 +59,25 @@ def test_folders_are_splits(tmp_path: Path) -> None:
     assert names(tmp_path, "test") == ["c"]
     with pytest.raises(RetakeError, match=r"no folder .*/val \(folders there: test, train\)"):
         names(tmp_path, "val")
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    images(tmp_path / "test/a", count=1)
+    latin = tmp_path / "test" / os.fsdecode(b"caf\xe9")
+    (tmp_path / "test/a").rename(latin)
+    (latin / "._frame0.png").write_bytes(b"what a Mac leaves")
+    (clip,) = folder.clips(params(tmp_path), "test", [])
+    assert clip.name == "caf\\xe9"
+    with Writer(tmp_path / "x.arrow", codec="raw", meta={}) as out:
+        out.add(clip.name, 0, np.zeros((16, 16, 3), np.uint8), source=str(latin))
+    store = Store(tmp_path / "x.arrow")
+    assert (list(store.clips), store.source(0)) == (["caf\\xe9"], str(tmp_path / "test/caf\\xe9"))
+    mine = {"kind": "folder", "folder": str(tmp_path), "height": 48, "width": 64}
+    tree = {"reproduce": ["my"], "datasets": {"mine": mine}, "experiments": {"my": {"like": "demo", "dataset": "mine"}}}
+    with pytest.raises(
+        RetakeError, match=r"test/caf\\xe9 is a name that is not UTF-8, which DVC cannot track: rename it"
+    ):
+        plan._check_names(load(tree))
 
 
 def test_lists_name_the_clips(tmp_path: Path) -> None:

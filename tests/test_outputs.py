@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pipeline import animate, flow, params
+from pipeline import animate, evaluate, flow, params, statistics
 from pipeline.atomic import atomic, write_text
+from pipeline.drawing import encode
 from pipeline.errors import RetakeError, explain
 from pipeline.outputs import unused, unused_folder
 
@@ -45,6 +48,21 @@ def test_animate_takes_what_is_meant_and_keeps_what_is_there(tmp_path: Path) -> 
     for name in ("b.png", "c.png", "link", "."):
         with pytest.raises(RetakeError, match=r"is a file|holds other files"):
             animate.check(tmp_path / name, images, single=False)
+
+
+def test_a_video_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """PyAV's errors name the temporary file, and let nobody change that."""
+    with pytest.raises(OSError, match=r"/proc/self/x\.mp4") as error:
+        encode.write_video(Path("/proc/self/x.mp4"), iter([np.zeros((16, 16, 3), np.uint8)]), 10)
+    assert explain(error.value) == "missing file /proc/self/x.mp4: check the name"
+
+
+@pytest.mark.parametrize("given", [["--metrics", ",,"], ["--metrics", " , "]])
+def test_no_metric_is_not_all_metrics(given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for stage, more in ((evaluate, []), (statistics, ["--output", "x.moments"])):
+        monkeypatch.setattr(sys, "argv", ["x", "a", *(["b"] if stage is evaluate else []), *given, *more])
+        with pytest.raises(SystemExit):
+            stage.main()
 
 
 def test_flow_and_its_picture_are_two_files(tmp_path: Path) -> None:
@@ -97,6 +115,11 @@ def test_reading_and_writing_that_is_not_allowed(tmp_path: Path, monkeypatch: py
         f"cannot read {tmp_path / 'secret.png'}: Permission denied. Its owner can make it readable"
     )
     assert explain(PermissionError(errno.EACCES, "Permission denied", "new.png")).startswith("cannot write new.png")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and tmp_path not in Path(path).parents)
+    assert (
+        explain(PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "in/0.png")))
+        == f"cannot reach {tmp_path}/in/0.png: Permission denied. The owner of {tmp_path} can open it (chmod +rx), then run again"
+    )
     assert explain(OSError(errno.EROFS, "Read-only file system", str(tmp_path / "secret.png"))).startswith(
         "cannot write"
     )

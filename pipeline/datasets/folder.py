@@ -13,11 +13,11 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from pipeline import params
-from pipeline.errors import RetakeError
+from pipeline.errors import RetakeError, readable
 from pipeline.sources import layout, limits, video
 from pipeline.sources.archives import Clip, Member, Stream
+from pipeline.sources.clips import VIDEOS
 from pipeline.sources.images import image_files
-from pipeline.sources.video import SUFFIXES
 
 SPLITS = ("train", "val", "test")
 LICENCE = "the user's own files"
@@ -91,7 +91,7 @@ def _inside(folder: Path) -> dict[str, Callable[[str], Clip | Stream]]:
         read: Callable[[str, Path], Clip | Stream]
         if path.is_dir() and image_files(path):
             read = _images
-        elif path.is_file() and path.suffix.lower() in SUFFIXES:
+        elif path.is_file() and path.suffix.lower() in VIDEOS:
             read = _video
         else:
             continue
@@ -104,7 +104,7 @@ def _inside(folder: Path) -> dict[str, Callable[[str], Clip | Stream]]:
 
 def _name(name: str) -> str:
     """Return a clip's name: letters with accents alike, however the file system or a list spells them."""
-    return unicodedata.normalize("NFC", name)
+    return unicodedata.normalize("NFC", readable(name))
 
 
 def _images(name: str, folder: Path) -> Clip:

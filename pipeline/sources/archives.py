@@ -96,7 +96,8 @@ def place(path: Path) -> Path:
 def names(path: Path) -> list[str]:
     """Return the names of all members of an archive, or of all that is below a folder; folders end in "/".
 
-    Links in a folder are followed. Raises RetakeError as `Zip`, and for a folder that a link makes a part of itself.
+    Links in a folder are followed; what is hidden there, or a desktop's, is left out. Raises RetakeError as `Zip`, and for a
+    folder that a link makes a part of itself.
     """
     if not path.is_dir():
         return list(_cached(path).members)
@@ -104,6 +105,7 @@ def names(path: Path) -> list[str]:
     for folder, folders, files in os.walk(path, followlinks=True):
         below = os.path.relpath(folder, path).replace(os.sep, "/")
         root = "" if below == "." else f"{below}/"
+        folders[:], files = ([name for name in entries if not hidden(PurePath(name))] for entries in (folders, files))
         for name in folders:
             inner = Path(folder, name)
             if inner.is_symlink() and inner.resolve() in {p.resolve() for p in inner.parents}:
@@ -113,8 +115,8 @@ def names(path: Path) -> list[str]:
 
 
 def below(folder: Path) -> list[Path]:
-    """Return what is below a folder at any depth, by name, links followed, without what is hidden; raises RetakeError as `names`."""
-    return sorted(folder / name for name in map(PurePath, names(folder)) if not hidden(name))
+    """Return what is below a folder at any depth, by name, as `names`."""
+    return sorted(folder / name for name in names(folder))
 
 
 class Zip(zipfile.ZipFile):

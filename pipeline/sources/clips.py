@@ -25,7 +25,7 @@ from pipeline.sources.images import frame_name, image_files, read_pixels
 
 SLACK = 1e-3  # what a float may lie outside [0,1]
 ROUNDING = 1e-4  # by which equal rates may differ: 29.97 is 30000/1001
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
 KINDS = (
     f"a folder of clips (images, or videos: {', '.join(VIDEOS)}), a video, or an array ({', '.join(arrays.SUFFIXES)})"
 )

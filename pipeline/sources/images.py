@@ -152,7 +152,7 @@ def read_any(path: str | Path) -> np.ndarray:
                 seen = turned.convert("RGBA")
                 turned = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
             return np.array(turned.convert("RGB"))
-    except RetakeError:
+    except (RetakeError, PermissionError):
         raise
     except Exception as error:  # what Pillow raises for damaged and hostile files has no end
         raise RetakeError(

@@ -31,17 +31,6 @@ from pipeline.sources.archives import CutOff, Damaged, Member, Stream, bad_name,
 # Without this list FFmpeg takes a text file for a playlist and opens the files and addresses in it.
 FORMATS = "avi,mov,mp4,matroska,webm,mpegts,mpeg,mpegvideo,asf,flv,ogg"
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-SUFFIXES = {
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".mpg",
-    ".mpeg",
-    ".ts",
-}  # of files that are taken for videos
 SLACK = 8  # bytes by which writers of AVI get their own length wrong
 
 HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's numbers of such transfer functions
