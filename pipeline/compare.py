@@ -28,7 +28,7 @@ from pipeline.params import Params
 from pipeline.sources import limits
 from pipeline.tables import measured, pairs, record
 from pipeline.tables.cells import Column, Layout, Row
-from pipeline.tables.text import pipes
+from pipeline.tables.text import document, pipes
 from pipeline.tracking import flatten
 
 DIGESTS = ("checkpoint", "data", "params", "code")
@@ -57,19 +57,19 @@ def main() -> None:
     if args.experiment is None:
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
             sides = tracking.fetched(args.one, Path(one)), tracking.fetched(args.other, Path(other))
-            print(runs(p, *sides, args.metric))
+            print(runs(p, *sides, args.metric), end="")
         return
     if args.experiment not in p.experiments:
         raise RetakeError(f"no experiment {args.experiment!r}{near(args.experiment, p.experiments)}")
     rows = p.experiments[args.experiment].rows
     if args.one in rows and args.other in rows:
-        print(models(p, args.experiment, args.one, args.other, args.metric))
+        print(models(p, args.experiment, args.one, args.other, args.metric), end="")
     else:
         before, after = (_record(name, args.experiment, rows) for name in (args.one, args.other))
         with tempfile.TemporaryDirectory() as folder:
             files = _scores(before, args.one, Path(folder, "one")), _scores(after, args.other, Path(folder, "other"))
             found = _between(p, args.experiment, *files, args.metric)
-        print(records(before, after, (args.one, args.other), args.metric, found))
+        print(records(before, after, (args.one, args.other), args.metric, found), end="")
 
 
 def models(p: Params, experiment: str, one: str, other: str, metrics: list[str] | None) -> str:
@@ -90,7 +90,7 @@ def models(p: Params, experiment: str, one: str, other: str, metrics: list[str] 
         "",
         *_paired(rows, columns, layout.over, metrics),
     ]
-    return "\n".join([*text, "", *_differ("params", trees, (one, other))])
+    return document([*text, "", *_differ("params", trees, (one, other))])
 
 
 def runs(p: Params, one: tracking.Logged, other: tracking.Logged, metrics: list[str] | None) -> str:
@@ -121,7 +121,7 @@ def runs(p: Params, one: tracking.Logged, other: tracking.Logged, metrics: list[
     for what, sides in (("params", [one.params, other.params]), ("data and code", [one.tags, other.tags])):
         told = _differ(what, sides, names)
         text += ["", *told] if told else []
-    return "\n".join(text)
+    return document(text)
 
 
 def _layout(p: Params, experiment: str) -> Layout:
@@ -244,7 +244,7 @@ def records(
         "",
     ]
     settings = [flatten({k: side[k] for k in ("dataset", "trained_on", "protocol_settings")}) for side in (one, other)]
-    return "\n".join([*text, *differ, *_differ("settings", settings, names)])
+    return document([*text, *differ, *_differ("settings", settings, names)])
 
 
 def _facts(row: dict[str, Any]) -> dict[str, str]:

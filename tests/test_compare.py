@@ -91,6 +91,16 @@ def test_two_files(tmp_path: Path) -> None:
     assert "LPIPS" not in compare.records(one, other, ("a", "b"), ["ms_ssim"])
 
 
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "a|b", "a\n# b", "\x1b[2J", "\u202eevil", "</td>"])
+def test_names_of_other_people_stay_text(name: str) -> None:
+    one, other = record(label=name, training=f"lr {name}"), record(label=name, partial=name)
+    text = compare.records(one, other, ("a", "b"), None)
+    assert all(character.isprintable() or character == "\n" for character in text)
+    assert "<" not in text and "\n# b" not in text
+    bars = {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")}
+    assert len(bars) == 1
+
+
 def test_dvc_shows_the_same_means_and_commits_compare(demo: Project, tmp_path: Path) -> None:
     project = demo.copy(tmp_path / "p")
     assert project.run(sys.executable, "-m", "pipeline.handover").returncode == 0
