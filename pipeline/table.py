@@ -121,6 +121,8 @@ def _mirrored(p: Params, experiment: str, row: Row, trainings: list[Row], active
     """Open the run of a row or of one of its trainings, with its means; its name tells experiment, model and seeds."""
     e, model = p.experiments[experiment], p.models.get(row.name)
     own = {f"models.{row.name}": params.subtree(p, f"models.{row.name}")} if model is not None else {}
+    if model is not None and model.flow is not None:  # what its flow is estimated by is a setting, too
+        own["flow"] = params.subtree(p, f"models.{model.flow}")
     recipes = [p.models[training.name].train for training in trainings if training.name in p.models]
     seeds = [str(recipe.seed) for recipe in recipes if recipe is not None]
     name = ", ".join([experiment, row.label, *([f"seed {' '.join(seeds)}"] if seeds else [])])

@@ -459,7 +459,7 @@ def test_trainings_of_a_model_are_one_row_and_runs_below_its_run(
     changes = {
         "tracking__mlflow": True, "models__own": own, "experiments__toy__predictions": {},
         "datasets__toy__height": 176,  # DMVFN takes no other sides
-        "experiments__toy__models": {"copy_last": "Copy last", "own": "Own"},
+        "experiments__toy__models": {"flow_warp": "Warp", "own": "Own"},
     }  # fmt: skip
     p = toy(**changes, experiments__toy__seeds={"own": 3})
     guesses = dict(zip(p.experiments["toy"].trainings("own"), (0, 2, 7), strict=True))
@@ -482,12 +482,13 @@ def test_trainings_of_a_model_are_one_row_and_runs_below_its_run(
         table.make(p, "toy")
         made = runs()
         assert made["parents"] == {
-            "toy": None, "toy, Copy last": "toy", "toy, Own, seed 7 8 9": "toy",
+            "toy": None, "toy, Warp": "toy", "toy, Own, seed 7 8 9": "toy",
             "toy, Own, seed 7": "toy, Own, seed 7 8 9", "toy, Own, seed 8": "toy, Own, seed 7 8 9",
             "toy, Own, seed 9": "toy, Own, seed 7 8 9",
         }  # fmt: skip
     single = [made[f"toy, Own, seed {seed}"].data for seed in (7, 8, 9)]
     assert [run.params["model.train.seed"] for run in single] == ["7", "8", "9"]
+    assert made["toy, Warp"].data.params["flow.predict.preset"] == "medium"
     values = [run.metrics["psnr_t1"] for run in single]
     assert len(set(values)) == 3
     whole = made["toy, Own, seed 7 8 9"].data
@@ -496,6 +497,6 @@ def test_trainings_of_a_model_are_one_row_and_runs_below_its_run(
     assert (line["trainings"], line["unit"], line["units"]) == ("3", "trainings", "3")
     half = 4.302653 * np.std(values, ddof=1) / np.sqrt(3)  # Student's t of 2 degrees of freedom
     assert float(line["psnr_t1_high"]) == pytest.approx(np.mean(values) + half, rel=1e-5)
-    assert f"| {np.mean(values):.3f} " in compare.models(p, "toy", "own", "copy_last", ["psnr"])
+    assert f"| {np.mean(values):.3f} " in compare.models(p, "toy", "own", "flow_warp", ["psnr"])
     table.make(toy(**changes), "toy")
-    assert set(runs()["parents"]) == {"toy", "toy, Copy last", "toy, Own, seed 7"}
+    assert set(runs()["parents"]) == {"toy", "toy, Warp", "toy, Own, seed 7"}

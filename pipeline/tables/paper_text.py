@@ -128,48 +128,61 @@ def _units(made: Made) -> list[str]:
 
 
 def as_latex(made: Made) -> str:
-    """Return a `table` with caption and label; it needs booktabs and siunitx, and `textcomp` of older LaTeX."""
-    sources, titles = made.sources, [part.title for part in made.table.parts]
-    groups = [(i, [c for c in made.columns if c.part == i]) for i in dict.fromkeys(c.part for c in made.columns)]
-    top = " & ".join(rf"\multicolumn{{{len(g)}}}{{c}}{{{tex(titles[i])}}}" for i, g in groups)
+    """Return a `table` with caption and label, one tabular a column group, no wider than the text; packages: its first line."""
     lines = [
-        r"% \usepackage{booktabs,siunitx}",
+        r"% \usepackage{booktabs,graphicx,siunitx}",
         r"\begin{table}",
-        r"  \centering",
+        r"  \centering\footnotesize",
         rf"  \caption{{{tex(made.table.caption)} {tex(verdicts.count(made.verdicts))}}}",
         rf"  \label{{tab:{made.name}}}",
     ]
-    if made.columns:
-        lines += [
-            rf"  \begin{{tabular}}{{l{'r' * len(made.columns)}}}",
-            r"    \toprule",
-            rf"    & {top} \\",
-            "    Row & " + " & ".join(tex(c.title) for c in made.columns) + r" \\",
-            r"    \midrule",
-        ]
-        for line in made.told:
-            cells = [_tex_published(line, c) for c in made.columns]
-            lines.append(
-                "    " + " & ".join([tex(line.label) + f" [{sources.index(line.source) + 1}]", *cells]) + r" \\"
-            )
-        lines += [r"    \midrule"] if made.told and made.measured else []
-        for line in made.measured:
-            cells = [_tex_number(line.cells.get(c, "")) for c in made.columns]
-            lines.append("    " + " & ".join([tex(line.label) + ", measured", *cells]) + r" \\")
-            if any(interval_of(line, c) for c in made.columns):
-                cells = [" -- ".join(map(_tex_number, interval_of(line, c).split(" – "))) for c in made.columns]
-                lines.append("    " + " & ".join([r"\quad its 95\,\% interval", *cells]) + r" \\")
-            if line.verdicts:
-                cells = [_tex_difference(line, c) for c in made.columns]
-                lines.append("    " + " & ".join([r"\quad ours $-$ paper", *cells]) + r" \\")
-        lines += [r"    \bottomrule", r"  \end{tabular}"]
+    for part in dict.fromkeys(column.part for column in made.columns):
+        lines += _tabular(made, part)
     notes = [EMPTY] if not made.told else [GRADE_WORDS]
     marks = dict.fromkeys(v.kind for v in made.verdicts)
     words = "; ".join(f"{TEX_MARKS[kind]} {tex(verdicts.WORDS[kind])}" for kind in marks)
-    lines += [rf"  \par {{\footnotesize {tex(note)}}}" for note in (*notes, *_units(made), *made.notes)]
-    lines += [rf"  \par {{\footnotesize {words}.}}"] if words else []
-    lines += [rf"  \par {{\footnotesize [{i}] {tex(source)}}}" for i, source in enumerate(sources, start=1)]
+    lines += [r"  \par\raggedright"]
+    lines += [rf"  {tex(note)}\par" for note in (*notes, *_units(made), *made.notes)]
+    lines += [rf"  {words}.\par"] if words else []
+    lines += [rf"  [{i}] {tex(source)}\par" for i, source in enumerate(made.sources, start=1)]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _tabular(made: Made, part: int) -> list[str]:
+    """Return the lines of one column group, with the rows and columns that hold a number; smaller type where it is too wide."""
+    filled = {
+        column for line in (*made.told, *made.measured) for column, text in line.cells.items() if NUMBER.fullmatch(text)
+    }
+    columns = [column for column in made.columns if column.part == part and column in filled]
+
+    def here(cells: dict[Column, str]) -> bool:
+        return any(NUMBER.fullmatch(cells.get(column, "")) for column in columns)
+
+    if not columns:
+        return []
+    title = rf"\multicolumn{{{len(columns)}}}{{c}}{{{tex(made.table.parts[part].title)}}}"
+    body = [rf"& {title} \\", " & ".join(["Row", *(tex(c.title) for c in columns)]) + r" \\", r"\midrule"]
+    published = [line for line in made.told if here(line.cells)]
+    for line in published:
+        cells = [_tex_published(line, c) for c in columns]
+        body.append(" & ".join([tex(line.label) + f" [{made.sources.index(line.source) + 1}]", *cells]) + r" \\")
+    measured = [line for line in made.measured if here(line.cells)]
+    body += [r"\midrule"] if published and measured else []
+    for line in measured:
+        cells = [_tex_number(line.cells.get(c, "")) for c in columns]
+        body.append(" & ".join([tex(line.label) + ", measured", *cells]) + r" \\")
+        if any(interval_of(line, c) for c in columns):
+            cells = [" -- ".join(map(_tex_number, interval_of(line, c).split(" – "))) for c in columns]
+            body.append(" & ".join([r"\quad its 95\,\% interval", *cells]) + r" \\")
+        if any(c in line.verdicts for c in columns):
+            cells = [_tex_difference(line, c) for c in columns]
+            body.append(" & ".join([r"\quad ours $-$ paper", *cells]) + r" \\")
+    return [
+        r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"  \begin{{tabular}}{{l{'r' * len(columns)}}}",
+        *(f"    {line}" for line in [r"\toprule", *body, r"\bottomrule"]),
+        r"  \end{tabular}}\par\medskip",
+    ]
 
 
 def _tex_number(text: str) -> str:
