@@ -8,6 +8,7 @@ PyTorch, planes in memory, plain transposed convolutions, `grid_sample` in float
 from __future__ import annotations
 
 import contextlib
+import copy
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,7 @@ from pipeline.models.tecogan import network, ops
 from pipeline.store.frames import Store, Writer
 from pipeline.tasks.common.train import TrainingClips
 
-WIDTH, HEIGHT, FRAMES, BATCH, ROUNDS, EQUAL_STEPS = 832, 256, 12, 2, 2, 3
+WIDTH, HEIGHT, FRAMES, BATCH, ROUNDS, EQUAL_STEPS = 832, 256, 12, 2, 3, 2
 
 
 def run() -> list[Row]:
@@ -42,53 +43,58 @@ def run() -> list[Row]:
 
 
 def _dmvfn(folder: Path, store: Store) -> list[Row]:
-    torch.manual_seed(0)
     entry = params.load().models["dmvfn"]
     recipe = entry.train.model_copy(update={"batch": BATCH, "vgg_weight": 0})
+    torch.manual_seed(0)
     net = params.registry("models")["dmvfn"].build(entry.model_copy(update={"train": recipe}))
-    state = _state(net)
+    plain, state = copy.deepcopy(net), _state(net)
+    optimiser = torch.optim.AdamW(plain.parameters(), lr=recipe.min_lr, weight_decay=recipe.weight_decay)
     published, ours = _loaders(folder, store, recipe, net)
-    times = interleave(
-        ROUNDS,
-        lambda: _published_step(net, published(), state.optimisers["adamw"]),
-        lambda: net.training_step(ours().float() / 255, state),
-        published,
-        ours,
-    )
-    return _rows("DMVFN", f"crop {recipe.crop}, window {recipe.window}, batch {BATCH}, no VGG", times)
+
+    def published_step(batch: torch.Tensor) -> float:
+        return _published_step(plain, batch, optimiser)
+
+    def step(batch: torch.Tensor) -> float:
+        return net.training_step(batch.float() / 255, state)["loss"]
+
+    losses = _equal_steps(ours(), published_step, step)
+    times = interleave(ROUNDS, lambda: published_step(published()), lambda: step(ours()), published, ours)
+    return _rows("DMVFN", f"crop {recipe.crop}, window {recipe.window}, batch {BATCH}, no VGG", losses, times)
 
 
 def _frvsr(folder: Path, store: Store) -> list[Row]:
     entry = params.load().models["frvsr"]
     recipe = entry.train.model_copy(update={"batch": BATCH})
     torch.manual_seed(0)
-    ported, net = (
-        params.registry("models")["tecogan"].build(entry.model_copy(update={"train": recipe})) for _ in range(2)
-    )
-    ported.load_state_dict(net.state_dict())
+    net = params.registry("models")["tecogan"].build(entry.model_copy(update={"train": recipe}))
+    ported, state = copy.deepcopy(net), _state(net)
+    ported_state = _state(ported)
     published, ours = _loaders(folder, store, recipe, net)
-    states = [_state(each) for each in (ported, net)]
-    losses: list[list[float]] = [[], []]
 
-    def step(which: int, batch: torch.Tensor) -> None:
-        losses[which].append((ported, net)[which].training_step(batch.float() / 255, states[which])["All_loss_Gen"])
-
-    def as_ported(batch: torch.Tensor) -> None:
+    def ported_step(batch: torch.Tensor) -> float:
         with (
             mock.patch.object(network, "for_cpu", lambda x: x),
             mock.patch.object(network.Generator, "_enlarged", plainly_enlarged),
             mock.patch.object(ops, "warp", _warp),
         ):
-            step(0, batch)
+            return ported.training_step(batch.float() / 255, ported_state)["All_loss_Gen"]
 
-    same = ours()
-    for _ in range(EQUAL_STEPS):
-        as_ported(same)
-        step(1, same)
-    (plain, found) = (each[-1] for each in losses)
-    times = interleave(ROUNDS, lambda: as_ported(published()), lambda: step(1, ours()), published, ours)
+    def step(batch: torch.Tensor) -> float:
+        return net.training_step(batch.float() / 255, state)["All_loss_Gen"]
+
+    losses = _equal_steps(ours(), ported_step, step)
+    times = interleave(ROUNDS, lambda: ported_step(published()), lambda: step(ours()), published, ours)
     where = f"crop {recipe.crop}, window {recipe.window}, batch {BATCH}, {entry.network.blocks} blocks"
-    return _rows("FRVSR", f"{where}; loss after {EQUAL_STEPS} equal steps {found:.6f}, as ported {plain:.6f}", times)
+    return _rows("FRVSR", where, losses, times)
+
+
+def _equal_steps(batch: torch.Tensor, *steps: Callable[[torch.Tensor], float]) -> list[float]:
+    """Return each side's loss after the same steps from the same weights on one batch, with the same draws."""
+    losses = []
+    for step in steps:
+        torch.manual_seed(0)
+        losses.append([step(batch) for _ in range(EQUAL_STEPS)][-1])
+    return losses
 
 
 def plainly_enlarged(self: Any, x: torch.Tensor) -> torch.Tensor:
@@ -123,13 +129,14 @@ def _loaders(
     return published, ours
 
 
-def _rows(name: str, where: str, times: list[float]) -> list[Row]:
+def _rows(name: str, where: str, losses: list[float], times: list[float]) -> list[Row]:
     slow, fast, read, opened = times
     where += ", 2 threads, no loader processes"
+    equal = f"loss after {EQUAL_STEPS} equal steps {losses[1]:.6f}, theirs {losses[0]:.6f}"
     return [
         Row(
             f"{name} training, loader to optimiser", "published loop re-created", slow / fast, 1.5,
-            f"{where}: {BATCH / fast:.3f} against {BATCH / slow:.3f} clips/s",
+            f"{where}: {BATCH / fast:.3f} against {BATCH / slow:.3f} clips/s; {equal}",
         ),
         Row(
             f"{name} training, share of loading", "the whole step", opened / fast, 0.1,
@@ -138,15 +145,16 @@ def _rows(name: str, where: str, times: list[float]) -> list[Row]:
     ]  # fmt: skip
 
 
-def _published_step(net: Any, clips: torch.Tensor, optimiser: torch.optim.Optimizer) -> None:
-    """Take the optimiser steps of a batch (B, n, 3, h, w) uint8, one for each three consecutive frames."""
-    clips = clips.float() / 255
+def _published_step(net: Any, clips: torch.Tensor, optimiser: torch.optim.Optimizer) -> float:
+    """Take the optimiser steps of a batch (B, n, 3, h, w) uint8, one for each three consecutive frames; return the mean loss."""
+    clips = clips.flip(2).float() / 255
+    losses = []
     for j in range(clips.shape[1] - 2):
         (first, second), target = clips[:, j : j + 2].unbind(1), clips[:, j + 2]
         pair = torch.cat([first, second], 1)
         p = torch.sigmoid(net.l1(functional.adaptive_avg_pool2d(net.routing(pair), 1).flatten(1)))
         p = (BLOCKS / 2 * p / (p.sum(1, keepdim=True) + 1e-6)).clamp(0, 1)
-        gates = torch.bernoulli(p.detach()) + p - p.detach()
+        gates = (torch.rand_like(p) < p).float() + p - p.detach()
         flow, mask = pair.new_zeros(len(pair), 4, *pair.shape[2:]), pair.new_zeros(len(pair), 1, *pair.shape[2:])
         warped, loss = [first, second], torch.zeros(())
         for i, (block, scale) in enumerate(net.blocks()):
@@ -161,6 +169,8 @@ def _published_step(net: Any, clips: torch.Tensor, optimiser: torch.optim.Optimi
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+        losses.append(float(loss))
+    return sum(losses) / len(losses)
 
 
 def _stored(folder: Path) -> Store:
