@@ -24,7 +24,6 @@ import functools
 import hashlib
 import itertools
 import math
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from pipeline import params
 from pipeline.errors import RetakeError, near, progress, run
 from pipeline.metrics import Undefined, cache, left_out, mean, sets, squared, temporal
 from pipeline.sources.clips import Clip, clips, side, unit
+from pipeline.sources.images import frame_numbers
 from pipeline.store import moments
 from pipeline.tables import intervals
 from pipeline.tables.text import described
@@ -381,7 +381,7 @@ def _by_position(ours: Clip, theirs: Clip) -> str:
     """
     if len(ours.names) != len(theirs.names) or ours.names == theirs.names:
         return ""
-    one, other = _numbers(ours.names), _numbers(theirs.names)
+    one, other = frame_numbers(ours.names), frame_numbers(theirs.names)
     if not one or not other:
         return f"names such as {ours.names[0]} and {theirs.names[0]} do not say which frames they are"
     if one == other:
@@ -394,16 +394,6 @@ def _by_position(ours: Clip, theirs: Clip) -> str:
         f"{ours.where} has {ours.names[index]} where {theirs.where} has {theirs.names[index]}: their names say other frames. "
         "Give the frames of both the same numbers"
     )
-
-
-def _numbers(names: list[str]) -> list[int]:
-    """Return the number of each name: the one of its numbers that is not the same in all; [] where that is not clear."""
-    rows = [[int(digits) for digits in re.findall("[0-9]+", name)] for name in names]
-    if len({len(row) for row in rows}) != 1:
-        return []
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    varying = [column for column in columns if len(set(column)) > 1] or columns[-1:]
-    return varying[0] if len(varying) == 1 else []
 
 
 def _table(

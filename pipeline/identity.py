@@ -133,20 +133,29 @@ def content(path: Path) -> str:
 
     A file is read again only when its size, times or inode are others than the last time: `data/.content.json` remembers.
     """
+    known = _remembered()
+    before = dict(known)
     if path.is_dir():
-        parts = [(f.relative_to(path).as_posix(), content(f)) for f in archives.below(path) if f.is_file()]
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        parts = [(f.relative_to(path).as_posix(), _of_file(f, known)) for f in archives.below(path) if f.is_file()]
+        digest = hashlib.sha256(repr(parts).encode()).hexdigest()
+    else:
+        digest = _of_file(path, known)
+    if known != before:
+        with contextlib.suppress(OSError):  # a read-only tree: it is read again the next time
+            write_text(MEMORY, json.dumps(known))
+    return digest
+
+
+def _of_file(path: Path, known: dict[str, list[Any]]) -> str:
+    """Return the SHA-256 of a file, which is put into `known` where it is not there; "" for what is no file."""
     if not path.is_file():  # nothing, or a named pipe, which would be waited for
         return ""
     status = path.stat()
     stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-    known = _remembered()
     name = str(path.absolute())
     if name not in known or known[name][0] != stamp:
         with path.open("rb") as file:
             known[name] = [stamp, hashlib.file_digest(file, "sha256").hexdigest()]
-        with contextlib.suppress(OSError):  # a read-only tree: it is read again the next time
-            write_text(MEMORY, json.dumps(known))
     return str(known[name][1])
 
 

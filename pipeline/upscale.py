@@ -114,7 +114,7 @@ def upscale(
     network, digest = weights.load_model(model, checkpoint, device)
     done, key, state = 0, "", None
     if not to_video:
-        settings = [clip.identity, digest, model.model_dump(mode="json"), p.compute.model_dump(mode="json")]
+        settings = [clip.identity(), digest, model.model_dump(mode="json"), p.compute.model_dump(mode="json")]
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         done, whole, state = _resume(output, key)
         if whole:
@@ -156,7 +156,7 @@ class Clip:
     """
 
     path: Path
-    identity: list[Any]
+    identity: Callable[[], list[Any]]
     count: int
     rate: Fraction
     read: Callable[[int], Iterator[Frame]]
@@ -199,7 +199,7 @@ def _folder(path: Path, rate: Fraction) -> Clip:
             for file, image in in_order(pool, read_frame, files[first:]):
                 yield Frame(frame_name(file), image, None)
 
-    return Clip(path, [[file.name, file.stat().st_size] for file in files], len(files), rate, read)
+    return Clip(path, lambda: [[file.name, _sha256(file)] for file in files], len(files), rate, read)
 
 
 def _video(path: Path) -> Clip:
@@ -212,7 +212,12 @@ def _video(path: Path) -> Clip:
             if number >= first:
                 yield Frame(f"{number:06d}", image(), shown)
 
-    return Clip(path, [path.name, path.stat().st_size], said.packets, said.rate, read, path)
+    return Clip(path, lambda: [path.name, _sha256(path)], said.packets, said.rate, read, path)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 # Network
@@ -332,6 +337,11 @@ def _resume(output: Path, key: str) -> tuple[int, bool, Any]:
         raise RetakeError(
             f"{output} was begun with another source, checkpoint, model or compute settings: go on with those, or give "
             "another --output"
+        )
+    count = sum(1 for file in output.glob("*.png"))
+    if count < done:
+        raise RetakeError(
+            f"{output} holds {count} images, {done} were written: put the others back, or give another --output"
         )
     if done and not whole:
         log.info("going on behind frame %d: %s", done, output)

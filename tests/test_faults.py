@@ -72,7 +72,7 @@ ABOUT = {"label": "PSNR-Y", "better": "higher", "scale": 1.0, "digits": 2, "need
 
 
 def test_every_scene_has_columns_of_its_own() -> None:
-    scenes = ["walk-1", "walk_1", "frames", "low", "y", "—", "…", "walk 1 2"]
+    scenes = ["walk-1", "walk_1", "Walk-1", "frames", "low", "y", "—", "…", "walk 1 2", "N"]
     meta = {
         "metrics": dict.fromkeys(("psnr", "psnr_y"), ABOUT),
         "values": {"psnr": {scene: np.zeros((1, 2)) for scene in scenes}},
@@ -80,7 +80,7 @@ def test_every_scene_has_columns_of_its_own() -> None:
     e: Any = SimpleNamespace(metrics={"psnr": None, "psnr_y": None})
     columns = LAYOUT.columns(e, meta)
     names = [name for column in columns for name in column.names]
-    assert len(set(names)) == len(names)
+    assert len({name.casefold() for name in names}) == len(names)
     assert {c.window for c in columns if c.metric == "psnr" and c.window} == set(scenes)
     assert next(c.name for c in columns if c.window == "walk-1") == "psnr_walk_1"
 

@@ -80,6 +80,22 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
         plan._check_names(load(tree))
 
 
+def test_a_frame_that_is_missing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Windows over the gap would take its neighbours for neighbours; every fifth frame of a video is no gap."""
+    images(tmp_path / "train/b")
+    assert names(tmp_path, "train") == ["b"]
+    for i in (1, 2, 3, 4, 6, 7, 8, 9):
+        (tmp_path / f"train/b/frame{i}.png").unlink()
+    (tmp_path / "train/b/frame11.png").rename(tmp_path / "train/b/frame15.png")
+    assert names(tmp_path, "train") == ["b"]
+    assert not caplog.records
+    (tmp_path / "train/b/frame15.png").rename(tmp_path / "train/b/frame20.png")
+    assert names(tmp_path, "train") == ["b"]
+    assert (
+        "train/b: frame20 comes after frame10: frames are numbered as if none was missing between them" in caplog.text
+    )
+
+
 def test_lists_name_the_clips(tmp_path: Path) -> None:
     for name in "abc":
         video(tmp_path / f"all/{name}.mp4")

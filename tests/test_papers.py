@@ -294,6 +294,21 @@ def test_results_follow_their_schema() -> None:
         jsonschema.validate(made | {"format": 2}, schema)
 
 
+def test_a_changed_digit_in_results_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    p = params.load()
+    p.reproduce[:] = ["kitti"]
+    monkeypatch.setattr(results.record, "read", lambda _: record())
+    monkeypatch.setattr(results, "write_text", lambda path, text: (tmp_path / Path(path).name).write_text(text))
+    monkeypatch.setattr(results, "claim", lambda _: None)
+    results.make(p)
+    file = tmp_path / "results.json"
+    assert leaderboard.read(file)["tables"] == {"kitti": json.loads(json.dumps(record()))}
+    text = file.read_text()
+    file.write_text(text.replace("10.74", "10.70", 1))
+    with pytest.raises(RetakeError, match=r"results\.json is damaged, or was changed by hand"):
+        leaderboard.read(file)
+
+
 def test_everything_cited_is_in_the_file() -> None:
     p = params.load()
     for name in p.experiments:

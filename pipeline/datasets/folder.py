@@ -13,11 +13,11 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from pipeline import params
-from pipeline.errors import RetakeError, readable
+from pipeline.errors import RetakeError, log, readable
 from pipeline.sources import layout, limits, video
 from pipeline.sources.archives import Clip, Member, Stream
 from pipeline.sources.clips import VIDEOS
-from pipeline.sources.images import image_files
+from pipeline.sources.images import frame_name, gap, image_files
 
 SPLITS = ("train", "val", "test")
 LICENCE = "the user's own files"
@@ -108,7 +108,10 @@ def _name(name: str) -> str:
 
 
 def _images(name: str, folder: Path) -> Clip:
-    return Clip(name, [(number, Member(folder, file.name)) for number, file in enumerate(image_files(folder))])
+    files = image_files(folder)
+    if left_out := gap([frame_name(file) for file in files]):
+        log.warning("%s: %s: frames are numbered as if none was missing between them", folder, left_out)
+    return Clip(name, [(number, Member(folder, file.name)) for number, file in enumerate(files)])
 
 
 def _video(name: str, path: Path) -> Stream:

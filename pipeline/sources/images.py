@@ -7,7 +7,9 @@ PNG and JPEG that a camera marked as turned (EXIF) come upright. Alpha that is o
 from __future__ import annotations
 
 import io
+import itertools
 import re
+import statistics
 import struct
 import unicodedata
 import zlib
@@ -62,6 +64,30 @@ def image_files(folder: Path) -> list[Path]:
 def frame_name(file: Path) -> str:
     """Return the name of an image without its suffix; letters with accents alike, however the file system spells them."""
     return unicodedata.normalize("NFC", file.stem)
+
+
+def frame_numbers(names: list[str]) -> list[int]:
+    """Return the number of each name: the one of its numbers that is not the same in all; [] where that is not clear."""
+    rows = [[int(digits) for digits in re.findall("[0-9]+", name)] for name in names]
+    if len({len(row) for row in rows}) != 1:
+        return []
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    varying = [column for column in columns if len(set(column)) > 1] or columns[-1:]
+    return varying[0] if len(varying) == 1 else []
+
+
+def gap(names: list[str], numbers: list[int] | None = None) -> str:
+    """Return which two neighbours' names do not count on as `numbers` do, in words; "" where all do, or where that is not clear.
+
+    `numbers`: what is counted elsewhere, one a name; without them, evenly, in the step that most have.
+    """
+    told = frame_numbers(names)
+    steps = [after - before for before, after in itertools.pairwise(told)]
+    if numbers is None:
+        numbers = [statistics.mode(steps) * i for i in range(len(names))] if steps else []
+    right = [after - before for before, after in itertools.pairwise(numbers)]
+    wrong = next((i for i, (one, other) in enumerate(zip(steps, right, strict=False)) if one != other), None)
+    return "" if wrong is None else f"{names[wrong + 1]} comes after {names[wrong]}"
 
 
 def natural(file: Path) -> list[Any]:

@@ -208,28 +208,36 @@ def together(rows: list[Row]) -> Row:
         return first
     row = Row(first.name, first.label, "measured", facts=dict(first.facts), meta=dict(first.meta))
     for key in ("cells", "steps"):
-        for name in getattr(first, key):
-            cells = [getattr(r, key)[name] for r in rows]
-            trainings = [cell.mean for cell in cells]
-            mean, interval = float(np.mean(trainings)), intervals.of_trainings(trainings)
+        for name in dict.fromkeys(name for r in rows for name in getattr(r, key)):
+            having = [cell for r in rows if not math.isnan((cell := getattr(r, key).get(name, Cell())).mean)]
+            trainings = [cell.mean for cell in having]
+            interval = intervals.of_trainings(trainings)
+            told = "" if len(having) == len(rows) else f"{len(having)} of {len(rows)} trainings have a value"
             getattr(row, key)[name] = Cell(
-                mean, interval.low, interval.high, cells[0].spread, unit=interval.unit, units=interval.units,
-                note=interval.note, trainings=trainings,
+                float(np.mean(trainings)) if having else math.nan, interval.low, interval.high,
+                having[0].spread if having else math.nan, unit=interval.unit, units=interval.units,
+                note="; ".join(filter(None, [interval.note, told])), trainings=trainings,
             )  # fmt: skip
+    for key in ("values", "weights", "horizons", "sets"):  # of a metric that the first has no value of, another's
+        row.meta[key] = {metric: told for r in reversed(rows) for metric, told in r.meta.get(key, {}).items()}
     row.meta["values"] = {
-        metric: Windows({w: np.concatenate([r.meta["values"][metric][w] for r in rows]) for w in windows})
-        for metric, windows in first.meta["values"].items()
+        metric: Windows(
+            {w: np.concatenate([v[metric][w] for r in rows if metric in (v := r.meta["values"])]) for w in windows}
+        )
+        for metric, windows in row.meta["values"].items()
     }
     row.meta["sets"] = {
-        metric: told | {"without": np.mean([r.meta["sets"][metric]["without"] for r in rows], axis=0).tolist()}
-        for metric, told in first.meta.get("sets", {}).items()
+        metric: told
+        | {"without": np.mean([s[metric]["without"] for r in rows if metric in (s := r.meta["sets"])], axis=0).tolist()}
+        for metric, told in row.meta["sets"].items()
     }
     for key in ("checkpoint", "params"):
         row.facts[key] = " ".join(dict.fromkeys(r.facts[key] for r in rows))
     row.facts |= {"trainings": str(len(rows)), "unit": "trainings", "units": str(len(rows))}
-    row.facts["note"] = "; ".join(
-        filter(None, [f"mean of {len(rows)} trainings that differ in their seed", first.meta["note"]])
-    )
+    notes = {r.name: r.meta["note"] for r in rows}
+    alike = len(set(notes.values())) == 1
+    own = [first.meta["note"]] if alike else [f"{name}: {note}" for name, note in notes.items() if note]
+    row.facts["note"] = "; ".join(filter(None, [f"mean of {len(rows)} trainings that differ in their seed", *own]))
     return row
 
 
