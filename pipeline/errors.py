@@ -145,7 +145,7 @@ def explain(error: OSError) -> str:
         if number != errno.EROFS and os.access(where, os.F_OK) and not os.access(where, os.R_OK):
             return f"cannot read {where}: {error.strerror}. Its owner can make it readable (chmod +r), then run again"
         closed = next((str(p) for p in reversed(Path(where).parents) if p.is_dir() and not os.access(p, os.X_OK)), None)
-        if closed:
+        if closed and number != errno.EROFS:
             return (
                 f"cannot reach {where}: {error.strerror}. The owner of {closed} can open it (chmod +rx), then run again"
             )

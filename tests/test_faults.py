@@ -188,6 +188,14 @@ def test_yaml_that_grows_or_is_not_of_its_tag_is_refused(text: str, tmp_path: Pa
         recipes.load(tmp_path / "params.yaml")
 
 
+def test_a_key_of_json_stands_once(tmp_path: Path) -> None:
+    (tmp_path / "more.json").write_text('{"models": {"a": 1, "a": 2}}')
+    with pytest.raises(RetakeError, match=r"more\.json is not JSON: 'a' stands in one mapping twice"):
+        recipes.load(tmp_path / "more.json")
+    (tmp_path / "more.json").write_text('{\n\t"models": {"a": [1e5]}}')
+    assert recipes.load(tmp_path / "more.json") == {"models": {"a": [100000.0]}}
+
+
 def test_yaml_may_take_in_what_stands_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("a: &a {q: 1, r: 2}\nb: {<<: *a, q: 3}\n")
     assert recipes.load(tmp_path / "params.yaml")["b"] == {"q": 3, "r": 2}
