@@ -38,6 +38,7 @@ from pipeline.metrics import Undefined, cache, left_out, mean, sets, squared, te
 from pipeline.sources.clips import Clip, clips, side, unit
 from pipeline.store import moments
 from pipeline.tables import intervals
+from pipeline.tables.text import visible
 from pipeline.tasks.super_resolution import Protocol
 from pipeline.tasks.super_resolution.clips import scored_part
 
@@ -407,7 +408,7 @@ def _table(
 
     rows = [["clip", *values]]
     for clip in names if len(names) > 1 else []:
-        rows.append([clip, *(cell(m, [found[clip]] if clip in found else []) for m, found in values.items())])
+        rows.append([visible(clip), *(cell(m, [found[clip]] if clip in found else []) for m, found in values.items())])
     last = [f"{whole[m]:.4f}" if m in whole else cell(m, list(found.values())) for m, found in values.items()]
     rows.append([f"all {len(names)}", *last])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
