@@ -15,8 +15,7 @@ from pipeline.errors import RetakeError
 try:
     # Of a key that stands twice in a --configfile Snakemake has taken the second.
     for file in map(Path, workflow.overwrite_configfiles):
-        if file.suffix != ".json":
-            recipes.load(file)
+        recipes.load(file)
     P = params.load(config)  # --config and --configfile stand over params.yaml
     # The stages read this; nothing of it is in a command, so the same override again reruns nothing.
     os.environ[params.VARIABLE] = str(params.hand_over(P))

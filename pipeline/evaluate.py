@@ -37,7 +37,7 @@ from pipeline.sources.clips import Clip, clips, side, unit
 from pipeline.sources.images import frame_numbers
 from pipeline.store import moments
 from pipeline.tables import intervals
-from pipeline.tables.text import described
+from pipeline.tables.text import described, visible
 from pipeline.tasks.super_resolution import Protocol
 from pipeline.tasks.super_resolution.clips import scored_part
 
@@ -408,7 +408,7 @@ def _table(
 
     rows = [["clip", *values]]
     for clip in names if len(names) > 1 else []:
-        rows.append([clip, *(cell(m, [found[clip]] if clip in found else []) for m, found in values.items())])
+        rows.append([visible(clip), *(cell(m, [found[clip]] if clip in found else []) for m, found in values.items())])
     last = [f"{whole[m]:.4f}" if m in whole else cell(m, list(found.values())) for m, found in values.items()]
     rows.append([f"all {len(names)} clip{'s' * (len(names) > 1)}", *last])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -9,7 +9,9 @@ This module reads YAML and knows no key but `like`; `pipeline/params.py` says wh
 
 from __future__ import annotations
 
+import collections
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +128,8 @@ class _Loader(FASTEST):
 def load(file: Path) -> dict[str, Any]:
     """Return the mapping that a YAML file holds; raises RetakeError naming the file, and the line where YAML ends."""
     try:
-        tree = yaml.load(limits.text(file), _Loader)
+        text = limits.text(file)
+        tree = json.loads(text, object_pairs_hook=_once) if file.suffix == ".json" else yaml.load(text, _Loader)
         _measure(tree, {})
     except FileNotFoundError:
         raise RetakeError(f"no {file} in {Path.cwd()}: run from the project's folder") from None
@@ -139,12 +142,20 @@ def load(file: Path) -> dict[str, Any]:
         AttributeError,
         TypeError,
     ) as error:  # of values that are not of their tag
-        raise RetakeError(f"{file} is not YAML: {error}") from None
+        raise RetakeError(f"{file} is not {'JSON' if file.suffix == '.json' else 'YAML'}: {error}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise RetakeError(f"{file} must be a mapping of sections, not {type(tree).__name__}")
     return tree
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; raises ValueError for a key that stands in it twice."""
+    twice = [key for key, count in collections.Counter(key for key, _ in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands in one mapping twice: keep one of them")
+    return dict(pairs)
 
 
 def _measure(value: Any, known: dict[int, tuple[int, int]]) -> tuple[int, int]:

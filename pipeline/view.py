@@ -39,6 +39,7 @@ from pipeline.errors import RetakeError, log, progress, run
 from pipeline.outputs import unused_folder
 from pipeline.store.flow import write_npy
 from pipeline.store.frames import Store
+from pipeline.tables.text import visible
 
 SHEET = 24  # frames on a contact sheet
 RATE = 10  # frames a second of an MP4
@@ -103,7 +104,7 @@ def describe(store: Store) -> None:
     print(f"{store.path}: {len(store)} images in {len(store.clips)} clips, sha256 {store.identity}")
     for clip, rows in store.clips.items():
         height, width = store.size[rows[0]]
-        print(f"{clip}  {len(rows)} frames  {width}x{height}")
+        print(f"{visible(clip)}  {len(rows)} frames  {width}x{height}")
 
 
 def show_frames(store: Store, clip: str, folder: Path, sheets: Path) -> None:

@@ -194,6 +194,14 @@ def test_yaml_that_grows_or_is_not_of_its_tag_is_refused(text: str, tmp_path: Pa
         recipes.load(tmp_path / "params.yaml")
 
 
+def test_a_key_of_json_stands_once(tmp_path: Path) -> None:
+    (tmp_path / "more.json").write_text('{"models": {"a": 1, "a": 2}}')
+    with pytest.raises(RetakeError, match=r"more\.json is not JSON: 'a' stands in one mapping twice"):
+        recipes.load(tmp_path / "more.json")
+    (tmp_path / "more.json").write_text('{\n\t"models": {"a": [1e5]}}')
+    assert recipes.load(tmp_path / "more.json") == {"models": {"a": [100000.0]}}
+
+
 def test_yaml_may_take_in_what_stands_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("a: &a {q: 1, r: 2}\nb: {<<: *a, q: 3}\n")
     assert recipes.load(tmp_path / "params.yaml")["b"] == {"q": 3, "r": 2}
@@ -293,6 +301,9 @@ def test_pipes_in_place_of_files_are_refused(tmp_path: Path) -> None:
     for read in (archives.names, tars.members, arrays.read_array, lambda path: verified.verify(path, None, "")):
         with pytest.raises(RetakeError, match="x is no file but a folder, a pipe or a device"):
             read(tmp_path / "x")
+    (tmp_path / "y").touch()
+    with pytest.raises(RetakeError, match="y is empty, 0 bytes"):
+        verified.verify(tmp_path / "y", None, "")  # a download of a file whose size nobody published
     os.mkfifo(tmp_path / "x.index")
     with pytest.raises(RetakeError, match="no checkpoint"):
         weights.load_file(tmp_path / "x.index")
@@ -451,6 +462,11 @@ def test_a_long_stage_prints_lines_where_there_is_no_terminal(
             time.sleep(0.02)
     assert len(caplog.messages) >= 3
     assert all(line.startswith("frames: ") and "\r" not in line for line in caplog.messages)
+
+
+def test_what_a_terminal_would_obey_is_written_out() -> None:
+    record = logging.LogRecord("x", logging.INFO, "", 0, "no file %s:\n\tx", ("a\x1b[31m\u202eb\r\x07é",), None)
+    assert errors._Plain().format(record) == "no file a\\x1b[31m\\u202eb\\r\\x07é:\n\tx"
 
 
 def test_a_full_disk_does_not_fill_the_terminal(tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ def verify(path: Path, size: int | None, sha256: str, check: Check | None = None
     another, or when `check` finds its structure wrong.
     """
     measured = limits.check_file(path)
+    if not measured:
+        raise RetakeError(f"{path} is empty, 0 bytes")
     if size and measured != size:
         what = "truncated, or another file" if measured < size else "another file"
         raise RetakeError(f"{path} has {measured} bytes, {size} are published: it is {what}")
