@@ -176,8 +176,8 @@ def test_archives_that_come_or_change_are_missed(tmp_path: Path, monkeypatch: py
 def test_a_clone_keeps_the_tokens_of_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert plan._locked() == {}
-    keys = "{code.download.kitti-test: abc, archives.kitti-test: token}"
+    keys = "{download.kitti-test: token}"
     Path("dvc.lock").write_text(
-        f"schema: '2.0'\nstages:\n  download@kitti-test:\n    params:\n      workflow/resolved.json: {keys}\n  plan: {{cmd: x}}\n"
+        f"schema: '2.0'\nstages:\n  download@kitti-test:\n    params:\n      workflow/resolved/tokens.json: {keys}\n  plan: {{cmd: x}}\n"
     )
-    assert plan._locked() == {"pretrained": {}, "archives": {"kitti-test": "token"}}
+    assert plan._locked() == {"pretrained": {}, "download": {"kitti-test": "token"}}
