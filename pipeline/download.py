@@ -24,7 +24,7 @@ from pipeline.atomic import claim
 from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Params
 from pipeline.sources import archives, tars
-from pipeline.sources.verified import Check, Fact, known, unpacked
+from pipeline.sources.verified import RAW, Check, Fact, known, unpacked
 from pipeline.store import sealed
 
 PARALLEL = 4
@@ -58,7 +58,7 @@ def download(p: Params, dataset: str, split: str) -> None:
         raise RetakeError(f"dataset {dataset} has no split {split!r}{near(split, module.SPLITS)}")
     path = plan.path("download", dataset=dataset, split=split)
     claim(path, work=repr(entry))
-    folder = fetch.RAW / entry.kind
+    folder = RAW / entry.kind
     names = module.archives(entry, split)
     if made := module.generate is not None:
         module.generate(entry, split, folder)
@@ -75,7 +75,7 @@ def download(p: Params, dataset: str, split: str) -> None:
     missing = [source.file for source, _ in absent]
     present = [vars(fact) for fact in facts]
     manifest = {"dataset": dataset, "split": split, "archives": present, "missing": missing}
-    sealed.write(path, manifest)
+    sealed.write(path, manifest | plan.token("download", {"dataset": dataset, "split": split}))
     size = fetch.human(sum(fact.bytes for fact in facts))
     log.info("%s %s: %d of %d archives, %s", dataset, split, len(facts), len(names), size)
     if absent:
@@ -112,7 +112,7 @@ def gather(
         if path.is_dir():
             fact = unpacked(path)
         else:
-            fact = known(fetch.RAW, path, size, sha256, whole, digest=digest, fresh=fresh, record=record)
+            fact = known(RAW, path, size, sha256, whole, digest=digest, fresh=fresh, record=record)
         moved(fact.bytes)
         return fact
 
@@ -191,7 +191,7 @@ def listing() -> str:
         groups.setdefault((row.name, "machine" if row.urls else "hand"), []).append(row)
     table = [("dataset", "archives", "size", "here", "by", "licence", "login")]
     for (name, by), some in sorted(groups.items()):
-        here = [row for row in some if archives.place(fetch.RAW / name / row.file).exists()]
+        here = [row for row in some if archives.place(RAW / name / row.file).exists()]
         size = _size(some)
         table.append(
             (
@@ -232,7 +232,7 @@ def check(p: Params, dataset: str) -> None:
     entries = [e for name, e in p.datasets.items() if dataset in (name, e.kind)] or [_entry(p, dataset)[0]]
     kind, module = entries[0].kind, registry[entries[0].kind]
     names = list(dict.fromkeys(n for e in entries for split in module.SPLITS for n in module.archives(e, split)))
-    rows, folder = fetch.rows_of(kind, names, module.generate is not None), fetch.RAW / kind
+    rows, folder = fetch.rows_of(kind, names, module.generate is not None), RAW / kind
     facts, absent, wrong = gather(rows, folder, fetching=False, record=False, fresh=True)
     for fact in facts:
         if (folder / fact.file).is_dir():

@@ -36,7 +36,6 @@ from pipeline.sources import hosts, limits
 from pipeline.sources.verified import Check, Stopped, lock, pause, verify
 
 SOURCES = Path("workflow/sources.csv")
-RAW = Path("data/raw")  # the archives, in a folder for each kind of dataset
 ROUNDS = 5  # rounds over all addresses that bring nothing new, before giving up
 BACKOFF = 1.0  # seconds before the second round, doubled each round
 LONGEST = 120.0  # seconds: who asks to wait longer (Retry-After) is not waited for

@@ -29,8 +29,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline import cite, identity, params, recipes, tasks
 from pipeline.atomic import write_text
 from pipeline.errors import RetakeError, log, near, readable
@@ -43,7 +41,6 @@ from pipeline.tables import papers
 
 FILE = Path("workflow/plan.json")
 RESOLVED = Path("workflow/resolved")
-TOKENS = RESOLVED / "tokens.json"
 READ = RESOLVED / "read.json"  # the digest of the params that the files in this folder were made of
 RESTRICTED = "restricted"  # DVC's remote for what a licence does not let people pass on
 WEIGHTS = Path("workflow/weights.csv")
@@ -592,11 +589,10 @@ SLOTS = {
 
 def resolved(p: Params) -> dict[Path, dict[str, Any]]:
     """Return the content of each file in workflow/resolved."""
-    stages = reproduced(p)
-    trees: dict[Path, dict[str, Any]] = {READ: {"read": recipes.digest()}, TOKENS: _tokens(p, stages)}
-    for stage, entries in stages.items():
+    trees: dict[Path, dict[str, Any]] = {READ: {"read": recipes.digest()}}
+    for stage, entries in reproduced(p).items():
         for name, fields in entries.items():
-            trees[RESOLVED / stage / f"{name}.json"] = made_of(p, stage, fields)
+            trees[RESOLVED / stage / f"{name}.json"] = made_of(p, stage, fields) | _renewed(p, stage, fields)
     return trees
 
 
@@ -615,43 +611,34 @@ def write(p: Params) -> None:
         sealed.write(file, tree)
 
 
-def _tokens(p: Params, stages: Plan) -> dict[str, dict[str, str]]:
-    """Return words that change when archives or pretrained files are no longer what their manifests tell: DVC then looks again.
+def _renewed(p: Params, stage: str, fields: Fields) -> dict[str, str]:
+    """Return a new `token` for archives or pretrained files that are no longer what their manifest tells: DVC then looks again.
 
-    While they agree the last words stay; a clone, which has none yet, keeps those in dvc.lock.
+    While they agree it is the token that the manifest was made under, which a clone pulls with it; {} for none.
     """
-    before = _written(TOKENS) or _locked()
-    tokens: dict[str, dict[str, str]] = {"download": {}, "pretrained": {}}
-    for name, fields in stages["download"].items():
-        changed = outdated(p, fields["dataset"], fields["split"])
-        folder = verified.RAW / p.datasets[fields["dataset"]].kind
-        tokens["download"][name] = _token(folder) if changed else before.get("download", {}).get(name, "")
-    for name, fields in stages["pretrained"].items():
-        folder = path("pretrained", **fields).parent
-        changed = stale(fields["weights"])
-        tokens["pretrained"][name] = _token(folder) if changed else before.get("pretrained", {}).get(name, "")
-    return tokens
-
-
-def _token(folder: Path) -> str:
-    """Return a word that is another when what lies in a folder is."""
-    state = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in limits.unhidden(folder) if f.exists()]
-    return hashlib.sha256(repr(state).encode()).hexdigest()[:16]
-
-
-def _locked() -> dict[str, dict[str, str]]:
-    """Return the tokens in dvc.lock, {} where there is none."""
-    known: dict[str, dict[str, str]] = {"download": {}, "pretrained": {}}
-    try:
-        stages = yaml.load(Path("dvc.lock").read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
-        for stage in stages.values():
-            for key, value in stage.get("params", {}).get(str(TOKENS), {}).items():
-                group, _, name = key.partition(".")
-                if group in known:
-                    known[group][name] = str(value)
-    except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError):  # none, or one that DVC will refuse
+    if stage == "download":
+        changed, folder = (
+            outdated(p, fields["dataset"], fields["split"]),
+            verified.RAW / p.datasets[fields["dataset"]].kind,
+        )
+    elif stage == "pretrained":
+        changed, folder = stale(fields["weights"]), path(stage, **fields).parent
+    else:
         return {}
-    return known
+    if changed:
+        state = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in limits.unhidden(folder) if f.exists()]
+        return {"token": hashlib.sha256(repr(state).encode()).hexdigest()[:16]}
+    manifest_file = path(stage, **fields)
+    return _token(sealed.read(manifest_file)) if manifest_file.exists() else {}
+
+
+def token(stage: str, fields: Fields) -> dict[str, str]:
+    """Return the `token` that a manifest keeps, of the file in workflow/resolved that it is made under; {} for none."""
+    return _token(_written(RESOLVED / stage / f"{name_of(stage, fields)}.json"))
+
+
+def _token(tree: dict[str, Any]) -> dict[str, str]:
+    return {"token": str(tree["token"])} if "token" in tree else {}
 
 
 def _written(file: Path) -> dict[str, Any]:

@@ -24,14 +24,15 @@ def main() -> None:
     parser.add_argument("--weights", required=True, help="name of a row of workflow/weights.csv")
     args = parser.parse_args()
     p = params.load()
-    output = plan.path("pretrained", **plan.fields_of(p, "pretrained", weights=args.weights))
+    fields = plan.fields_of(p, "pretrained", weights=args.weights)
+    output = plan.path("pretrained", **fields)
     claim(output)
     manifest: dict[str, str | None] = {"file": weights.source_of(args.weights).file, "sha256": None}
     try:
         manifest["sha256"] = content(weights.path(args.weights, patient=False))
     except weights.Missing as error:
         log.warning("%s", error)
-    sealed.write(output, manifest)
+    sealed.write(output, manifest | plan.token("pretrained", fields))
     log.info("%s: %s", args.weights, manifest["sha256"] or "not here")
 
 

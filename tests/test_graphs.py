@@ -124,7 +124,7 @@ def test_dvc_tracks_the_params_code_and_weights_that_the_plan_says(project: Proj
         assert file == f"workflow/resolved/{kind}/{instance}.json"
         with contextlib.chdir(project.folder):
             assert sealed.read(Path(file)) == plan.made_of(p, kind, fields), name
-        assert stage["keys"] == ([f"{kind}.{instance}"] if kind in ("download", "pretrained") else []), name
+        assert stage["keys"] == [], name
 
 
 def test_files_of_instances_are_written_when_they_change_and_go_with_them(tmp_path: Path) -> None:

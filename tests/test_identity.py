@@ -125,14 +125,14 @@ def test_a_linked_folder_is_part_of_what_a_folder_holds(tmp_path: Path, monkeypa
     frame = Path("elsewhere/0001.png")
     frame.write_bytes(b"black")
     Path("mine/clip").symlink_to("../elsewhere")
-    before = identity.content(Path("mine")), plan.own("frames", {"own_0": "mine"})
+    before = identity.content(Path("mine")), plan.own_files("frames", {"own_0": "mine"})
     times = frame.stat()
     frame.write_bytes(b"white")
     os.utime(frame, ns=(times.st_atime_ns, times.st_mtime_ns))
-    after = identity.content(Path("mine")), plan.own("frames", {"own_0": "mine"})
+    after = identity.content(Path("mine")), plan.own_files("frames", {"own_0": "mine"})
     assert before[0] != after[0]
     assert before[1] != after[1]
-    assert plan.own("frames", {"raw": "data/raw/demo/test.json"}) == ""
+    assert plan.own_files("frames", {"raw": "data/raw/demo/test.json"}) == {}
     Path("elsewhere/up").symlink_to("..")
     with pytest.raises(RetakeError, match="is a link to a folder that it lies in"):
         identity.content(Path("mine"))
@@ -173,11 +173,21 @@ def test_archives_that_come_or_change_are_missed(tmp_path: Path, monkeypatch: py
     assert outdated(), "unpacked, in place of a zip"
 
 
-def test_a_clone_keeps_the_tokens_of_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clone_keeps_the_token_that_a_manifest_was_made_under(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p = params.load()
     monkeypatch.chdir(tmp_path)
-    assert plan._locked() == {}
-    keys = "{download.kitti-test: token}"
-    Path("dvc.lock").write_text(
-        f"schema: '2.0'\nstages:\n  download@kitti-test:\n    params:\n      workflow/resolved/tokens.json: {keys}\n  plan: {{cmd: x}}\n"
-    )
-    assert plan._locked() == {"pretrained": {}, "download": {"kitti-test": "token"}}
+    fields = {"dataset": "kitti", "split": "test"}
+    manifest = plan.path("download", **fields)
+    sealed.write(manifest, {"archives": [], "missing": ["a.zip"]})
+    assert plan._renewed(p, "download", fields) == {}
+    place = Path("data/raw/kitti/a.zip")
+    place.write_bytes(b"came")
+    renewed = plan._renewed(p, "download", fields)
+    assert len(renewed["token"]) == 16
+    file = plan.RESOLVED / "download/kitti-test.json"
+    sealed.write(file, renewed)
+    sealed.write(manifest, {"archives": [], "missing": []} | plan.token("download", fields))
+    file.unlink()
+    assert plan._renewed(p, "download", fields) == renewed, "in a clone, which has the manifest alone"

@@ -26,7 +26,7 @@ from pipeline.atomic import alive, write_text
 from pipeline.errors import RetakeError, log
 from pipeline.sources import archives, limits
 
-RAW = Path("data/raw")
+RAW = Path("data/raw")  # the archives, in a folder for each kind of dataset
 Check = Callable[[Path], None]  # raises RetakeError for a file whose structure is wrong
 
 
