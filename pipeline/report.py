@@ -32,7 +32,7 @@ from pipeline.registry import registry
 from pipeline.store import scores
 from pipeline.store.frames import Store
 from pipeline.tables import papers, verdicts
-from pipeline.tables.paper_text import GRADE_WORDS, interval_of
+from pipeline.tables.paper_text import GRADE_WORDS, interval_of, published_of
 
 TEMPLATE = Path("workflow/report/report.html.j2")
 BUDGET = 8_000_000  # bytes
@@ -429,7 +429,9 @@ def _papers(records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
                         "text": text if line.measured or papers.NUMBER.fullmatch(text) else "",
                         "grade": line.grades.get(column, ""),
                         "mark": verdict.mark if verdict else "",
-                        "words": f"paper {line.against[column]}: {verdict.words}" if verdict else "",
+                        "words": f"paper {published_of(line.against[column], column)}: {verdict.words}"
+                        if verdict
+                        else "",
                         "interval": interval_of(line, column),
                         "lineage": f"{experiment}/{row['name']}" if line.measured and row and text else "",
                         "metric": _metric_of(records.get(experiment), column.ours),

@@ -72,10 +72,8 @@ def _verdicts(made: papers.Made) -> list[dict[str, Any]]:
             "experiment": made.table.parts[column.part].experiment,
             "row": line.label,
             "column": column.ours,
-            "published": line.against[column],
-            "grade": next(
-                (p.grades[column] for p in made.published if p.cells.get(column) == line.against[column]), ""
-            ),
+            "published": line.against[column].cells[column],
+            "grade": line.against[column].grades[column],
             "verdict": verdict.kind,
             "difference": None if verdict.difference != verdict.difference else verdict.difference,
             "words": verdict.words,

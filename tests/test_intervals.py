@@ -20,7 +20,7 @@ from pipeline import tasks
 from pipeline.metrics import frechet
 from pipeline.registry import registry
 from pipeline.tables import intervals, measured
-from pipeline.tables.cells import Column, Row
+from pipeline.tables.cells import Column, Row, Windows
 
 T3, T2 = 3.182446, 4.302653  # 97.5 % quantiles of Student's t with 3 and 2 degrees of freedom, from printed tables
 NAMES = ("windows", "clips")
@@ -152,7 +152,7 @@ def row(values: dict[str, Any], over: str = "windows", **about: Any) -> Row:
     told |= about
     arrays = {window: np.array(value, np.float64) for window, value in values.items()}
     meta = {
-        "values": {"m": arrays}, "weights": {"m": dict.fromkeys(arrays, 1.0)}, "metrics": {"m": told},
+        "values": {"m": Windows(arrays)}, "weights": {"m": dict.fromkeys(arrays, 1.0)}, "metrics": {"m": told},
         "predictions": {"protocol": {"window": 9} if over == "windows" else {}},
     }  # fmt: skip
     made = Row("a", "A", "measured", meta=meta, facts={"note": ""})

@@ -11,7 +11,7 @@ from scipy import stats
 
 from pipeline.errors import RetakeError
 from pipeline.tables import measured, pairs
-from pipeline.tables.cells import Column, Row
+from pipeline.tables.cells import Column, Row, Windows
 
 ABOUT = {
     "label": "Error", "identity": "1", "settings": {}, "better": "lower", "scale": 1.0, "digits": 2, "mean": "plain", "needs": "frames",
@@ -23,7 +23,7 @@ def row(name: str, values: dict[str, list[list[float]]], **about: Any) -> Row:
     """Return a measured row: window -> (samples, steps)."""
     windows = {window: np.array(v, np.float64) for window, v in values.items()}
     meta = {
-        "metrics": {"error": ABOUT | about}, "values": {"error": windows}, "weights": {"error": dict.fromkeys(windows, 1.0)},
+        "metrics": {"error": ABOUT | about}, "values": {"error": Windows(windows)}, "weights": {"error": dict.fromkeys(windows, 1.0)},
         "predictions": {"protocol": {"window": 1}}, "sets": {},
     }  # fmt: skip
     made = Row(name, name, "measured", facts={"note": ""}, meta=meta)

@@ -186,7 +186,7 @@ def test_measured_values_are_brought_to_the_unit_of_each_paper(
     made["rows"][0]["cells"] = {ours: made["rows"][0]["cells"]["lpips_t1"] | {"mean": mean}}
     done = papers.make(table, {experiment: made})
     (line,) = done.measured
-    assert [(line.against[c], float(line.cells[c]), v.kind) for c, v in line.verdicts.items()] == [
+    assert [(line.against[c].cells[c], float(line.cells[c]), v.kind) for c, v in line.verdicts.items()] == [
         (published, float(published), "agrees")
     ]
 

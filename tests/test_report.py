@@ -88,7 +88,7 @@ def test_verdicts_and_measured_rows_are_there() -> None:
     head, main = text.split("<main>")
     assert "<strong>DMVFN</strong>: 2 one training, spread unknown." in head  # the answer, before anything is scrolled
     first = main[main.index("<tbody>") :].split("</tr>")[0]
-    assert 'class="measured"' in first and "paper 88.53: one training, difference +0.00" in first
+    assert 'class="measured"' in first and "paper 88.53 s: one training, difference +0.00" in first
     assert "nothing can be said of reproducing" not in head
     assert "nothing can be said of reproducing" in page(record("demo")).split("<main>")[0]
 

@@ -619,10 +619,10 @@ def test_the_picture_has_low_resolution_each_row_and_the_truth(made: params.Para
     picture = read_image("results/toy.png")
     assert picture.shape[1] <= sheets.WIDTH
     rows = {name: Store(f"data/predictions/toy/{name}.arrow") for name in ("bicubic", "mine")}
-    scene_view.picture({"frames": str(HIGH), "low": None}, None, rows, "two.png")
+    made_of_two = scene_view.picture({"frames": str(HIGH), "low": None}, None, rows)
     side = 64
     factor = ((sheets.WIDTH - sheets.GAP) // scene_view.ABREAST - sheets.GAP) // side
-    image = read_image("two.png")[56 : 56 + side * factor : factor, sheets.GAP :]
+    image = made_of_two[56 : 56 + side * factor : factor, sheets.GAP :]
     parts = [image[:, i * (side * factor + sheets.GAP) :][:, : side * factor : factor] for i in (0, 1, 2, 3)]
     low_part, *_, truth = parts
     frames = Store(HIGH)

@@ -44,7 +44,7 @@ def as_long_csv(made: Made) -> str:
                 }
             if column in line.verdicts:
                 verdict = line.verdicts[column]
-                told |= {"published": line.against[column], "difference": digits(verdict.difference)}
+                told |= {"published": line.against[column].cells[column], "difference": digits(verdict.difference)}
                 told |= {"verdict": verdict.kind, "words": verdict.words}
             lines.append(told)
     return as_csv(list(HEAD), lines)
@@ -56,7 +56,7 @@ def as_markdown(made: Made) -> str:
     titles = [made.table.parts[column.part].title for column in made.columns]
     head = ["row", *(f"{title}: {column.title}" for title, column in zip(titles, made.columns, strict=True))]
     body = [
-        [f"{line.label} [{sources.index(line.source) + 1}]", *(_published(line, c) for c in made.columns)]
+        [f"{line.label} [{sources.index(line.source) + 1}]", *(published_of(line, c) for c in made.columns)]
         for line in made.told
     ]
     for line in made.measured:
@@ -87,7 +87,7 @@ def as_markdown(made: Made) -> str:
     return document(text)
 
 
-def _published(line: Line, column: Column) -> str:
+def published_of(line: Line, column: Column) -> str:
     """Return a published value unaltered, with the letter of its grade; what is no number stays away."""
     text = line.cells.get(column, "")
     if not NUMBER.fullmatch(text):

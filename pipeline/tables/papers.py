@@ -98,7 +98,10 @@ class Column:
 
 @dataclass
 class Line:
-    """One row: of a publication, or ours. `cells`: texts; `grades`: of published cells; `verdicts`: of measured ones."""
+    """One row: of a publication, or ours. `cells`: texts; `grades`: of published cells.
+
+    Of measured cells `verdicts`, and `against`: the published row that each is held against.
+    """
 
     label: str
     source: str
@@ -107,7 +110,7 @@ class Line:
     grades: dict[Column, str] = field(default_factory=dict)
     values: dict[Column, dict[str, Any]] = field(default_factory=dict)
     verdicts: dict[Column, Verdict] = field(default_factory=dict)
-    against: dict[Column, str] = field(default_factory=dict)
+    against: dict[Column, Line] = field(default_factory=dict)
 
 
 @dataclass
@@ -217,7 +220,7 @@ def _measured(
                 digits = _digits(column, published, about["digits"])
                 line.cells[column] = f"{value['mean']:.{digits}f}"
                 if theirs is not None and NUMBER.fullmatch(theirs.cells[column]):
-                    line.against[column] = theirs.cells[column]
+                    line.against[column] = theirs
                     line.verdicts[column] = verdicts.verdict(
                         Published(theirs.cells[column], theirs.grades[column], _facts(part, theirs.label, column)),
                         _as_measured(record, row, cell, column, value, factor),
