@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from snakemake.dag import DAG
+from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -30,6 +31,7 @@ os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 31))
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 32))
 # At its end Snakemake removes every empty folder that a file of the graph could lie in: some of them are the user's own.
 DAG.cleanup_workdir = lambda self: None
+JobScheduler.exit_gracefully = orphans.stop
 # Without a budget `gpu` limits nothing; --resources gpu=N or a profile gives more.
 workflow.global_resources.setdefault("gpu", P.compute.devices)
 
