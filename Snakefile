@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from snakemake.dag import DAG
+from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -33,6 +34,7 @@ gc.freeze()
 gc.set_threshold(100_000, 50, 50)
 # At its end Snakemake removes every empty folder that a file of the graph could lie in: some of them are the user's own.
 DAG.cleanup_workdir = lambda self: None
+JobScheduler.exit_gracefully = orphans.stop
 # Without a budget `gpu` limits nothing; --resources gpu=N or a profile gives more.
 workflow.global_resources.setdefault("gpu", P.compute.devices)
 

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from pipeline.errors import RetakeError, log
 
@@ -20,6 +20,15 @@ ALIVE = Path(".snakemake/alive")
 LOGS = Path(".snakemake/slurm_logs")  # who has sent jobs from this folder has it
 PATIENCE = 300.0  # seconds that cancelled jobs have for saving their state
 _alive: IO[str] | None = None  # keeps the lock
+
+
+def stop(scheduler: Any, *_: Any) -> None:
+    """Have Snakemake end when the jobs that run have ended: what its JobScheduler does at SIGTERM.
+
+    Its own handler takes a lock that the thread which it interrupts may hold: at the second signal (`timeout` sends two), while a job
+    that the first one ended was put away, Snakemake waited for itself for good. The jobs' end wakes the scheduler.
+    """
+    scheduler._user_kill = "graceful"
 
 
 def take_over() -> list[str]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from pipeline import orphans
 from pipeline.errors import RetakeError
@@ -28,6 +32,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_a_signal_that_comes_while_a_job_is_put_away_hangs_nothing() -> None:
+    """Snakemake's own handler would wait for the lock that the main thread, which it interrupts, holds."""
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    source = inspect.getsource(JobScheduler)
+    assert "signal.signal(signal.SIGTERM, self.exit_gracefully)" in source
+    assert 'if user_kill == "graceful":' in source
+    assert "JobScheduler.exit_gracefully = orphans.stop" in (ROOT / "Snakefile").read_text()
+    scheduler = JobScheduler.__new__(JobScheduler)
+    scheduler._lock, scheduler._user_kill = threading.Lock(), None
+    with scheduler._lock:
+        orphans.stop(scheduler, signal.SIGTERM, None)
+    assert scheduler._user_kill == "graceful"
 
 
 def test_only_jobs_of_this_folder_are_orphans(folder: Path) -> None:

@@ -4,8 +4,10 @@
 def gathered(wildcards):
     """Return no inputs; a manifest that tells of other archives than lie there is made again."""
     files = data("download")(wildcards)
-    if plan.outdated(P, wildcards.dataset, wildcards.split):
-        workflow.dag.forcefiles.add(f"data/raw/{wildcards.dataset}/{wildcards.split}.json")
+    if asked(plan.outdated)(P, wildcards.dataset, wildcards.split):
+        workflow.dag.forcefiles.add(
+            f"data/raw/{wildcards.dataset}/{wildcards.split}.json"
+        )
     return files
 
 
