@@ -106,6 +106,7 @@ def _extra(name: str, direction: str) -> float:
 def network() -> Row:
     import torch
 
+    from pipeline.models import convolution
     from pipeline.models.arflow import network as module
 
     torch.set_num_threads(1)
@@ -117,6 +118,7 @@ def network() -> Row:
         with (
             mock.patch.object(module, "for_cpu", lambda x: x),
             mock.patch.object(module, "correlation", module.correlation_shifts),
+            mock.patch.object(convolution, "pays", return_value=False),
         ):
             ours()
 

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import torch
 
+from bench.bench_training import plainly_enlarged
 from bench.common import Row, interleave
 from pipeline import params, upscale, weights
 from pipeline.losses.slim_vgg import NAMES, SlimVgg
@@ -132,14 +133,9 @@ def _tensors(source: Path) -> Iterator[torch.Tensor]:
 
 def _plain(net: Any, frames: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
     """Yield what `net.upscale` does, by the plain layers."""
-
-    def enlarged(self: Any, x: torch.Tensor) -> torch.Tensor:
-        first, second = self.conv_tran2highres.conv_tran1, self.conv_tran2highres.conv_tran2
-        return self.output_stage.conv(torch.relu(second(torch.relu(first(x)))))
-
     with (
         mock.patch.object(network, "for_cpu", lambda x: x),
-        mock.patch.object(network.Generator, "_enlarged", enlarged),
+        mock.patch.object(network.Generator, "_enlarged", plainly_enlarged),
         mock.patch.object(ops, "warp", ops.warp_gather),
     ):
         yield from net.upscale(frames)

@@ -32,8 +32,10 @@ from pipeline.drawing.encode import SUFFIXES, write_gif, write_video
 from pipeline.drawing.images import write_image
 from pipeline.drawing.sheets import sheet, spread, wrap
 from pipeline.errors import RetakeError, log, progress, run
+from pipeline.outputs import unused, unused_folder
 from pipeline.params import Params
 from pipeline.registry import registry
+from pipeline.sources import limits
 from pipeline.sources.clips import clips
 from pipeline.sources.images import read_any
 
@@ -44,6 +46,7 @@ DEFAULT = "dtvnet_demo"
 CHECKPOINTS = Path("data/checkpoints")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 SHOWN = 8  # frames of a clip on a sheet
+MOST = {"samples": 1000, "frames": 10_000, "fps": 1000}
 LARGE = 160  # pixels at a side of an image in which something is marked
 
 
@@ -72,8 +75,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     for option in ("samples", "frames", "fps"):
-        if getattr(args, option) < 1:
-            parser.error(f"--{option} must be at least 1")
+        if not 1 <= getattr(args, option) <= MOST[option]:
+            parser.error(f"--{option} must be from 1 to {MOST[option]}")
     if args.seed < 0:
         parser.error("--seed must be at least 0")
     if not all(map(math.isfinite, args.endpoint or [])):
@@ -85,6 +88,12 @@ def main() -> None:
     seeds = range(args.seed, args.seed + (args.samples if args.motion_from is None else 1))
     for path in progress(images, unit="image", desc="animate"):
         image = read_any(path)
+        needed = len(seeds) * args.frames * max(image.size, 3 * (animator.network.size or 0) ** 2)
+        if needed > limits.HELD:
+            raise RetakeError(
+                f"{path}: {len(seeds)} clips of {args.frames} frames are {needed} bytes, up to {limits.HELD} are held at once: "
+                "give a smaller number of --samples or --frames"
+            )
         made = animator.clips(image, args.frames, seeds)
         if args.size == "image":
             made = [resized(clip, image.shape[1], image.shape[0]) for clip in made]
@@ -100,7 +109,7 @@ def found(paths: list[Path]) -> list[Path]:
     images: list[Path] = []
     for path in paths:
         inside = (
-            sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES and p.name[0] != "." and p.is_file())
+            [p for p in limits.unhidden(path) if p.suffix.lower() in IMAGES and p.is_file()]
             if path.is_dir()
             else [path]
         )
@@ -112,10 +121,10 @@ def found(paths: list[Path]) -> list[Path]:
 
 def check(output: Path, images: list[Path], single: bool) -> None:
     """Raise RetakeError when `output` cannot hold the clips of the images, or is there already: before anything is computed."""
-    taken = output.exists() or output.is_symlink()
-    if taken and (not output.is_dir() or any(output.iterdir())):
-        raise RetakeError(f"{output} is there already: name another output, or move it away")
-    if not single:
+    if single:
+        unused(output)
+    else:
+        unused_folder(output)
         stems = [path.stem for path in images]
         twice = sorted({stem for stem in stems if stems.count(stem) > 1})
         if twice:
@@ -213,7 +222,7 @@ class Animator:
 
 def only_checkpoint(name: str) -> Path:
     """Return the one checkpoint of a model in data/checkpoints; raises RetakeError for none or several."""
-    checkpoints = sorted((CHECKPOINTS / name).glob("*.pt"))
+    checkpoints = limits.unhidden(CHECKPOINTS / name, "*.pt")
     if len(checkpoints) != 1:
         what = f"several: {', '.join(p.name for p in checkpoints)}" if checkpoints else "none"
         raise RetakeError(

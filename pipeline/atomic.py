@@ -21,6 +21,7 @@ from pathlib import Path
 from pipeline.errors import RetakeError
 
 CLAIMS = Path("data/.claims")
+LONGEST = 200  # bytes of a name that has room for more behind it; file systems take 255
 _claimed: tuple[Path, str, Path] | None = None  # the claim's file, what this process wrote there, the output
 
 
@@ -34,12 +35,15 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{_escape(path.name)}.*.tmp*"):
+    name = (
+        path.name if len(os.fsencode(path.name)) <= LONGEST else hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    )
+    for left in path.parent.glob(f".{_escape(name)}.*.tmp*"):
         pid = re.search(rf"\.{_machine()}-(\d+)-[0-9a-f]+\.tmp", left.name)
         if pid and not alive(int(pid[1])):
             left.unlink(missing_ok=True)
     own = f"{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    temporary = path.with_name(f".{path.name}.{own}.tmp{path.suffix}")
+    temporary = path.with_name(f".{name}.{own}.tmp{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -49,8 +53,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
     except OSError as error:  # writes that fail name no file: a full disk must be known by one
         if error.errno is None and "No space left" in str(error):  # pyarrow's
             raise OSError(errno.ENOSPC, str(error), str(path)) from None
-        if error.errno is not None and error.filename in (None, str(temporary)):
-            error.filename = str(path)
+        named = str(error.filename or temporary).removeprefix("file:")  # PyAV's own
+        if error.errno is not None and named == str(temporary):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -27,6 +27,7 @@ from pipeline import params, plan, tasks
 from pipeline.atomic import claim
 from pipeline.errors import RetakeError, log, progress, run
 from pipeline.params import Params
+from pipeline.sources import archives
 from pipeline.sources.clips import VIDEOS, clips
 from pipeline.sources.clips import size as size_of
 from pipeline.sources.images import read_image
@@ -59,7 +60,7 @@ def bring(p: Params, experiment: str, name: str) -> Path:
     expected: Expected = tasks.part(protocol.task, "bring").expected(fields, protocol, frames, source)
     if not source.exists():
         raise RetakeError(f"no {source} (experiments.{experiment}.predictions.{name}); {expected.sentence}")
-    if source.is_file() or any(f.suffix.lower() in VIDEOS for f in source.rglob("*")):
+    if source.is_file() or any(f.suffix.lower() in VIDEOS for f in archives.below(source)):
         problems: list[str] = []
         images, what = _clips(source, expected, problems)
     else:

@@ -34,6 +34,7 @@ INSTANCE = (
     "--experiment",
     "--shard",
 )  # what names a stage's instance
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 REQUEUE = 75  # EX_TEMPFAIL: SIGTERM came, state is saved, the scheduler may start the job again
 
 
@@ -49,11 +50,16 @@ class Interrupted(Exception):
         self.code = 128 + number if number == signal.SIGINT else REQUEUE
 
 
+def readable(name: str) -> str:
+    """Return a file's name as text: bytes that are not UTF-8 are written out, `caf\\xe9`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def near(word: str, words: Iterable[str]) -> str:
     """Return " (did you mean X?)" for the nearest of `words`, or the list of them when none is near."""
     import difflib
 
-    known = sorted(words)
+    known = sorted(map(str, words))
     match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f" (did you mean {match[0]!r}?)" if match else f" (known: {', '.join(known) or 'none'})"
 
@@ -79,6 +85,14 @@ class _Lines:
 
     def flush(self) -> None:
         """Do nothing: logs are not held back."""
+
+
+class _Plain(logging.Formatter):
+    """Writes out what a terminal would obey, from names of files or a server's words, and what turns the direction of reading."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message."""
+        return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), super().format(record))
 
 
 def log_file(name: str, arguments: list[str]) -> Path:
@@ -107,7 +121,9 @@ def run(main: Callable[[], None], name: str) -> None:
             handlers.append(logging.FileHandler(path, mode="a", encoding="utf-8", errors="backslashreplace"))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be what no encoding knows
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers)
+    for handler in handlers:
+        handler.setFormatter(_Plain())
+    logging.basicConfig(level=logging.INFO, handlers=handlers)
     signal.signal(signal.SIGTERM, _end)
     try:
         main()
@@ -139,6 +155,11 @@ def explain(error: OSError) -> str:
     if number in (errno.EACCES, errno.EROFS, errno.EPERM):
         if number != errno.EROFS and os.access(where, os.F_OK) and not os.access(where, os.R_OK):
             return f"cannot read {where}: {error.strerror}. Its owner can make it readable (chmod +r), then run again"
+        closed = next((str(p) for p in reversed(Path(where).parents) if p.is_dir() and not os.access(p, os.X_OK)), None)
+        if closed and number != errno.EROFS:
+            return (
+                f"cannot reach {where}: {error.strerror}. The owner of {closed} can open it (chmod +rx), then run again"
+            )
         return f"cannot write {where}: {error.strerror}. Make the folder writable or link it elsewhere, run again"
     if number == errno.ENOENT:
         made = Path(where).parts[:1] in (("data",), ("results",))

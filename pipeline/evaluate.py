@@ -24,7 +24,6 @@ import functools
 import hashlib
 import itertools
 import math
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,9 +34,10 @@ from pipeline import params
 from pipeline.errors import RetakeError, near, progress, run
 from pipeline.metrics import Undefined, cache, left_out, mean, sets, squared, temporal
 from pipeline.sources.clips import Clip, clips, side, unit
+from pipeline.sources.images import frame_numbers
 from pipeline.store import moments
 from pipeline.tables import intervals
-from pipeline.tables.text import described
+from pipeline.tables.text import described, visible
 from pipeline.tasks.super_resolution import Protocol
 from pipeline.tasks.super_resolution.clips import scored_part
 
@@ -60,7 +60,9 @@ def main() -> None:
     args = parser.parse_args()
     names = args.metrics or ("" if args.profile else "psnr,ssim")
     profile = args.profile or "clean"
-    asked = [name.strip() for name in names.split(",") if name]
+    asked = [name.strip() for name in names.split(",") if name.strip()]
+    if names and not asked:
+        parser.error("--metrics names none")
     if args.truth.suffix == moments.SUFFIX:
         from pipeline import statistics
 
@@ -343,7 +345,8 @@ def _paired(
     predicted: dict[str, Clip], true: dict[str, Clip], predictions: Path, truth: Path
 ) -> tuple[Pairs, dict[str, str]]:
     """Return the clips in pairs, and what must be said below the table of how their frames are paired."""
-    if len(predicted) == len(true) == 1:
+    named = predictions.is_dir() and truth.is_dir() and "" not in {*predicted, *true}  # a single clip need not be
+    if len(predicted) == len(true) == 1 and not named:
         pairs = {next(iter(true)): (next(iter(predicted.values())), next(iter(true.values())))}
     else:
         missing, unknown = sorted(set(true) - set(predicted)), sorted(set(predicted) - set(true))
@@ -357,7 +360,7 @@ def _paired(
                 f"{predictions} does not hold the clips of {truth}:{first}{more}\nExpected {len(true)}: {expected}"
             )
         pairs = {name: (predicted[name], true[name]) for name in true}
-    shifted = 0
+    notes: dict[str, int] = collections.Counter()
     for ours, theirs in pairs.values():
         if not ours.keeps_time_with(theirs):
             assert ours.rate and theirs.rate
@@ -365,39 +368,32 @@ def _paired(
                 f"{ours.where} has {float(ours.rate):g} frames a second, {theirs.where} {float(theirs.rate):g}: "
                 "their frames do not show the same times"
             )
-        shifted += _count_from_elsewhere(ours, theirs)
-    text = "by position: one side counts from 0, the other from 1"
-    return pairs, {"frames paired": text} if shifted else {}
+        if reason := _by_position(ours, theirs):
+            notes[reason] += 1
+    told = "; ".join(f"{reason} ({count} of {len(pairs)} clips)" for reason, count in notes.items())
+    return pairs, {"frames paired": f"by position: {told}"} if told else {}
 
 
-def _count_from_elsewhere(ours: Clip, theirs: Clip) -> bool:
-    """Say whether the frames of one clip are counted from 0, those of the other from 1.
+def _by_position(ours: Clip, theirs: Clip) -> str:
+    """Return why the images of two clips are paired by position alone, "" where their names say the same numbers or there are none.
 
     Raises RetakeError for clips of as many frames whose names say that they are others.
     """
     if len(ours.names) != len(theirs.names) or ours.names == theirs.names:
-        return False
-    one, other = _numbers(ours.names), _numbers(theirs.names)
-    if one == other or not one or not other:
-        return False
+        return ""
+    one, other = frame_numbers(ours.names), frame_numbers(theirs.names)
+    if not one or not other:
+        return f"names such as {ours.names[0]} and {theirs.names[0]} do not say which frames they are"
+    if one == other:
+        return ""
     consecutive = all(numbers == list(range(numbers[0], numbers[0] + len(numbers))) for numbers in (one, other))
     if consecutive and {one[0], other[0]} == {0, 1}:
-        return True
+        return "one side counts from 0, the other from 1"
     index = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
     raise RetakeError(
         f"{ours.where} has {ours.names[index]} where {theirs.where} has {theirs.names[index]}: their names say other frames. "
         "Give the frames of both the same numbers"
     )
-
-
-def _numbers(names: list[str]) -> list[int]:
-    """Return the number of each name: the one of its numbers that is not the same in all; [] where that is not clear."""
-    rows = [[int(digits) for digits in re.findall("[0-9]+", name)] for name in names]
-    if len({len(row) for row in rows}) != 1:
-        return []
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    varying = [column for column in columns if len(set(column)) > 1] or columns[-1:]
-    return varying[0] if len(varying) == 1 else []
 
 
 def _table(
@@ -412,7 +408,7 @@ def _table(
 
     rows = [["clip", *values]]
     for clip in names if len(names) > 1 else []:
-        rows.append([clip, *(cell(m, [found[clip]] if clip in found else []) for m, found in values.items())])
+        rows.append([visible(clip), *(cell(m, [found[clip]] if clip in found else []) for m, found in values.items())])
     last = [f"{whole[m]:.4f}" if m in whole else cell(m, list(found.values())) for m, found in values.items()]
     rows.append([f"all {len(names)} clip{'s' * (len(names) > 1)}", *last])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

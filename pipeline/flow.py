@@ -178,7 +178,7 @@ def make_pair(
         raise RetakeError(f"{model.kind} has no weights: leave --checkpoint out, or name the estimator that it is of")
     unused(output)
     unused(picture)
-    if output is not None and output == picture:
+    if output is not None and picture is not None and output.resolve() == picture.resolve():
         raise RetakeError(f"{output} cannot hold both the flow and its picture: give another name")
     first, second = (read_image(path) for path in images)
     if first.shape != second.shape:

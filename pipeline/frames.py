@@ -35,8 +35,8 @@ from pipeline.errors import RetakeError, log, near, progress, run
 from pipeline.params import Dataset, Params
 from pipeline.shards import WHOLE, Shard
 from pipeline.sources import archives
-from pipeline.sources.archives import Clip, CutOff, Member, Stream
-from pipeline.sources.images import JPEG, image_size
+from pipeline.sources.archives import Clip, CutOff, Damaged, Member, Stream
+from pipeline.sources.images import JPEG, check_whole, image_size
 from pipeline.sources.verified import unpacked
 from pipeline.store import sealed
 from pipeline.store.frames import ENCODE, Writer, join
@@ -240,7 +240,7 @@ def _jobs(clips: Iterable[Clip | Stream], d: Dataset, problems: list[str]) -> It
             if not given:
                 problems.append(f"{clip.source.archive}: {clip.source.name}: clip {clip.name} has no frames")
         except CutOff as error:
-            if given:
+            if given and not isinstance(error, Damaged):
                 log.warning("%s", error)
             else:
                 problems.append(str(error))
@@ -257,6 +257,7 @@ def encode(member: Member, d: Dataset) -> tuple[bytes, Size]:
     where = f"{member.archive}: {member.name}"
     try:
         size = image_size(data)
+        check_whole(data)
     except ValueError as error:
         raise RetakeError(f"{where} {error}") from None
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)

@@ -56,7 +56,7 @@ def _snakemake_reasons(p: params.Params) -> str:
 
     A file without Snakemake's own record counts: it cannot know the params that file was made with.
     """
-    unknown = [f for f in plan.files(p, p.reproduce) if not Path(".snakemake/metadata", _record(f)).exists()]
+    unknown = [f for f in plan.files(p, plan.reproduced(p)) if not Path(".snakemake/metadata", _record(f)).exists()]
     if unknown:
         return f"{len(unknown)} files that it did not make, such as {unknown[0]}"
     dry = _run("snakemake", "-n", "--quiet", "rules")
@@ -82,7 +82,8 @@ def _check(done: subprocess.CompletedProcess[str]) -> None:
 
 def _last(done: subprocess.CompletedProcess[str]) -> str:
     lines = (done.stderr or done.stdout).strip().splitlines()
-    return lines[-1] if lines else f"exit code {done.returncode}"
+    told = [line for line in lines if line.startswith("ERROR: ")] or lines  # DVC ends with where to ask for help
+    return told[-1] if told else f"exit code {done.returncode}"
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.atomic import write_text
 from pipeline.errors import RetakeError, log, run
 from pipeline.sources import limits
+from pipeline.store import sealed
 from pipeline.tables.text import as_csv, digits, document, pipes
 
 SCHEMA = Path("workflow/schemas/results.schema.json")
@@ -76,6 +77,8 @@ def read(file: Path) -> dict[str, Any]:
     except jsonschema.ValidationError as error:
         where = ".".join(map(str, error.absolute_path)) or "the whole file"
         raise RetakeError(f"{file} is no results file of this format: {where}: {error.message[:200]}") from None
+    if tree.pop(sealed.SEAL, None) not in (None, sealed.digest(tree)):
+        raise RetakeError(f"{file} is damaged, or was changed by hand: its checksum is another. Get it again")
     return tree
 
 

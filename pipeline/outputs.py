@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.errors import RetakeError
+from pipeline.sources import limits
 
 
 def unused(path: Path | None) -> None:
@@ -15,7 +16,7 @@ def unused(path: Path | None) -> None:
 
 def unused_folder(path: Path) -> None:
     """Raise RetakeError where `path`, a folder that a command was told to write to, is a file or holds files."""
-    if path.exists() and not path.is_dir():
+    if (path.exists() or path.is_symlink()) and not path.is_dir():
         raise RetakeError(f"{path} is a file: nothing is overwritten; give another name")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and any(inside.name not in limits.DESKTOP for inside in path.iterdir()):
         raise RetakeError(f"{path} holds other files: give the name of a new or an empty folder")

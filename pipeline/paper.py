@@ -2,7 +2,7 @@
 
     python -m pipeline.paper dmvfn_table1
 
-Out, in results/paper/: `<table>.csv` (one line a cell), `.md`, `.tex` (booktabs and siunitx, with caption and label). The tables
+Out, in results/paper/: `<table>.csv` (one line a cell), `.md`, `.tex` (booktabs, graphicx and siunitx, with caption and label). The tables
 stand in workflow/paper_tables.yaml. Measured are the experiments that `reproduce` names; without one the table has published
 rows alone. docs/verdicts.md says what a verdict means.
 """

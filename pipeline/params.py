@@ -34,6 +34,7 @@ from pydantic import (
     create_model,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from pipeline import recipes
 from pipeline.errors import RetakeError, near
@@ -49,9 +50,10 @@ VARIABLE = (
 
 ROWS = ("models", "metrics", "predictions")  # of an experiment: null takes one away
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-Side = Annotated[int, Field(ge=16)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)]
+Side = Annotated[int, Field(ge=16, le=limits.PIXELS // 16)]
 Count = Annotated[int, Field(ge=1)]
+Few = Annotated[int, Field(ge=1, le=4096)]  # jobs, processes, machines
 Frames = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch and NumPy both take
 
@@ -68,10 +70,42 @@ def _label(text: str) -> str:
 Label = Annotated[str, AfterValidator(_label)]  # of a row
 
 
+def _place(text: str) -> str:
+    if (
+        not text
+        or any(unicodedata.category(c) == "Cc" for c in text)
+        or max(len(p.encode()) for p in text.split("/")) > 255
+    ):
+        raise ValueError(
+            f"{text[:99]!r} is no path: names of 1 to 255 bytes are, without line breaks and other control characters"
+        )
+    return text
+
+
+Place = Annotated[str, AfterValidator(_place)]  # of a user's file or folder
+
+
 class Strict(BaseModel):
     """Keys that no class declares are refused."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers(cls, given: Any) -> Any:
+        """Refuse true and false where numbers stand, which pydantic would take for 1 and 0, and numbers that nothing can hold."""
+        for key, value in given.items() if isinstance(given, dict) else ():
+            kind = str(cls.model_fields[key].annotation) if key in cls.model_fields else "Any"
+            inside = value.values() if isinstance(value, dict) and "dict[" in kind else value
+            for one in inside if isinstance(inside, list | type({}.values())) else [value]:
+                wrong = ""
+                if isinstance(one, bool) and not re.search(r"\b(bool|Any|Literal)\b", kind):
+                    wrong = f"Input should be something else than {str(one).lower()}"
+                elif isinstance(one, int) and abs(one) >= 2**63:
+                    wrong = "Input should be below 2^63"
+                if wrong:
+                    raise PydanticCustomError("number", "{wrong}", {"wrong": wrong, "key": key})
+        return given
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -103,15 +137,14 @@ class Compute(Strict):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto takes a GPU where there is one; cuda insists on it"
     )
-    devices: int = Field(
+    devices: Few = Field(
         1,
-        ge=1,
         description="processes, each on a GPU of its own (without GPUs: on CPUs), that train one model together",
     )
-    nodes: int = Field(1, ge=1, description="machines that those processes are spread over, under SLURM")
+    nodes: Few = Field(1, description="machines that those processes are spread over, under SLURM")
     precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="arithmetic of training and prediction")
     channels_last: bool = Field(False, description="memory layout of convolutions; a little faster, other rounding")
-    threads: int = Field(2, ge=1, description="CPU threads of one job; another number may change the last digits")
+    threads: Few = Field(2, description="CPU threads of one job; another number may change the last digits")
     batch: Count | None = Field(
         None,
         description="windows predicted, or pairs of frames estimated, together; null: 4, or 1 on a CPU for frames above 256x256; may change the last digits",
@@ -120,12 +153,14 @@ class Compute(Strict):
         "keep",
         description="drop: Snakemake removes prediction stores when they are scored and in the table's picture; DVC keeps them",
     )
-    shards: int = Field(
+    shards: Few | dict[Name, Few] = Field(
         1,
-        ge=1,
-        description="jobs that frames, flow, prediction and scores of one instance are each split in, for more machines; 1: none",
+        description="jobs that frames, flow, prediction and scores of one instance are each split in, for more machines; 1: none; or a "
+        "mapping from datasets (frames, flow) and experiments (predictions, scores) to such a number, the others are not split",
     )
-    workers: int = Field(2, ge=0, description="processes that load training data; 0 loads in the training process")
+    workers: int = Field(
+        2, ge=0, le=4096, description="processes that load training data; 0 loads in the training process"
+    )
 
     @model_validator(mode="after")
     def _even(self) -> Compute:
@@ -209,7 +244,7 @@ class Model(Strict):
     kind: str = Field(description="module of pipeline/models")
     network: Any = Field(None, description="what the weights depend on")
     train: Train | None = Field(None, description="null: nothing is trained (a baseline, or imported weights)")
-    checkpoint: str | dict[str, str] | None = Field(
+    checkpoint: Place | dict[str, Place] | None = Field(
         None,
         description="published weights to import: a file, or a name in workflow/weights.csv, or a mapping from the model's parts "
         "to such where they are several files; null: none",
@@ -293,7 +328,7 @@ class Experiment(Strict):
     models: dict[Name, Label] = Field(
         min_length=1, description="rows, in this order: entry of models -> the label that tables print"
     )
-    seeds: dict[Name, Count] = Field(
+    seeds: dict[Name, Few] = Field(
         default_factory=dict,
         description="entry of models -> how often it is trained, with its recipe's seed and those that follow; its cells are means "
         "over these trainings, with an interval over them. 1 where it is not named",
@@ -306,7 +341,7 @@ class Experiment(Strict):
         default_factory=list,
         description="steps k of the table's t+k columns, each the mean over the first k steps as published; [] for other tasks",
     )
-    predictions: dict[Name, str] = Field(
+    predictions: dict[Name, Place] = Field(
         default_factory=dict,
         description="label -> folder of predicted PNGs in the published layout, scored as a further row",
     )
@@ -362,6 +397,8 @@ class Params(Strict):
     def _references(self) -> Params:
         for name in self.reproduce:
             self._made(f"reproduce {name}", name)
+        for name in self.compute.shards if isinstance(self.compute.shards, dict) else ():
+            _known("compute.shards", name, {**self.datasets, **self.experiments}, "dataset or experiment")
         for name, experiment in self.experiments.items():
             where = f"experiments.{name}"
             _known(f"{where}.dataset", experiment.dataset, self.datasets, "dataset")
@@ -372,7 +409,7 @@ class Params(Strict):
             for model in experiment.models:
                 self._enters(where, experiment, model)
             self._told_apart(where, experiment)
-            clash = set(experiment.predictions) & set(experiment.models)
+            clash = set(experiment.predictions) & set(self.models)
             if clash:
                 raise ValueError(f"{where}.predictions: {sorted(clash)} are names of models too")
             for name in experiment.labels:
@@ -578,7 +615,7 @@ def _expanded(raw: Any) -> Any:
         if isinstance(given, dict):
             experiment = {"trained_on": given.get("dataset"), **given} if "dataset" in given else given
             profile = given.get("metrics")
-            if isinstance(profile, str):
+            if isinstance(profile, str) and isinstance(profiles, dict):
                 if profile not in profiles:
                     raise RetakeError(f"experiments.{name}.metrics: no profile {profile!r}{near(profile, profiles)}")
                 experiment = experiment | {"metrics": profiles[profile]}
@@ -619,17 +656,15 @@ def _explain(error: Any, source: Callable[[recipes.Keys], str]) -> str:
     kind: Any = params_class()
     for part in error["loc"]:
         options = _members(kind)
-        if len(options) > 1:  # the tag of a discriminated union: not a key of the file
-            tags = [
-                o.model_fields[tag].annotation for o in options for tag in ("kind", "task") if tag in o.model_fields
-            ]
-            kind = next((o for o, tag in zip(options, tags, strict=True) if tag == Literal[part]), None)
+        if len(options) > 1:  # the member of a union: not a key of the file
+            kind = next((option for option in options if _is_meant(option, str(part))), None)
             continue
         keys.append(str(part))
         kind = options[0] if options else None
         if error["type"] == "extra_forbidden" and part == error["loc"][-1]:
             break
         kind = _child(kind, str(part))
+    keys += [error["ctx"]["key"]] if error["type"] == "number" else []
     file = source(tuple(keys))
     where = (f"{file}: " if file else "") + (".".join(keys) or "params")
     if error["type"] == "extra_forbidden" and isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -640,6 +675,14 @@ def _explain(error: Any, source: Callable[[recipes.Keys], str]) -> str:
         return f"  {where}.{key}: unknown {error['ctx']['tag']!r}{near(error['ctx']['tag'], known)}"
     message = error["msg"].removeprefix("Value error, ")
     return f"  {message}" if error["type"] == "value_error" and not keys else f"  {where}: {message}"
+
+
+def _is_meant(option: Any, name: str) -> bool:
+    """Whether pydantic calls the member of a union so: by the value of its tag, or as a mapping."""
+    if get_origin(option) is dict:
+        return name.startswith("dict[")
+    fields = getattr(option, "model_fields", {})
+    return any(fields[tag].annotation == Literal[name] for tag in ("kind", "task") if tag in fields)
 
 
 def _members(kind: Any) -> list[Any]:
@@ -699,12 +742,11 @@ def explain(key: str) -> str:
     """Return the values under a dotted key, one a line, each with where it comes from; raises RetakeError for an unknown key."""
     read = recipes.read()
     p = validate(read.values, read.source)
-    try:
-        tree = subtree(p, key)
-    except (KeyError, TypeError):
-        *parents, last = key.split(".")
-        siblings = subtree(p, ".".join(parents)) if parents and parents[0] in p.tree else p.tree
-        raise RetakeError(f"params have no {key}{near(last, siblings) if isinstance(siblings, dict) else ''}") from None
+    tree: Any = p.tree
+    for part in key.split("."):
+        if not isinstance(tree, dict) or part not in tree:
+            raise RetakeError(f"params have no {key}{near(part, tree) if isinstance(tree, dict) else ''}")
+        tree = tree[part]
     lines = []
     for keys, value in _flat(tree, tuple(key.split("."))):
         name = ".".join(keys[len(key.split(".")) :]) or keys[-1]

@@ -1,14 +1,15 @@
 """What the Snakemake and DVC graphs share: every stage's instances, inputs, params keys, code and pretrained files.
 
-`python -m pipeline.plan` writes two files for DVC:
+`python -m pipeline.plan` writes for DVC:
 
-* `workflow/plan.yaml`, in git: the instances behind what `reproduce` names, the data of dvc.yaml's `foreach` (DVC's templates
-  cannot pair experiments with models). Snakemake makes anything by its target.
-* `workflow/resolved.json`, not in git: the resolved values of the params that those instances use, and a digest of each one's
-  code. dvc.yaml tracks its keys: what a default, a paper's file or a changed line does to a stage is seen there. It is JSON
-  because DVC reads it again for every stage, a hundred times as fast as YAML.
+* `workflow/plan.json`, in git: the instances behind what `reproduce` names, the data of dvc.yaml's `foreach` (DVC's templates
+  cannot pair experiments with models). Snakemake makes anything by its target. It is JSON, which DVC reads a hundred times as
+  fast as YAML.
+* `workflow/resolved/<stage>/<instance>.json`, not in git: the resolved values of the params that one instance uses, and the digest
+  of its code. It is an input of that instance alone: what a default, a paper's file or a changed line does to a stage is seen
+  there. A file whose content stays is not written again, so DVC, which goes by times and inodes, need not read it.
 
-DVC runs that command too, as its stage `plan`, always. When it changes plan.yaml, the run stops and asks for a second `dvc
+DVC runs that command too, as its stage `plan`, always. When it changes plan.json, the run stops and asks for a second `dvc
 repro`, because DVC read the old one.
 """
 
@@ -18,6 +19,7 @@ import argparse
 import csv
 import functools
 import hashlib
+import json
 import os
 import shutil
 import string
@@ -31,20 +33,22 @@ import yaml
 
 from pipeline import cite, identity, params, recipes, tasks
 from pipeline.atomic import write_text
-from pipeline.errors import RetakeError, log, near
+from pipeline.errors import RetakeError, log, near, readable
 from pipeline.params import Params
 from pipeline.registry import registry
 from pipeline.shards import Shard
+from pipeline.sources import archives, limits, verified
 from pipeline.store import sealed
 from pipeline.tables import papers
 
-FILE = Path("workflow/plan.yaml")
-RESOLVED = Path("workflow/resolved.json")
+FILE = Path("workflow/plan.json")
+RESOLVED = Path("workflow/resolved")
+TOKENS = RESOLVED / "tokens.json"
+READ = RESOLVED / "read.json"  # the digest of the params that the files in this folder were made of
 RESTRICTED = "restricted"  # DVC's remote for what a licence does not let people pass on
 WEIGHTS = Path("workflow/weights.csv")
-SOURCES = Path("workflow/sources.csv")
 PUBLISHED = Path("results/published")
-HEAD = "# Generated from params.yaml and workflow/papers by `python -m pipeline.plan`; do not edit.\n"
+NOTE = "Generated from params.yaml and workflow/papers by `python -m pipeline.plan`; do not edit."
 
 # The files of each stage; the first is the one that others depend on.
 OUTPUTS: dict[str, list[str]] = {
@@ -153,12 +157,19 @@ def output(stage: str, fields: Fields, shard: Shard) -> Path:
     return path(f"{stage}_shard", **fields, shards=shard.of, shard=shard.number)
 
 
+def shards(p: Params, stage: str, fields: Fields) -> list[Shard]:
+    """Return the parts that one instance is joined of; none where it is not split."""
+    truth = stage == "flow" and p.models[str(fields["estimator"])].kind in TRUTH  # is read, not computed
+    if f"{stage}_shard" not in PARTS or truth:
+        return []
+    split = p.compute.shards
+    number = split if isinstance(split, int) else split.get(str(fields.get("experiment") or fields["dataset"]), 1)
+    return [Shard(i, number) for i in range(1, number + 1)] if number > 1 else []
+
+
 def parts(p: Params, stage: str, fields: Fields) -> list[Path]:
     """Return the first outputs of the parts that one instance is joined of; none where it is not split."""
-    truth = stage == "flow" and p.models[str(fields["estimator"])].kind in TRUTH  # is read, not computed
-    if p.compute.shards == 1 or f"{stage}_shard" not in PARTS or truth:
-        return []
-    return [output(stage, fields, Shard(number, p.compute.shards)) for number in range(1, p.compute.shards + 1)]
+    return [output(stage, fields, shard) for shard in shards(p, stage, fields)]
 
 
 class Build:
@@ -173,8 +184,8 @@ class Build:
 
     def add(self, stage: str, **fields: str | int | None) -> str:
         """Add one instance, with its parts where it is split."""
-        for number, _ in enumerate(parts(self.p, stage, fields), start=1):
-            self.add(f"{stage}_shard", **fields, shards=self.p.compute.shards, shard=number)
+        for shard in shards(self.p, stage, fields):
+            self.add(f"{stage}_shard", **fields, shards=shard.of, shard=shard.number)
         self.stages[stage][name_of(stage, fields)] = fields
         return str(path(stage, **fields))
 
@@ -333,9 +344,9 @@ def inputs(p: Params, stage: str, fields: Fields) -> list[str]:
     if stage == "score":
         given.insert(0, str(path("predict", **fields)))
     if made == stage:
-        for number, _ in enumerate(parts(p, stage, fields), start=1):
-            shard = {"shards": p.compute.shards, "shard": number}
-            given += [file.format(**fields | shard) for file in PARTS[f"{stage}_shard"]]
+        for shard in shards(p, stage, fields):
+            names = fields | {"shards": shard.of, "shard": shard.number}
+            given += [file.format(**names) for file in PARTS[f"{stage}_shard"]]
     if stage == "table":
         e = p.experiments[str(fields["experiment"])]
         rows = [(s, m) for m in e.models for s in ("score", "predict")]
@@ -347,6 +358,15 @@ def inputs(p: Params, stage: str, fields: Fields) -> list[str]:
 def code(p: Params, stage: str, fields: Fields) -> str:
     """Return the digest of the code that one instance's result depends on."""
     return identity.digest(roots(p, stage, fields))
+
+
+def made_of(p: Params, stage: str, fields: Fields) -> dict[str, Any]:
+    """Return what one instance's result depends on beside its inputs.
+
+    The digest of its `code`, {key: value} of its `params`, and {path: digest} of its `own` files: Snakemake goes by times alone,
+    DVC by size, time and inode, and into no linked folder.
+    """
+    return {"code": code(p, stage, fields), "params": uses(p, stage, fields), "own": own_files(stage, fields)}
 
 
 def _whole(p: Params, name: str) -> None:
@@ -395,7 +415,7 @@ def roots(p: Params, stage: str, fields: Fields) -> tuple[str, ...]:
 
 
 def own_files(stage: str, fields: Fields) -> dict[str, str]:
-    """Return {path: digest} of the inputs that the user made; an engine that goes by times alone would miss a change."""
+    """Return {path: digest} of the inputs that the user made, and of the project's own."""
     own = [v for k, v in fields.items() if v is not None and (k.startswith("own_") or k == "source")]
     own += FILES.get(stage, [])
     return {file: identity.content(Path(file)) for file in own}
@@ -425,10 +445,10 @@ def spread(p: Params) -> dict[str, int | str]:
     return {"mpi": "srun", "nodes": nodes, "tasks": nodes, "tasks_per_gpu": 0} if nodes > 1 else {}
 
 
-def files(p: Params, asked: list[str]) -> Iterator[str]:
-    """Yield every file between raw data and what is `asked` for (as in `plan`), that included, but for those that do not stay."""
+def files(p: Params, stages: Plan) -> Iterator[str]:
+    """Yield every file that a plan's stages write, but for those that do not stay."""
     dropped = {OUTPUTS["predict"][0]} if p.compute.predictions == "drop" else set()
-    for stage, instances in (reproduced(p) if asked == p.reproduce else plan(p, asked)).items():
+    for stage, instances in stages.items():
         for fields in instances.values() if stage in OUTPUTS else ():
             yield from (output.format(**fields) for output in OUTPUTS[stage] if output not in dropped)
 
@@ -459,13 +479,33 @@ def stale(weights: str) -> bool:
     return identity.content(file) != manifest.get("sha256")
 
 
+def outdated(p: Params, dataset: str, split: str) -> bool:
+    """Whether the manifest of a split's archives tells of other archives than lie there now: changed ones, or some that were missing.
+
+    Archives that have gone are no reason: a clone has never had them, and people remove what was read to have the disk back.
+    """
+    manifest_file = path("download", dataset=dataset, split=split)
+    kind = p.datasets[dataset].kind
+    if not manifest_file.exists() or registry("datasets")[kind].generate is not None:
+        return False
+    try:
+        manifest = sealed.read(manifest_file)
+    except (OSError, RetakeError):
+        return True
+    folder = verified.RAW / kind
+    return any(archives.place(folder / file).exists() for file in manifest["missing"]) or any(
+        verified.changed(folder / archive["file"], archive["bytes"], archive["sha256"])
+        for archive in manifest["archives"]
+    )
+
+
 def dump(p: Params) -> str:
-    """Return the text of workflow/plan.yaml.
+    """Return the text of workflow/plan.json.
 
     DVC's templates have no optional inputs and no lists of their own: the inputs of all instances of a stage are lists of one
     length, in which a shorter one repeats its first.
     """
-    instances: dict[str, Any] = {}
+    instances: dict[str, Any] = {"note": NOTE}
     for stage, entries in reproduced(p).items():
         read = {}
         for name, fields in entries.items():
@@ -491,7 +531,7 @@ def dump(p: Params) -> str:
         }
         if longest > slots:
             raise RetakeError(f"a stage {stage} reads {longest} files, dvc.yaml has room for {slots}: add a line there")
-    return HEAD + yaml.safe_dump(instances, sort_keys=False, width=200)
+    return json.dumps(instances, indent=1) + "\n"
 
 
 def withheld(p: Params, stage: str, fields: Fields) -> list[str]:
@@ -523,7 +563,7 @@ def _licences() -> dict[str, bool]:
     from pipeline import fetch
 
     told = {row.name: row.redistribute for row in fetch.sources(WEIGHTS, key="name", extra=("use",))}
-    for row in fetch.sources(SOURCES):
+    for row in fetch.sources(fetch.SOURCES):
         told[row.name] = told.get(row.name, True) and row.redistribute
     return told
 
@@ -550,54 +590,92 @@ SLOTS = {
 }
 
 
-def resolved(p: Params) -> dict[str, Any]:
-    """Return the content of workflow/resolved.json."""
-    before = _resolved_before()
-    tree: dict[str, Any] = {"read": recipes.digest(), "code": {}, "pretrained": {}}
-    for stage, entries in reproduced(p).items():
+def resolved(p: Params) -> dict[Path, dict[str, Any]]:
+    """Return the content of each file in workflow/resolved."""
+    stages = reproduced(p)
+    trees: dict[Path, dict[str, Any]] = {READ: {"read": recipes.digest()}, TOKENS: _tokens(p, stages)}
+    for stage, entries in stages.items():
         for name, fields in entries.items():
-            tree["code"].setdefault(stage, {})[name] = code(p, stage, fields)
-            for key, value in uses(p, stage, fields).items():
-                *parents, last = key.split(".")
-                functools.reduce(lambda node, part: node.setdefault(part, {}), parents, tree)[last] = value
-            if stage == "pretrained":
-                # A new token makes DVC look again; while manifest and file agree the last one stays.
-                weights = str(fields["weights"])
-                token = before.get("pretrained", {}).get(weights, "")
-                tree["pretrained"][weights] = _token(weights) if stale(weights) else token
-    return tree
+            trees[RESOLVED / stage / f"{name}.json"] = made_of(p, stage, fields)
+    return trees
 
 
 def write(p: Params) -> None:
-    """Write workflow/resolved.json."""
-    sealed.write(RESOLVED, resolved(p))
+    """Make workflow/resolved tell what the plan's instances use now: files of others go, equal ones are left alone.
+
+    Raises RetakeError when somebody else has changed a file there.
+    """
+    trees = resolved(p)
+    for file in [f for f in RESOLVED.rglob("*.json") if not f.name.startswith(".")]:
+        if trees.get(file) == _written(file):
+            del trees[file]
+        elif file not in trees:
+            file.unlink(missing_ok=True)
+    for file, tree in trees.items():
+        sealed.write(file, tree)
 
 
-def _token(weights: str) -> str:
-    manifest = path("pretrained", weights=weights)
-    state = [
-        (f.name, identity.content(f)) for f in sorted(manifest.parent.iterdir()) if f.is_file() and f.name[0] != "."
-    ]
-    return hashlib.sha256(repr((weights, state)).encode()).hexdigest()[:16]
+def _tokens(p: Params, stages: Plan) -> dict[str, dict[str, str]]:
+    """Return words that change when archives or pretrained files are no longer what their manifests tell: DVC then looks again.
+
+    While they agree the last words stay; a clone, which has none yet, keeps those in dvc.lock.
+    """
+    before = _written(TOKENS) or _locked()
+    tokens: dict[str, dict[str, str]] = {"download": {}, "pretrained": {}}
+    for name, fields in stages["download"].items():
+        changed = outdated(p, fields["dataset"], fields["split"])
+        folder = verified.RAW / p.datasets[fields["dataset"]].kind
+        tokens["download"][name] = _token(folder) if changed else before.get("download", {}).get(name, "")
+    for name, fields in stages["pretrained"].items():
+        folder = path("pretrained", **fields).parent
+        changed = stale(fields["weights"])
+        tokens["pretrained"][name] = _token(folder) if changed else before.get("pretrained", {}).get(name, "")
+    return tokens
 
 
-def _resolved_before() -> dict[str, Any]:
-    """Return what resolved.json holds; {} where there is none. Raises RetakeError when somebody else has changed it."""
-    if not RESOLVED.exists():
+def _token(folder: Path) -> str:
+    """Return a word that is another when what lies in a folder is."""
+    state = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in limits.unhidden(folder) if f.exists()]
+    return hashlib.sha256(repr(state).encode()).hexdigest()[:16]
+
+
+def _locked() -> dict[str, dict[str, str]]:
+    """Return the tokens in dvc.lock, {} where there is none."""
+    known: dict[str, dict[str, str]] = {"download": {}, "pretrained": {}}
+    try:
+        stages = yaml.load(Path("dvc.lock").read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
+        for stage in stages.values():
+            for key, value in stage.get("params", {}).get(str(TOKENS), {}).items():
+                group, _, name = key.partition(".")
+                if group in known:
+                    known[group][name] = str(value)
+    except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError):  # none, or one that DVC will refuse
+        return {}
+    return known
+
+
+def _written(file: Path) -> dict[str, Any]:
+    """Return what a file in workflow/resolved holds; {} where there is none. Raises RetakeError when somebody else has changed it."""
+    if not file.exists():
         return {}
     try:
-        return sealed.read(RESOLVED)
+        return sealed.read(file)
     except RetakeError:
         raise RetakeError(
-            f"{RESOLVED} was changed by hand or by `dvc exp run -S {RESOLVED}:…`: it is generated, and what is set there reaches "
+            f"{file} was changed by hand or by `dvc exp run -S {file}:…`: it is generated, and what is set there reaches "
             "no stage. Set keys of params.yaml (`-S models.x.train.lr=…`, for a key that only a paper's file has "
-            f"`-S ++models.x.train.lr=…`); delete {RESOLVED} and run again"
+            f"`-S ++models.x.train.lr=…`); delete {file} and run again"
         ) from None
 
 
-_WHOLE: dict[
-    int, tuple[Params, Plan]
-] = {}  # the plan of all experiments, made once for a Params; it is asked for every job
+_WHOLE: dict[int, tuple[Params, Plan]] = {}
+
+
+def whole(p: Params) -> Plan:
+    """Return the plan of all experiments and of what `reproduce` names, made once for a Params: it is asked for every job."""
+    if id(p) not in _WHOLE:
+        _WHOLE[id(p)] = (p, plan(p, list(dict.fromkeys([*p.experiments, *p.reproduce]))))
+    return _WHOLE[id(p)][1]
 
 
 def fields_of(p: Params, stage: str, **wildcards: str | int) -> Fields:
@@ -609,14 +687,12 @@ def fields_of(p: Params, stage: str, **wildcards: str | int) -> Fields:
     if (
         "DVC_STAGE" in os.environ
         and params.VARIABLE not in os.environ
-        and _resolved_before().get("read") != recipes.digest()
+        and _written(READ).get("read") != recipes.digest()
     ):
         raise RetakeError(
             f"{RESOLVED} is behind params.yaml: run `python -m pipeline.plan`, then the same command again"
         )
-    if id(p) not in _WHOLE:
-        _WHOLE[id(p)] = (p, plan(p, list(dict.fromkeys([*p.experiments, *p.reproduce]))))
-    everything = _WHOLE[id(p)][1][stage]
+    everything = whole(p)[stage]
     name = name_of(stage, wildcards)
     if name not in everything:
         build, base = Build(p), stage.removesuffix("_shard")
@@ -665,8 +741,20 @@ def let_dvc_work() -> str:
     return told
 
 
+def _check_names(p: Params) -> None:
+    """Raise RetakeError for a user's folder with a name that DVC cannot track; DVC's own error would not say which."""
+    stages = reproduced(p)
+    given = [value for fields in stages["frames"].values() for key, value in fields.items() if key.startswith("own_")]
+    for folder in map(Path, [*given, *(fields["source"] for fields in stages["bring"].values())]):
+        for path in folder.rglob("*") if folder.is_dir() else ():
+            if readable(str(path)) != str(path):
+                raise RetakeError(
+                    f"{readable(str(path))} is a name that is not UTF-8, which DVC cannot track: rename it, or use snakemake"
+                )
+
+
 def main() -> None:
-    """Write plan.yaml and resolved.json; under DVC, stop the run when the first is another than DVC had read."""
+    """Write plan.json and resolved; under DVC, stop the run when the first is another than DVC had read."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.parse_args()
     p = params.load()
@@ -674,6 +762,8 @@ def main() -> None:
     told = let_dvc_work()
     if told and "DVC_STAGE" in os.environ:
         raise RetakeError(f"{told}: type the same command again")
+    if "DVC_STAGE" in os.environ:
+        _check_names(p)
     text = dump(p)
     if FILE.exists() and FILE.read_bytes() == text.encode():
         return

@@ -9,7 +9,9 @@ This module reads YAML and knows no key but `like`; `pipeline/params.py` says wh
 
 from __future__ import annotations
 
+import collections
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,8 @@ PAPERS = Path("workflow/papers")
 SECTIONS = ("datasets", "models", "protocols", "profiles", "experiments")  # of entries by name, which may say `like`
 OVERRIDE = "override"
 DEEPEST = 100
+MERGE = "tag:yaml.org,2002:merge"  # of the key <<
+MOST = 1_000_000  # values of a file, each alias written out; all papers together have 3,000
 FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has its C part
 
 Keys = tuple[str, ...]
@@ -61,7 +65,7 @@ def read(overrides: dict[str, Any] | None = None) -> Recipes:
     for a `like` that names nothing or leads back to its entry.
     """
     tree: dict[str, Any] = {}
-    for file in sorted(PAPERS.glob("*.yaml")):
+    for file in limits.unhidden(PAPERS, "*.yaml"):
         paper = load(file)
         _refuse_doubles(tree, paper, file)
         tree = _merged(tree, _leaves(paper, str(file)))
@@ -76,7 +80,7 @@ def read(overrides: dict[str, Any] | None = None) -> Recipes:
 def digest() -> str:
     """Return a hash of the files that `read` reads: whether a generated file is behind them is cheap to say."""
     total = hashlib.sha256()
-    for file in [*sorted(PAPERS.glob("*.yaml")), FILE]:
+    for file in [*limits.unhidden(PAPERS, "*.yaml"), FILE]:
         total.update(f"{file}\0".encode() + file.read_bytes() + b"\0")
     return total.hexdigest()[:16]
 
@@ -98,13 +102,21 @@ class _Loader(FASTEST):
         self.depth -= 1
         super().ascend_resolver()
 
+    def flatten_mapping(self, node: Any) -> None:
+        """Take in what `<<` names; raises yaml.YAMLError for one that takes in others again and again."""
+        super().flatten_mapping(node)
+        if len(node.value) > MOST:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: its << make more than {MOST} keys")
+
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         """Return the mapping; raises yaml.YAMLError with the line of a second key of the same name."""
         seen: dict[Any, int] = {}
         for key_node, _ in node.value:
+            if key_node.tag == MERGE:
+                continue
             key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
-            if isinstance(key, str) and key in seen and key != "<<":
+            if isinstance(key, str) and key in seen:
                 raise yaml.YAMLError(
                     f"line {line}: {key!r} stands here and in line {seen[key]} already: keep one of them"
                 )
@@ -116,18 +128,51 @@ class _Loader(FASTEST):
 def load(file: Path) -> dict[str, Any]:
     """Return the mapping that a YAML file holds; raises RetakeError naming the file, and the line where YAML ends."""
     try:
-        tree = yaml.load(limits.text(file), _Loader)
+        text = limits.text(file)
+        tree = json.loads(text, object_pairs_hook=_once) if file.suffix == ".json" else yaml.load(text, _Loader)
+        _measure(tree, {})
     except FileNotFoundError:
         raise RetakeError(f"no {file} in {Path.cwd()}: run from the project's folder") from None
     except RecursionError:
         raise RetakeError(f"{file} is nested too deeply to be read") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number or date that no Python object can hold
-        raise RetakeError(f"{file} is not YAML: {error}") from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+    ) as error:  # of values that are not of their tag
+        raise RetakeError(f"{file} is not {'JSON' if file.suffix == '.json' else 'YAML'}: {error}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise RetakeError(f"{file} must be a mapping of sections, not {type(tree).__name__}")
     return tree
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; raises ValueError for a key that stands in it twice."""
+    twice = [key for key, count in collections.Counter(key for key, _ in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands in one mapping twice: keep one of them")
+    return dict(pairs)
+
+
+def _measure(value: Any, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Return how many values a tree has and how deep they lie, where each alias is written out as the others read it.
+
+    `known`: what was measured before, by id. Raises yaml.YAMLError beyond `MOST` and `DEEPEST`, and for a value that holds itself.
+    """
+    if not isinstance(value, dict | list | set):
+        return 1, 0
+    if id(value) not in known:
+        known[id(value)] = MOST, DEEPEST  # while what is in it is measured: it may be itself
+        parts = [_measure(part, known) for part in (value.values() if isinstance(value, dict) else value)]
+        count, depth = 1 + sum(part[0] for part in parts), 1 + max((part[1] for part in parts), default=0)
+        if count > MOST or depth > DEEPEST:
+            raise yaml.YAMLError(f"its aliases (*name) make more than {MOST} values of it, or lie in themselves")
+        known[id(value)] = count, depth
+    return known[id(value)]
 
 
 def _refuse_doubles(tree: dict[str, Any], paper: dict[str, Any], file: Path) -> None:

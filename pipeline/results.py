@@ -17,6 +17,7 @@ from pipeline import cite, params, plan
 from pipeline.atomic import claim, write_text
 from pipeline.errors import log, run
 from pipeline.params import Params
+from pipeline.store import sealed
 from pipeline.tables import paper_text, papers, record
 from pipeline.tracking import commit
 
@@ -32,7 +33,9 @@ def make(p: Params) -> None:
     results, macros = plan.OUTPUTS["results"]
     claim(plan.path("results"))
     records = {name: record.read(plan.record(name)) for name in p.reproduce if name in p.experiments}
-    write_text(results, json.dumps(collected(records), indent=1, ensure_ascii=False) + "\n")
+    tree = collected(records)
+    tree[sealed.SEAL] = sealed.digest(tree)
+    write_text(results, json.dumps(tree, indent=1, ensure_ascii=False) + "\n")
     write_text(macros, paper_text.macros(records))
     log.info("wrote %s, %s", results, macros)
 

@@ -39,7 +39,7 @@ from pipeline.shards import NOTHING, WHOLE, Shard
 from pipeline.store import scores
 from pipeline.store.frames import Store
 from pipeline.store.scores import Row
-from pipeline.tasks.common.score import Metrics, reads_flow
+from pipeline.tasks.common.score import Job, Metrics, reads_flow
 
 
 def main() -> None:
@@ -61,15 +61,14 @@ def score(p: Params, experiment: str, name: str, shard: Shard | None = None) -> 
     parts = plan.parts(p, "score", fields) if shard is None else []
     output = plan.output("score", fields, shard or WHOLE)
     claim(output)
-    frames, predicted = Store(fields["frames"]), Store(plan.path("predict", **fields))
+    predicted = Store(plan.path("predict", **fields))
     cv2.setNumThreads(p.compute.threads)
     metrics = _build(p, experiment, name)
     if shard is not None:
         metrics.functions.pop("features", None)
     rows = _joined(parts, metrics, predicted.identity)
-    protocol = p.protocols[p.experiments[experiment].protocol]
-    task, share = tasks.part(protocol.task, "score"), NOTHING if parts else shard or WHOLE
-    made, facts = task.score(p, fields, protocol, frames, predicted, metrics, share)
+    job = Job(p, fields, Store(fields["frames"]), predicted, metrics, NOTHING if parts else shard or WHOLE)
+    made, facts = tasks.part(job.protocol.task, "score").score(job)
     rows += made
     if shard is not None:
         lacking = {key: [[*place, n] for place, n in counts.items()] for key, counts in metrics.lacking.items()}

@@ -38,7 +38,10 @@ def main() -> None:
     parser.add_argument("--profile", default="clean", help="entry of `profiles` in params.yaml")
     parser.add_argument("--output", type=Path, required=True, help=f"NAME{moments.SUFFIX}")
     args = parser.parse_args()
-    write(args.truth, [name.strip() for name in args.metrics.split(",") if name], args.profile, args.output)
+    asked = [name.strip() for name in args.metrics.split(",") if name.strip()]
+    if not asked:
+        parser.error("--metrics names none")
+    write(args.truth, asked, args.profile, args.output)
 
 
 @dataclass

@@ -19,6 +19,7 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline import params, plan, tasks, tracking
@@ -27,9 +28,7 @@ from pipeline.drawing.images import write_image
 from pipeline.drawing.sheets import with_lines
 from pipeline.errors import RetakeError, log, run
 from pipeline.params import Params
-from pipeline.sources.images import read_image
 from pipeline.store import sealed
-from pipeline.store.frames import Store
 from pipeline.tables import measured, pairs, published, record, text
 from pipeline.tables.cells import Layout, Row
 
@@ -71,10 +70,9 @@ def make(p: Params, experiment: str) -> None:
     write_text(latex, text.as_latex(experiment, rows, columns, bold))
     write_text(steps, layout.single(rows))
     write_text(speed, text.speed_csv(experiment, e))
-    ours = {row.label: row.name for row in rows if row.measured}
-    stores = {label: Store(plan.path("predict", experiment=experiment, model=name)) for label, name in ours.items()}
-    tasks.part(protocol.task, "view").picture(fields, protocol, stores, picture)
-    write_image(picture, with_lines(read_image(picture), text.rests_on(rows)))
+    stores = {row.label: row.meta["store"] for row in rows if row.measured}
+    shown = tasks.part(protocol.task, "view").picture(fields, protocol, stores)
+    write_image(picture, with_lines(shown, text.rests_on(rows)))
     told = record.of(p, experiment, rows, columns, differences, layout.over)
     sealed.write(kept, told)
     write_text(means, json.dumps(record.means(told), indent=1) + "\n")
@@ -113,7 +111,8 @@ def _mirror(p: Params, fields: plan.Fields, rows: list[tuple[Row, list[Row]]], f
                 for training in trainings:
                     mlflow.artifact(plan.path("score", experiment=experiment, model=training.name), "scores")
                 for training in trainings if len(trainings) > 1 else []:
-                    with _mirrored(p, experiment, training, [training], mlflow.active):
+                    single = replace(training, label=row.label)  # the run's name tells the seed
+                    with _mirrored(p, experiment, single, [training], mlflow.active):
                         pass
 
 
@@ -122,6 +121,8 @@ def _mirrored(p: Params, experiment: str, row: Row, trainings: list[Row], active
     """Open the run of a row or of one of its trainings, with its means; its name tells experiment, model and seeds."""
     e, model = p.experiments[experiment], p.models.get(row.name)
     own = {f"models.{row.name}": params.subtree(p, f"models.{row.name}")} if model is not None else {}
+    if model is not None and model.flow is not None:  # what its flow is estimated by is a setting, too
+        own["flow"] = params.subtree(p, f"models.{model.flow}")
     recipes = [p.models[training.name].train for training in trainings if training.name in p.models]
     seeds = [str(recipe.seed) for recipe in recipes if recipe is not None]
     name = ", ".join([experiment, row.label, *([f"seed {' '.join(seeds)}"] if seeds else [])])

@@ -82,11 +82,16 @@ def import_published(p: Params, fields: plan.Fields) -> None:
     claim(plan.path("train", **fields))
     if isinstance(model.checkpoint, dict):
         files = {part: name if Path(name).exists() else weights.path(name) for part, name in model.checkpoint.items()}
-        network.load_published({part: weights.load_saved(file) for part, file in files.items()})
+        weights.fill(
+            network,
+            {part: weights.load_saved(file) for part, file in files.items()},
+            ", ".join(map(str, files.values())),
+        )
     else:
         assert model.checkpoint is not None
         own = Path(model.checkpoint).exists() or tensorflow.is_checkpoint(model.checkpoint)
-        network.load_published((weights.load_file if own else weights.load)(model.checkpoint, check=True))
+        file = Path(model.checkpoint) if own else weights.path(model.checkpoint)
+        weights.fill(network, weights.read(file, kind=model.kind, check=True), file)
     save(plan.path("train", **fields), p, fields, network.state_dict(), None, "", 0, [])
     log.info("imported %s", ", ".join(model.pretrained))
 
@@ -426,14 +431,17 @@ class Saved:
             return
         from pipeline import weights
 
+        def damaged(error: Exception) -> RetakeError:
+            return RetakeError(
+                f"the saved state of this training is damaged ({error}): delete {self.path}, and training begins anew"
+            )
+
         try:
             tree: Any = weights.load_tree(self.path)
             _ = [tree[key] for key in ("code", "step", "network", "optimisers", "rank", "best", "changes")]
-        except (RetakeError, LookupError, TypeError) as error:
-            raise RetakeError(
-                f"the saved state of this training is damaged ({error}): delete {self.path}, and training begins anew"
-            ) from None
-        changed = sorted(f for f in {*self.code, *tree["code"]} if self.code.get(f) != tree["code"].get(f))
+            changed = sorted(f for f in {*self.code, *tree["code"]} if self.code.get(f) != tree["code"].get(f))
+        except (RetakeError, *weights.DAMAGE) as error:
+            raise damaged(error) from None
         main = self.state.fabric.global_rank == 0
         if changed and not resume:
             about = f"code has changed since the state of step {tree['step']} was saved ({', '.join(changed)})"
@@ -446,9 +454,12 @@ class Saved:
                 self.path.replace(aside)
                 log.info("%s: training begins anew; until it has ended the old state is kept as %s", about, aside)
             return
-        self.network.load_state_dict(tree["network"])
-        for name, optimiser in self.state.optimisers.items():
-            optimiser.load_state_dict(tree["optimisers"][name])
+        try:
+            self.network.load_state_dict(tree["network"])
+            for name, optimiser in self.state.optimisers.items():
+                optimiser.load_state_dict(tree["optimisers"][name])
+        except weights.DAMAGE as error:
+            raise damaged(error) from None
         self.state.step, self.rank, self.best, self.changes = tree["step"], tree["rank"], tree["best"], tree["changes"]
         if changed:
             self.changes.append(f"code changed at step {self.state.step}: {', '.join(changed)}")

@@ -36,10 +36,10 @@ from pipeline import compute, params, tasks, weights
 from pipeline.atomic import write_bytes
 from pipeline.drawing import encode
 from pipeline.errors import RetakeError, log, progress, run
-from pipeline.outputs import unused
+from pipeline.outputs import unused, unused_folder
 from pipeline.params import Model, Params
 from pipeline.sources import video
-from pipeline.sources.archives import CutOff, Member
+from pipeline.sources.archives import CutOff, Damaged, Member
 from pipeline.sources.images import frame_name, image_files, read_frame
 
 DEFAULT = "tecogan_published"
@@ -105,7 +105,7 @@ def upscale(
     damaged in its middle. Of a video that is cut off the frames before the cut are written, with a warning.
     """
     if not RATES[0] <= rate <= RATES[1]:
-        raise RetakeError(f"--rate {rate}: frames a second are from {RATES[0]} to {RATES[1]}")
+        raise RetakeError(f"--rate {str(rate)[:20]}: frames a second are from {RATES[0]} to {RATES[1]}")
     to_video = output.suffix.lower() in encode.SUFFIXES
     _check_output(output, to_video)
     clip = _folder(source, rate) if source.is_dir() else _video(source)
@@ -114,7 +114,7 @@ def upscale(
     network, digest = weights.load_model(model, checkpoint, device)
     done, key, state = 0, "", None
     if not to_video:
-        settings = [clip.identity, digest, model.model_dump(mode="json"), p.compute.model_dump(mode="json")]
+        settings = [clip.identity(), digest, model.model_dump(mode="json"), p.compute.model_dump(mode="json")]
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         done, whole, state = _resume(output, key)
         if whole:
@@ -156,7 +156,7 @@ class Clip:
     """
 
     path: Path
-    identity: list[Any]
+    identity: Callable[[], list[Any]]
     count: int
     rate: Fraction
     read: Callable[[int], Iterator[Frame]]
@@ -180,11 +180,8 @@ class Clip:
                 self.size = size
                 self.seen += 1
                 yield frame
-        except video.Damaged as error:
-            raise RetakeError(
-                f"{error}. Let FFmpeg conceal what is damaged first: ffmpeg -i {self.path.name} -crf 0 -c:a copy "
-                f"{self.path.stem}_mended.mkv"
-            ) from None
+        except Damaged:
+            raise
         except CutOff as error:
             self.cut = str(error)
 
@@ -202,7 +199,7 @@ def _folder(path: Path, rate: Fraction) -> Clip:
             for file, image in in_order(pool, read_frame, files[first:]):
                 yield Frame(frame_name(file), image, None)
 
-    return Clip(path, [[file.name, file.stat().st_size] for file in files], len(files), rate, read)
+    return Clip(path, lambda: [[file.name, _sha256(file)] for file in files], len(files), rate, read)
 
 
 def _video(path: Path) -> Clip:
@@ -215,7 +212,12 @@ def _video(path: Path) -> Clip:
             if number >= first:
                 yield Frame(f"{number:06d}", image(), shown)
 
-    return Clip(path, [path.name, path.stat().st_size], said.packets, said.rate, read, path)
+    return Clip(path, lambda: [path.name, _sha256(path)], said.packets, said.rate, read, path)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 # Network
@@ -283,10 +285,8 @@ def _check_output(output: Path, to_video: bool) -> None:
         unused(output)
     elif output.suffix and not output.is_dir():
         raise RetakeError(f"--output {output}: a folder, or a video ({', '.join(encode.SUFFIXES)})")
-    elif output.exists() and not output.is_dir():
-        raise RetakeError(f"{output} is a file: nothing is overwritten; give another --output")
-    elif output.is_dir() and any(output.iterdir()) and not (output / STATE).is_file():
-        raise RetakeError(f"{output} holds other files: frames are written to a new or an empty folder")
+    elif not (output / STATE).is_file():
+        unused_folder(output)
 
 
 def _write_video(clip: Clip, output: Path, results: Iterable[Result]) -> Iterator[Result]:
@@ -326,15 +326,26 @@ def _resume(output: Path, key: str) -> tuple[int, bool, Any]:
     """Return how many frames of a folder are done, whether those are all, and the state behind them."""
     if not (output / STATE).is_file():
         return 0, False, None
-    tree = weights.load_tree(output / STATE)
-    if tree["key"] != key:
+    try:
+        tree: Any = weights.load_tree(output / STATE)
+        begun, done, whole, state = (tree[name] for name in ("key", "done", "whole", "state"))
+    except (RetakeError, LookupError, TypeError) as error:
+        raise RetakeError(
+            f"{output / STATE}, which says how far an earlier run came, is damaged ({error}): give another --output"
+        ) from None
+    if begun != key:
         raise RetakeError(
             f"{output} was begun with another source, checkpoint, model or compute settings: go on with those, or give "
             "another --output"
         )
-    if tree["done"] and not tree["whole"]:
-        log.info("going on behind frame %d: %s", tree["done"], output)
-    return tree["done"], tree["whole"], tree["state"]
+    count = sum(1 for file in output.glob("*.png"))
+    if count < done:
+        raise RetakeError(
+            f"{output} holds {count} images, {done} were written: put the others back, or give another --output"
+        )
+    if done and not whole:
+        log.info("going on behind frame %d: %s", done, output)
+    return done, whole, state
 
 
 # Threads

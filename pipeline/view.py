@@ -39,6 +39,7 @@ from pipeline.errors import RetakeError, log, progress, run
 from pipeline.outputs import unused_folder
 from pipeline.store.flow import write_npy
 from pipeline.store.frames import Store
+from pipeline.tables.text import visible
 
 SHEET = 24  # frames on a contact sheet
 RATE = 10  # frames a second of an MP4
@@ -75,8 +76,11 @@ def main() -> None:
     sheets = base.with_name(f"{base.name}_sheets")
     for folder in (args.output, sheets) if args.output else ():
         unused_folder(folder)
+    folders = _folders(store)
     for clip in progress(clips, unit="clip", desc="view") if len(clips) > 1 else clips:
-        inner = Path() if args.output and args.clip is not None else _safe(clip)
+        inner = Path() if args.output and args.clip is not None else folders[clip]
+        if not args.output:
+            _clear(base / inner)
         if args.format and store.meta["channels"] != 2:
             export(store, clip, base / inner)
         elif args.format:
@@ -100,7 +104,7 @@ def describe(store: Store) -> None:
     print(f"{store.path}: {len(store)} images in {len(store.clips)} clips, sha256 {store.identity}")
     for clip, rows in store.clips.items():
         height, width = store.size[rows[0]]
-        print(f"{clip}  {len(rows)} frames  {width}x{height}")
+        print(f"{visible(clip)}  {len(rows)} frames  {width}x{height}")
 
 
 def show_frames(store: Store, clip: str, folder: Path, sheets: Path) -> None:
@@ -134,6 +138,26 @@ def _nearest(clip: str, store: Store) -> str:
     return (
         f"did you mean {match[0]!r}? `python -m pipeline.view {store.path}` lists them all" if match else "it is empty"
     )
+
+
+def _folders(store: Store) -> dict[str, Path]:
+    """Return the folder of each clip, no two the same, nor on a disk that does not tell capitals."""
+    folders: dict[str, Path] = {}
+    taken: set[str] = set()
+    for number, clip in enumerate(store.clips):
+        folder = _safe(clip)
+        while str(folder).casefold() in taken:
+            folder = folder.with_name(f"{folder.name}_{number}")
+        taken.add(str(folder).casefold())
+        folders[clip] = folder
+    return folders
+
+
+def _clear(folder: Path) -> None:
+    """Remove the files of a folder below data/view: frames of an older store would be taken for this one's."""
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if file.is_file():
+            file.unlink()
 
 
 def _safe(clip: str) -> Path:

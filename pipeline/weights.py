@@ -30,7 +30,7 @@ from pipeline import fetch, params
 from pipeline.atomic import write_bytes
 from pipeline.errors import RetakeError, near, progress
 from pipeline.params import Model
-from pipeline.sources import archives, tensorflow
+from pipeline.sources import archives, limits, tensorflow
 from pipeline.sources.verified import known
 from pipeline.store import sealed
 
@@ -45,6 +45,12 @@ WRAPPERS = (
     "model",
     "params",
     "network",
+    "net",
+    "generator",
+    "ema",
+    "model_ema",
+    "params_ema",
+    "ema_state_dict",
 )  # keys under which training code keeps a network's tensors
 WRAPPED = 8  # times at most
 # What torch raises for truncated and foreign files differs with the place of the damage
@@ -224,6 +230,10 @@ def load_tree(file: str | Path) -> dict[str, Any]:
         _whole(file)
     except RetakeError as error:
         raise RetakeError(f"{file} is no checkpoint, or damaged: {error}") from None
+    with file.open("rb") as opened:
+        start = opened.read(64)
+    if not start or limits.instead(start):
+        raise RetakeError(f"{file} is no checkpoint: {limits.instead(start) or 'it is empty'}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats, which are read all the same
@@ -385,19 +395,49 @@ def load_model(model: Model, checkpoint: Path | None, device: str) -> tuple[Any,
     network = params.registry("models")[model.kind].build(model)
     weights_digest = ""
     if checkpoint is not None:
-        foreign = tensorflow.holds(checkpoint) or checkpoint.suffix == ".safetensors"
-        ours = None if foreign else _ours(load_tree(checkpoint), checkpoint)
-        if ours is None:
-            network.load_published(load_file(checkpoint))
-        else:
-            if ours["kind"] != model.kind:
-                raise RetakeError(f"{checkpoint} is a checkpoint of {ours['kind']}, not of {model.kind}")
-            best = ours["best"] if getattr(model.predict, "weights", "last") == "best" else None
-            network.load_published(best or ours["weights"])
+        best = getattr(model.predict, "weights", "last") == "best"
+        fill(network, read(checkpoint, kind=model.kind, best=best), checkpoint)
         weights_digest = digest(network.state_dict())
-    if checkpoint is not None:
-        _check_finite(network.state_dict(), checkpoint)
     return network.to(device).eval(), weights_digest
+
+
+def read(file: Path, *, kind: str | None = None, best: bool = False, check: bool = False) -> dict[str, Tensor]:
+    """Return the weights in a checkpoint of ours, the last ones or the `best` where validation chose some, or in a published file.
+
+    `check`: as `load_file`, which raises the same; `kind`: of the model that one of ours must be of, or RetakeError is raised.
+    """
+    foreign = tensorflow.holds(file) or file.suffix == ".safetensors"
+    ours = None if foreign else _ours(load_tree(file), file)
+    if ours is None:
+        return load_file(file, check=check)
+    if kind is not None and ours["kind"] != kind:
+        raise RetakeError(f"{file} is a checkpoint of {ours['kind']}, not of {kind}")
+    return (best and ours["best"]) or ours["weights"]
+
+
+def fill(network: Any, state: dict[str, Any], file: object) -> None:
+    """Load tensors by name (or, by part, what `load_saved` returns) into a network; a word that stands before each name is dropped.
+
+    Raises RetakeError with the `file` that they are of: another network's, integers in place of floats, NaN or infinity.
+    """
+    own = network.state_dict() if hasattr(network, "state_dict") else {}
+    bare = {name.partition(".")[2]: value for name, value in state.items()}
+    if (
+        len({name.partition(".")[0] for name in state}) == 1
+        and bare.keys() & own.keys()
+        and not state.keys() & own.keys()
+    ):
+        state = bare
+    for name in state.keys() & own.keys():
+        if own[name].is_floating_point() and not state[name].is_floating_point():
+            raise RetakeError(
+                f"{file} has {name} as {state[name].dtype}, not as floats: it holds no weights of this network"
+            )
+    try:
+        network.load_published(state)
+    except RetakeError as error:
+        raise RetakeError(f"{file}: {error}") from None
+    _check_finite(network.state_dict(), file)
 
 
 def starting(source: str, *, best: bool = False) -> dict[str, Tensor]:
@@ -408,9 +448,7 @@ def starting(source: str, *, best: bool = False) -> dict[str, Tensor]:
     """
     own = Path(source).suffix == ".pt" or Path(source).exists() or tensorflow.holds(source)
     file = Path(source) if own else path(source)
-    foreign = tensorflow.holds(file) or file.suffix == ".safetensors"
-    ours = None if foreign else _ours(load_tree(file), file)
-    return load_file(file) if ours is None else (best and ours["best"]) or ours["weights"]
+    return read(file, best=best)
 
 
 def save(file: str | Path, tree: dict[str, Any]) -> None:
@@ -459,7 +497,7 @@ def digest(state: dict[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def _check_finite(state: dict[str, Tensor], file: Path) -> None:
+def _check_finite(state: dict[str, Tensor], file: object) -> None:
     """Raise RetakeError for weights that are NaN or infinite: what they make may look like a picture."""
     import torch
 

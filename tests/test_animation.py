@@ -596,7 +596,7 @@ def test_a_folder_of_images_in_one_call(
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "grey_0.mp4", "grey_sheet.png", "turned_0.mp4", "turned_sheet.png"
     }  # fmt: skip
-    with pytest.raises(RetakeError, match="is there already"):
+    with pytest.raises(RetakeError, match="holds other files"):
         animated(monkeypatch, folder, "--output", tmp_path / "out", "--checkpoint", checkpoint)
 
 
@@ -610,10 +610,11 @@ def test_animations_that_cannot_be_are_refused(
         ([grey, grey, "--output", "x.mp4"], "one file, 2 images are given"),
         ([grey, grey, "--output", "x"], "several images are named grey"),
         ([grey, "--output", "x.avi"], "clips are written as"),
-        ([grey, "--output", grey], "is there already"),
+        ([grey, "--output", grey], "exists: nothing is overwritten"),
         ([tmp_path / "empty", "--output", "x"], "has no images"),
         ([tmp_path / "cut.png", "--output", "x.gif"], "cannot be read as an image"),
         ([tmp_path / "none.png", "--output", "x.gif"], "no image .*none.png"),
+        ([grey, "--output", "x.gif", "--samples", 1000, "--frames", 10_000], "1000 clips of 10000 frames are"),
         ([grey, "--output", "x.gif", "--model", "dmvfn"], "dmvfn is a prediction model"),
     ]:
         with pytest.raises(RetakeError, match=words):

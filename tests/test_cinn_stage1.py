@@ -505,6 +505,20 @@ def test_without_jitter_half_of_the_clips_are_mirrored_and_the_others_untouched(
         assert flip or np.allclose(frames, clip / 255, atol=1e-6)
         mirrored += flip
     assert 70 < mirrored < 130
+    never = STILL.model_copy(update={"flip": 0.0})
+    assert all(np.allclose(drawn(never, seed, clip, 16), clip / 255, atol=1e-6) for seed in range(9))
+
+
+def test_colours_that_are_looked_up_are_those_that_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of bytes some changes are looked up, of floats all are computed; frames are changed some at a time."""
+    clip = noise(5, 16, 16)
+    recipe = Augment(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1)
+    for seed in range(24):
+        once = drawn(recipe, seed, clip, 16)
+        np.testing.assert_allclose(once, drawn(recipe, seed, clip.astype(np.float32), 16), atol=2e-6)
+        with monkeypatch.context() as patch:
+            patch.setattr("pipeline.losses.augment.CACHED", 2 * 16 * 16)
+            assert np.array_equal(once, drawn(recipe, seed, clip, 16))
 
 
 def test_crops_begin_anywhere_in_the_margin() -> None:

@@ -81,10 +81,24 @@ def test_two_files(tmp_path: Path) -> None:
     text = compare.records(one, other, ("a", "b"), None)
     assert "+1.470" in text
     assert "DMVFN: other code" in text
+    one["rows"][0]["training"], other["rows"][0]["training"] = ("on `kitti`, batch 4, lr 0.001", "on `kitti`, batch 8")
+    text = compare.records(one, other, ("a", "b"), None)
+    assert "* DMVFN, training batch: 4 in a, 8 in b." in text
+    assert "* DMVFN, training lr: 0.001 in a, none in b." in text and "kitti` in" not in text
     other["metrics"]["lpips"]["identity"] = "2"
     with pytest.raises(RetakeError, match="do not compare"):
         compare.records(one, other, ("a", "b"), None)
     assert "LPIPS" not in compare.records(one, other, ("a", "b"), ["ms_ssim"])
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "a|b", "a\n# b", "\x1b[2J", "\u202eevil", "</td>"])
+def test_names_of_other_people_stay_text(name: str) -> None:
+    one, other = record(label=name, training=f"lr {name}"), record(label=name, partial=name)
+    text = compare.records(one, other, ("a", "b"), None)
+    assert all(character.isprintable() or character == "\n" for character in text)
+    assert "<" not in text and "\n# b" not in text
+    bars = {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")}
+    assert len(bars) == 1
 
 
 def test_dvc_shows_the_same_means_and_commits_compare(demo: Project, tmp_path: Path) -> None:
@@ -98,7 +112,7 @@ def test_dvc_shows_the_same_means_and_commits_compare(demo: Project, tmp_path: P
     assert side["data"]["results/demo_means.json"]["data"] == means
     done = project.run(sys.executable, "-m", "pipeline.compare", "HEAD", "HEAD", "--experiment", "demo")
     assert done.returncode == 0, done.stderr
-    assert "+0.000" in done.stdout
+    assert "| +0.000 – +0.000 |" in done.stdout  # paired, by the scores that DVC has
     done = project.run(sys.executable, "-m", "pipeline.compare", "HEAD", "none", "--experiment", "demo")
     assert done.returncode == 1
     assert "no model, file or commit 'none'" in done.stderr

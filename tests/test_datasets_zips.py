@@ -750,7 +750,7 @@ def test_faults_inside_frames() -> None:
         4: (pillow("CMYK", "JPEG"), "is CMYK of 8 bits"),
         5: (b"<html>", "is no PNG or JPEG image"),
         6: (jpg(0, 24, 41), "is 41x24, its clip is 40x24"),
-        7: (good[:-100], "cannot be decoded"),
+        7: (good[:-100], "cannot be read as an image: it is cut off"),
     }
     archive = davis_zip(raw("davis2017"), {"dog": [bad.get(n, (good, ""))[0] for n in range(12)]})
     lines = refused(entry("davis2017", **DAVIS), "test", [archive]).splitlines()

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,11 +21,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import atomic, errors, metrics, params, recipes, tracking, weights
+from pipeline import atomic, errors, identity, metrics, params, recipes, tracking, weights
 from pipeline.errors import RetakeError
 from pipeline.metrics import temporal
+from pipeline.sources import archives, limits
 from pipeline.tables import published, text
-from pipeline.tables.cells import Cell, Column, Row
+from pipeline.tables.cells import Cell, Column, Row, Windows
 from pipeline.tasks.super_resolution.table import LAYOUT
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,7 +61,7 @@ def test_means_leave_out_what_has_no_value_and_say_so() -> None:
 
 def test_one_equal_frame_does_not_make_the_mean_infinite() -> None:
     column = Column("psnr", "psnr", {"digits": 2})
-    means, counts, _ = column.averaged({"a": np.array([[np.inf, 20.0, 30.0]])}, {"a": 1.0})
+    means, counts, _ = column.averaged(Windows({"a": np.array([[np.inf, 20.0, 30.0]])}), {"a": 1.0})
     assert (means.tolist(), counts.tolist()) == ([[25.0]], [1.0])
 
 
@@ -70,7 +72,7 @@ ABOUT = {"label": "PSNR-Y", "better": "higher", "scale": 1.0, "digits": 2, "need
 
 
 def test_every_scene_has_columns_of_its_own() -> None:
-    scenes = ["walk-1", "walk_1", "frames", "low", "y", "—", "…", "walk 1 2"]
+    scenes = ["walk-1", "walk_1", "Walk-1", "frames", "low", "y", "—", "…", "walk 1 2", "N"]
     meta = {
         "metrics": dict.fromkeys(("psnr", "psnr_y"), ABOUT),
         "values": {"psnr": {scene: np.zeros((1, 2)) for scene in scenes}},
@@ -78,7 +80,7 @@ def test_every_scene_has_columns_of_its_own() -> None:
     e: Any = SimpleNamespace(metrics={"psnr": None, "psnr_y": None})
     columns = LAYOUT.columns(e, meta)
     names = [name for column in columns for name in column.names]
-    assert len(set(names)) == len(names)
+    assert len({name.casefold() for name in names}) == len(names)
     assert {c.window for c in columns if c.metric == "psnr" and c.window} == set(scenes)
     assert next(c.name for c in columns if c.window == "walk-1") == "psnr_walk_1"
 
@@ -125,10 +127,84 @@ def test_two_rows_of_one_label_are_refused() -> None:
         params.load({"experiments": {"demo": {"models": {"copy_last": "mine"}, "predictions": {"mine": "x"}}}})
 
 
-@pytest.mark.parametrize("setting", [{"lr": float("inf")}, {"lr": float("nan")}, {"seed": 2**70}, {"seed": -1}])
+def test_brought_predictions_called_like_a_model_are_refused() -> None:
+    """Also like one of another experiment: both graphs know predictions by that name, and the table would tell its training."""
+    with pytest.raises(RetakeError, match=r"predictions: \['dmvfn'\] are names of models too"):
+        params.load({"experiments": {"demo": {"predictions": {"dmvfn": "x"}}}})
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"lr": float("inf")},
+        {"lr": float("nan")},
+        {"lr": True},
+        {"seed": 2**70},
+        {"seed": -1},
+        {"seed": False},
+        {"max_steps": 2**70},
+        {"crop": 2**40},
+    ],
+)
 def test_numbers_that_no_training_can_take_are_refused_with_the_params(setting: dict[str, Any]) -> None:
     with pytest.raises(RetakeError, match=f"models.dmvfn_demo.train.{next(iter(setting))}"):
         params.load({"models": {"dmvfn_demo": {"train": setting}}})
+
+
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [
+        ({"models": {"dmvfn_demo": {"checkpoint": 5}}}, r"models\.dmvfn_demo\.checkpoint: "),
+        ({"models": {"dmvfn_demo": {"checkpoint": {"x": None}}}}, r"models\.dmvfn_demo\.checkpoint\.x: "),
+        ({"models": {"dmvfn_demo": {"train": None, "checkpoint": "x" * 256}}}, r"checkpoint: 'x{99}' is no path"),
+        ({"models": {"x" * 101: {"kind": "copy_last"}}}, "at most 100 characters"),
+        ({"experiments": {"demo": {"published": [1]}}}, r"experiments\.demo\.published: "),
+        ({"experiments": {"demo": {"predictions": {"mine": ""}}}}, r"predictions\.mine: '' is no path"),
+        ({"experiments": {"demo": {"predictions": {"mine": "a\0b"}}}}, r"predictions\.mine: 'a\\x00b' is no path"),
+        ({"experiments": {"demo": {"seeds": {"dmvfn_demo": 10**9}}}}, r"seeds\.dmvfn_demo: .* 4096"),
+        ({"experiments": {"demo": {"metrics": "nope"}}, "profiles": {1: {}}}, r"demo\.metrics: no profile 'nope'"),
+        ({"profiles": 5}, "profiles: Input should be a valid dictionary"),
+        ({"compute": {"shards": 10**6}}, r"compute\.shards: .* 4096"),
+        ({"compute": {"channels_last": 2**64}}, r"compute\.channels_last: "),
+    ],
+)
+def test_values_of_a_wrong_kind_are_refused_by_their_key(values: dict[str, Any], where: str) -> None:
+    with pytest.raises(RetakeError, match=where):
+        params.load(values)
+
+
+BOMB = "".join(f"y{i}: &y{i} {{{', '.join(f'k{j}: *y{i - 1}' for j in range(9))}}}\n" for i in range(1, 12))
+MERGES = "".join(f"y{i}: &y{i}\n  <<: [{', '.join([f'*y{i - 1}'] * 9)}]\n" for i in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"y0: &y0 {{q: 1}}\n{BOMB}",
+        f"y0: &y0 {{q: 1}}\n{MERGES}",
+        "models: &m {a: *m}",
+        "models: &m [*m]",
+        "x: !!timestamp '99999-01-01'",
+        "x: !!bool maybe",
+    ],
+)
+def test_yaml_that_grows_or_is_not_of_its_tag_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(RetakeError, match=r"params\.yaml is not YAML: "):
+        recipes.load(tmp_path / "params.yaml")
+
+
+def test_a_key_of_json_stands_once(tmp_path: Path) -> None:
+    (tmp_path / "more.json").write_text('{"models": {"a": 1, "a": 2}}')
+    with pytest.raises(RetakeError, match=r"more\.json is not JSON: 'a' stands in one mapping twice"):
+        recipes.load(tmp_path / "more.json")
+    (tmp_path / "more.json").write_text('{\n\t"models": {"a": [1e5]}}')
+    assert recipes.load(tmp_path / "more.json") == {"models": {"a": [100000.0]}}
+
+
+def test_yaml_may_take_in_what_stands_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("a: &a {q: 1, r: 2}\nb: {<<: *a, q: 3}\n")
+    assert recipes.load(tmp_path / "params.yaml")["b"] == {"q": 3, "r": 2}
 
 
 # Checkpoints
@@ -140,6 +216,9 @@ FORMS = {
     "module": {"state_dict": {f"module.{k}": v for k, v in STATE.items()}, "epoch": 1},
     "model": {"model": STATE, "epoch": 1},
     "model_state_dict": {"model_state_dict": STATE, "optimizer_state_dict": {"lr": 1.0}},
+    "ema": {"ema": STATE, "epoch": 1},
+    "generator": {"generator": STATE, "discriminator": {}},
+    "params_ema": {"params_ema": STATE},
     "compiled": {"state_dict": {f"_orig_mod.module.{k}": v for k, v in STATE.items()}},
 }
 
@@ -153,6 +232,81 @@ def test_one_loader_for_all_wrappers(form: str, tmp_path: Path) -> None:
 def safetensors(head: dict[str, Any], body: bytes) -> bytes:
     told = json.dumps(head).encode()
     return len(told).to_bytes(8, "little") + told + body
+
+
+class Small(torch.nn.Linear):
+    """A network of one layer, 3 values to 2."""
+
+    def load_published(self, state: dict[str, torch.Tensor]) -> None:
+        """Load weights."""
+        if state.keys() != {"weight", "bias"}:
+            raise RetakeError("the checkpoint is not of this network")
+        self.load_state_dict(state)
+
+
+SMALL = {"weight": torch.ones(2, 3), "bias": torch.ones(2)}
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (SMALL, ""),
+        ({f"model.{name}": value for name, value in SMALL.items()}, ""),
+        (SMALL | {"more": torch.ones(1)}, r"^w\.pt: the checkpoint is not of this network"),
+        (SMALL | {"bias": torch.ones(2).long()}, r"^w\.pt has bias as torch\.int64, not as floats"),
+        (SMALL | {"bias": torch.ones(2) > 0}, r"^w\.pt has bias as torch\.bool, not as floats"),
+        (SMALL | {"bias": torch.ones(2) / 0}, r"^w\.pt has NaN or infinity in 1 of 2 tensors"),
+    ],
+)
+def test_what_is_loaded_is_checked_and_named(state: dict[str, torch.Tensor], words: str) -> None:
+    network = Small(3, 2)
+    if words:
+        with pytest.raises(RetakeError, match=words):
+            weights.fill(network, state, "w.pt")
+    else:
+        weights.fill(network, state, "w.pt")
+        assert network.weight.sum() == 6
+
+
+def test_a_checkpoint_of_ours_may_be_imported(tmp_path: Path) -> None:
+    weights.save(tmp_path / "w.pt", {"kind": "dmvfn", "weights": STATE, "best": None, "params": "{}"})
+    assert weights.read(tmp_path / "w.pt").keys() == STATE.keys()
+    with pytest.raises(RetakeError, match="is a checkpoint of dmvfn, not of arflow"):
+        weights.read(tmp_path / "w.pt", kind="arflow")
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"), [(LFS, "run `git lfs pull`"), (b"\n<!DOCTYPE html>", "it is an HTML page"), (b"", "it is empty")]
+)
+def test_what_lies_in_place_of_a_file_is_said(data: bytes, words: str, tmp_path: Path) -> None:
+    from pipeline.sources import archives, arrays, images, tars
+
+    readers: dict[str, Callable[[Path], object]] = {
+        "w.pt": weights.load_file, "a.zip": archives.names, "a.tar": tars.members, "a.npz": arrays.read_array, "a.png": images.read_pixels,
+    }  # fmt: skip
+    for name, read in readers.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(RetakeError, match=f"{name}.*{words}"):
+            read(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
+def test_pipes_in_place_of_files_are_refused(tmp_path: Path) -> None:
+    from pipeline.sources import archives, arrays, tars, verified
+
+    os.mkfifo(tmp_path / "x")
+    for read in (archives.names, tars.members, arrays.read_array, lambda path: verified.verify(path, None, "")):
+        with pytest.raises(RetakeError, match="x is no file but a folder, a pipe or a device"):
+            read(tmp_path / "x")
+    (tmp_path / "y").touch()
+    with pytest.raises(RetakeError, match="y is empty, 0 bytes"):
+        verified.verify(tmp_path / "y", None, "")  # a download of a file whose size nobody published
+    os.mkfifo(tmp_path / "x.index")
+    with pytest.raises(RetakeError, match="no checkpoint"):
+        weights.load_file(tmp_path / "x.index")
 
 
 def test_safetensors_are_read(tmp_path: Path) -> None:
@@ -215,6 +369,32 @@ def test_temporary_files_of_other_machines_stay_and_those_of_dead_processes_go(
     atomic.write_text(tmp_path / "x.txt", "x")
     assert other.exists()
     assert not own.exists()
+
+
+def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    name = f"{'é' * 125}.txt"  # 254 bytes of the 255 that a file system takes
+    atomic.write_text(tmp_path / name, "x")
+    assert [f.name for f in tmp_path.iterdir()] == [name]
+
+
+def test_what_desktops_leave_in_folders_is_passed_over(tmp_path: Path) -> None:
+    for name in (
+        "b/._c.yaml",
+        "b/c.yaml",
+        "a.yaml",
+        "._a.yaml",
+        ".DS_Store",
+        "Thumbs.db",
+        "__MACOSX/a.yaml",
+        ".git/d.yaml",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [f.name for f in limits.unhidden(tmp_path)] == ["a.yaml", "b"]
+    assert [f.name for f in archives.below(tmp_path)] == ["a.yaml", "b", "c.yaml"]
+    before = identity.content(tmp_path)
+    (tmp_path / "b/.DS_Store").write_text("new")
+    assert identity.content(tmp_path) == before  # brought predictions are not due because somebody has looked at them
 
 
 def test_two_writers_of_one_process_id_share_no_file(tmp_path: Path) -> None:
@@ -282,6 +462,11 @@ def test_a_long_stage_prints_lines_where_there_is_no_terminal(
             time.sleep(0.02)
     assert len(caplog.messages) >= 3
     assert all(line.startswith("frames: ") and "\r" not in line for line in caplog.messages)
+
+
+def test_what_a_terminal_would_obey_is_written_out() -> None:
+    record = logging.LogRecord("x", logging.INFO, "", 0, "no file %s:\n\tx", ("a\x1b[31m\u202eb\r\x07é",), None)
+    assert errors._Plain().format(record) == "no file a\\x1b[31m\\u202eb\\r\\x07é:\n\tx"
 
 
 def test_a_full_disk_does_not_fill_the_terminal(tmp_path: Path) -> None:
@@ -429,7 +614,7 @@ def _readers() -> dict[str, Any]:
         "list of clips": lambda: folder.clips(own, "train", []),
         "results": lambda: leaderboard.read(Path("x")),
         "handed params": lambda: params._handed(Path("x")),
-        "resolved params": plan._resolved_before,
+        "resolved params": lambda: plan._written(plan.READ),
         "tables": lambda: compare._record("x", "demo", []),
     }
 
@@ -444,7 +629,7 @@ def test_text_that_is_none_is_refused_by_name(
     from pipeline import plan
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plan, "RESOLVED", Path("x"))
+    monkeypatch.setattr(plan, "READ", Path("x"))
     if isinstance(content, bytes):
         Path("x").write_bytes(content)
     elif reader == "tables":  # what is no file there is taken for a commit

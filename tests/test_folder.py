@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from pipeline import frames, plan
 from pipeline.datasets import folder
 from pipeline.drawing.encode import write_video
 from pipeline.errors import RetakeError
+from pipeline.params import load
 from pipeline.sources.archives import Clip, Stream
+from pipeline.store.frames import Store, Writer
+from tests import layouts_zips
 from tests.engines import Project
 
 
@@ -53,6 +59,41 @@ def test_folders_are_splits(tmp_path: Path) -> None:
     assert names(tmp_path, "test") == ["c"]
     with pytest.raises(RetakeError, match=r"no folder .*/val \(folders there: test, train\)"):
         names(tmp_path, "val")
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    images(tmp_path / "test/a", count=1)
+    latin = tmp_path / "test" / os.fsdecode(b"caf\xe9")
+    (tmp_path / "test/a").rename(latin)
+    (latin / "._frame0.png").write_bytes(b"what a Mac leaves")
+    (clip,) = folder.clips(params(tmp_path), "test", [])
+    assert clip.name == "caf\\xe9"
+    with Writer(tmp_path / "x.arrow", codec="raw", meta={}) as out:
+        out.add(clip.name, 0, np.zeros((16, 16, 3), np.uint8), source=str(latin))
+    store = Store(tmp_path / "x.arrow")
+    assert (list(store.clips), store.source(0)) == (["caf\\xe9"], str(tmp_path / "test/caf\\xe9"))
+    mine = {"kind": "folder", "folder": str(tmp_path), "height": 48, "width": 64}
+    tree = {"reproduce": ["my"], "datasets": {"mine": mine}, "experiments": {"my": {"like": "demo", "dataset": "mine"}}}
+    with pytest.raises(
+        RetakeError, match=r"test/caf\\xe9 is a name that is not UTF-8, which DVC cannot track: rename it"
+    ):
+        plan._check_names(load(tree))
+
+
+def test_a_frame_that_is_missing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Windows over the gap would take its neighbours for neighbours; every fifth frame of a video is no gap."""
+    images(tmp_path / "train/b")
+    assert names(tmp_path, "train") == ["b"]
+    for i in (1, 2, 3, 4, 6, 7, 8, 9):
+        (tmp_path / f"train/b/frame{i}.png").unlink()
+    (tmp_path / "train/b/frame11.png").rename(tmp_path / "train/b/frame15.png")
+    assert names(tmp_path, "train") == ["b"]
+    assert not caplog.records
+    (tmp_path / "train/b/frame15.png").rename(tmp_path / "train/b/frame20.png")
+    assert names(tmp_path, "train") == ["b"]
+    assert (
+        "train/b: frame20 comes after frame10: frames are numbered as if none was missing between them" in caplog.text
+    )
 
 
 def test_lists_name_the_clips(tmp_path: Path) -> None:
@@ -103,6 +144,21 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValidationError, match=message):
             params(tmp_path, **keys)  # type: ignore[arg-type]
+
+
+def test_a_video_that_is_damaged_in_the_middle_makes_no_store(tmp_path: Path) -> None:
+    """The frames before the damage alone would be a shorter clip, without a word in any table."""
+    path = layouts_zips.write_video(tmp_path / "train/a.mp4", map(layouts_zips.coded, range(40)), "libx264", bframes=0)
+    with av.open(str(path)) as container:
+        place, size = [(packet.pos, packet.size) for packet in container.demux(video=0)][20]
+    data = path.read_bytes()
+    path.write_bytes(data[:place] + bytes(size) + data[place + size :])
+    d = params(tmp_path)
+    problems: list[str] = []
+    with Writer(tmp_path / "train.arrow", codec="raw", meta={}) as out:
+        frames.write(out, folder.clips(d, "train", []), d, problems, lambda: None)
+    (problem,) = problems
+    assert "the 20 frames before that are good. Let FFmpeg conceal what is damaged first" in problem
 
 
 def test_one_entry_trains_every_task_s_model(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ import pytest
 import yaml
 
 from pipeline import params, plan, recipes
+from pipeline.errors import RetakeError
+from pipeline.store import sealed
 from tests.engines import ROOT, SMALL_DEMO, Project
 
 
@@ -46,13 +48,13 @@ def describe_dvc(project: Project) -> dict[str, Any]:
     """Expand dvc.yaml in a process of its own: DVC reads the working directory."""
     script = r"""
 import json
+from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
-from dvc.dependency.param import ParamsDependency
 out = {}
 for stage in Repo(".").index.stages:
-    deps = [d for d in stage.deps if not isinstance(d, ParamsDependency)]
-    keys = [k for d in stage.deps if isinstance(d, ParamsDependency) for k in d.params]
-    out[stage.name] = {"command": stage.cmd, "inputs": [d.def_path for d in deps], "outputs": [o.def_path for o in stage.outs], "keys": keys}
+    deps = [d.def_path for d in stage.deps if not isinstance(d, ParamsDependency)]
+    keys = [key for d in stage.deps if isinstance(d, ParamsDependency) for key in d.params]
+    out[stage.name] = {"command": stage.cmd, "inputs": deps, "outputs": [o.def_path for o in stage.outs], "keys": keys}
 print("\n" + json.dumps(out))
 """
     import sys
@@ -64,9 +66,9 @@ print("\n" + json.dumps(out))
 
 
 def expand(paths: list[str], outputs: list[str]) -> list[str]:
-    """Return DVC's deps as Snakemake lists its inputs: the outputs below a folder, none twice, no files of the project itself."""
+    """Return DVC's deps as Snakemake lists its inputs: the outputs below a folder, none twice, no params, no files of the project."""
     files: set[str] = set()
-    for path in paths:
+    for path in (path for path in paths if not path.startswith(f"{plan.RESOLVED}/")):
         files.update([o for o in outputs if o.startswith(path + "/")] or [path])
     return sorted(files - {file for each in plan.FILES.values() for file in each})
 
@@ -95,7 +97,7 @@ def test_both_engines_describe_the_same_stages(project: Project) -> None:
 
 
 def test_both_engines_describe_the_same_parts(tmp_path: Path) -> None:
-    project = Project(tmp_path / "parts", {"compute.shards": 2, "reproduce": ["demo"]})
+    project = Project(tmp_path / "parts", {"compute.shards": {"demo": 2}, "reproduce": ["demo"]})
     test_both_engines_describe_the_same_stages(project)
     test_dvc_tracks_the_params_code_and_weights_that_the_plan_says(project)
     made = describe_dvc(project)
@@ -118,24 +120,48 @@ def test_dvc_tracks_the_params_code_and_weights_that_the_plan_says(project: Proj
             continue
         kind, _, instance = name.partition("@")
         fields = instances[kind][instance]
-        keys = [f"code.{kind}.{instance}", *plan.uses(p, kind, fields)]
-        keys += [f"pretrained.{fields['weights']}"] if kind == "pretrained" else []
-        assert sorted(stage["keys"]) == sorted(keys), name
+        (file,) = (path for path in stage["inputs"] if path.startswith(f"{plan.RESOLVED}/"))
+        assert file == f"workflow/resolved/{kind}/{instance}.json"
+        with contextlib.chdir(project.folder):
+            assert sealed.read(Path(file)) == plan.made_of(p, kind, fields), name
+        assert stage["keys"] == ([f"{kind}.{instance}"] if kind in ("download", "pretrained") else []), name
+
+
+def test_files_of_instances_are_written_when_they_change_and_go_with_them(tmp_path: Path) -> None:
+    project = Project(tmp_path / "files", {"reproduce": ["demo"]})
+    with contextlib.chdir(project.folder):
+        files = {file: file.stat().st_ino for file in plan.RESOLVED.rglob("*.json")}
+        assert plan.RESOLVED / "predict/demo-copy_last.json" in files
+        plan.write(load(project))
+        assert files == {file: file.stat().st_ino for file in plan.RESOLVED.rglob("*.json")}, "nothing is written again"
+        project.edit({"experiments.demo.models.flow_warp": None, "models.dmvfn_demo.train.lr": 0.5})
+        after = {file: file.stat().st_ino for file in plan.RESOLVED.rglob("*.json")}
+        gone = {str(file.relative_to(plan.RESOLVED)) for file in files.keys() - after.keys()}
+        assert {"predict/demo-flow_warp.json", "score/demo-flow_warp.json"} <= gone
+        changed = {str(file.relative_to(plan.RESOLVED)) for file in after if files.get(file) != after[file]}
+        assert changed == {"train/dmvfn_demo-demo.json", "table/demo.json", "read.json"}
+        path = plan.RESOLVED / "train/dmvfn_demo-demo.json"
+        assert sealed.read(path)["params"]["models.dmvfn_demo.train"]["lr"] == 0.5
+        path.write_text(path.read_text().replace("0.5", "0.6"))
+        with pytest.raises(RetakeError, match=r"train/dmvfn_demo-demo.json was changed by hand .*reaches no stage"):
+            plan.write(load(project))
+
+
+def test_dvc_tells_which_values_are_others_than_in_the_last_commit(tmp_path: Path) -> None:
+    project = Project(tmp_path / "diff", {"reproduce": ["demo"]})
+    for command in (("git", "add", "-A"), ("git", "commit", "-q", "-m", "before")):
+        assert project.run(*command).returncode == 0
+    project.edit({"models.dmvfn_demo.train.max_steps": 7})
+    done = project.dvc("params", "diff", "--json")
+    assert done.returncode == 0, done.stderr
+    steps = {"old": 300, "new": 7, "diff": -293}
+    assert json.loads(done.stdout) == {"params.yaml": {"models.dmvfn_demo.train.max_steps": steps}}
 
 
 def test_rules_use_the_keys_and_code_of_their_own_name() -> None:
     for file in (ROOT / "workflow/rules").glob("*.smk"):
         for rule, body in re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", file.read_text(), re.M):
-            assert f'uses=uses("{rule}")' in body, f"{file.name}: {rule}"
-            assert f'code=code("{rule}")' in body, f"{file.name}: {rule}"
-            own = rule in (
-                "frames",
-                "frames_shard",
-                "train",
-                "bring",
-                *plan.FILES,
-            )  # read files of the user's, or of the project
-            assert (f'own=own("{rule}")' in body) == own, f"{file.name}: {rule}"
+            assert f'made_of=made_of("{rule}")' in body, f"{file.name}: {rule}"
             assert f"logs/{rule.removesuffix('_shard')}-" in body and f"logs/benchmarks/{rule}-" in body, (
                 f"{file.name}: {rule}"
             )
@@ -159,23 +185,24 @@ def imports(file: Path) -> set[str]:
     return found
 
 
-def test_stages_never_import_each_other() -> None:
-    for stage in plan.OUTPUTS:
-        others = {f"pipeline/{s}.py" for s in plan.OUTPUTS if s != stage}
-        assert not imports(ROOT / f"pipeline/{stage}.py") & others, stage
+def test_nothing_imports_a_stage() -> None:
+    """Neither another stage nor what lies below them, nor the commands beside them."""
+    stages = {f"pipeline/{stage}.py" for stage in plan.OUTPUTS}
+    files = sorted((ROOT / "pipeline").rglob("*.py"))
+    assert stages <= {str(file.relative_to(ROOT)) for file in files}
+    for file in files:
+        assert not imports(file) & stages, file
 
 
 BUILT_OF = {"cinn": {"cinn_stage1", "cinn_ae"}}  # a system whose checkpoint holds the networks of two others
 
 
-def test_entries_of_a_registry_never_import_stages_or_each_other() -> None:
-    stages = {f"pipeline/{s}.py" for s in plan.OUTPUTS}
+def test_entries_of_a_registry_never_import_each_other() -> None:
     for package in ("datasets", "models", "metrics"):
         root = ROOT / "pipeline" / package
         for file in root.rglob("*.py"):
             top = file.relative_to(root).parts[0]
             for found in imports(file):
-                assert found not in stages, f"{file} imports the stage {found}"
                 parts = Path(found).parts
                 if (
                     parts[1] == package

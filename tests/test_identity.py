@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from pipeline import identity, params, plan
+from pipeline.errors import RetakeError
+from pipeline.sources import verified
+from pipeline.store import sealed
 
 BEFORE = '''"""Docstring."""
 from pydantic import Field
@@ -109,3 +115,69 @@ def test_every_module_that_a_stage_loads_by_name_is_in_its_code() -> None:
             if stage == "score":
                 for metric in p.experiments[fields["experiment"]].metrics.values():
                     assert f"pipeline/metrics/{metric.kind}.py" in files, name
+
+
+def test_a_linked_folder_is_part_of_what_a_folder_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where size and time of the file that changed are put back, which DVC would not see."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("elsewhere", "mine"):
+        Path(folder).mkdir()
+    frame = Path("elsewhere/0001.png")
+    frame.write_bytes(b"black")
+    Path("mine/clip").symlink_to("../elsewhere")
+    before = identity.content(Path("mine")), plan.own("frames", {"own_0": "mine"})
+    times = frame.stat()
+    frame.write_bytes(b"white")
+    os.utime(frame, ns=(times.st_atime_ns, times.st_mtime_ns))
+    after = identity.content(Path("mine")), plan.own("frames", {"own_0": "mine"})
+    assert before[0] != after[0]
+    assert before[1] != after[1]
+    assert plan.own("frames", {"raw": "data/raw/demo/test.json"}) == ""
+    Path("elsewhere/up").symlink_to("..")
+    with pytest.raises(RetakeError, match="is a link to a folder that it lies in"):
+        identity.content(Path("mine"))
+
+
+def test_archives_that_come_or_change_are_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`archives: present`: the manifest is made again for one that was put there, renamed or replaced, not for one that went."""
+    p = params.load()
+    monkeypatch.chdir(tmp_path)
+    folder = Path("data/raw/kitti")
+    folder.mkdir(parents=True)
+    first, second = folder / "a.zip", folder / "b.zip"
+    first.write_bytes(b"first")
+    fact = verified.known(verified.RAW, first, None, "")
+    told = {"archives": [vars(fact)], "missing": ["b.zip", "c.zip"]}
+    sealed.write(plan.path("download", dataset="kitti", split="test"), told)
+
+    def outdated() -> bool:
+        return plan.outdated(p, "kitti", "test")
+
+    assert not outdated()
+    os.utime(first)
+    assert outdated(), "its time is another: it is read again"
+    verified.known(verified.RAW, first, None, "")
+    assert not outdated(), "and is the same"
+    shutil.copytree("data", "copied/data")
+    with contextlib.chdir("copied"):
+        assert not outdated(), "a copy has other inodes"
+    time = first.stat().st_mtime_ns
+    first.write_bytes(b"other")
+    os.utime(first, ns=(time, time))
+    assert outdated(), "replaced, with size and time put back"
+    first.rename(second)
+    assert outdated(), "renamed to one that was missing"
+    second.unlink()
+    assert not outdated(), "gone"
+    (folder / "c").mkdir()
+    assert outdated(), "unpacked, in place of a zip"
+
+
+def test_a_clone_keeps_the_tokens_of_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert plan._locked() == {}
+    keys = "{download.kitti-test: token}"
+    Path("dvc.lock").write_text(
+        f"schema: '2.0'\nstages:\n  download@kitti-test:\n    params:\n      workflow/resolved/tokens.json: {keys}\n  plan: {{cmd: x}}\n"
+    )
+    assert plan._locked() == {"pretrained": {}, "download": {"kitti-test": "token"}}

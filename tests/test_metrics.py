@@ -223,8 +223,9 @@ def test_epe() -> None:
     truth[1, :, :3] = np.nan
     truth[1, :, 3:] = [0, 2]
     assert built(epe)(flow, truth).tolist() == [5, 2]
-    with pytest.raises(RetakeError, match="no valid pixel"):
-        built(epe)(flow, np.full_like(truth, np.nan))
+    truth[0] = np.nan
+    assert np.array_equal(built(epe)(flow, truth), [np.nan, 2], equal_nan=True)
+    assert epe.NO_VALUE == "no pixel has exact flow"
 
 
 @pytest.fixture(scope="module")
@@ -262,6 +263,12 @@ def test_lpips_is_the_package_with_the_published_channel_order(net: str, trunk: 
         rgb = theirs(*tensors).flatten().numpy()
         bgr = theirs(*(t.flip(1) for t in tensors)).flatten().numpy()
     assert built(lpips, net=net, colour="rgb")(x, y) == pytest.approx(rgb, rel=1e-5)
+    least = perceptual.SHORTEST[net]
+    assert built(lpips, net=net)(x[:, :least], y[:, :least]).shape == (2,)
+    with pytest.raises(RuntimeError), torch.no_grad():
+        theirs(*(t[:, :, : least - 1] for t in tensors))
+    with pytest.raises(Undefined, match=f"at least {least} px, the frames are 80x{least - 1}"):
+        built(lpips, net=net)(x[:, : least - 1], y[:, : least - 1])
     assert built(lpips, net=net, colour="bgr")(x, y) == pytest.approx(bgr, rel=1e-5)
     assert rgb.min() > 0
     assert abs(rgb - bgr).max() > 1e-6

@@ -81,11 +81,14 @@ def test_fid_is_pytorch_fids(
     assert few.without == []  # one clip: nothing would be left
 
 
-def test_fid_of_one_sample_is_refused(random_inception: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_fid_of_one_sample_has_no_value_and_costs_no_other(
+    random_inception: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(weights, "load", lambda name: random_inception)
     np.save(tmp_path / "one.npy", natural(1, 1, 0)[0])
-    with pytest.raises(RetakeError, match="at least 2 rows of features"):
-        evaluate(tmp_path / "one.npy", tmp_path / "one.npy", ["fid"])
+    table = evaluate(tmp_path / "one.npy", tmp_path / "one.npy", ["fid", "psnr"])
+    assert "fid: no values: a distance of two sets needs 2 frames or more in each, there is 1" in table
+    assert table.splitlines()[1].split() == ["all", "1", "inf"]
 
 
 def test_weights_of_another_network_are_refused() -> None:

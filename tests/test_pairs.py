@@ -45,6 +45,38 @@ def test_the_difference_is_the_paired_t_test() -> None:
     assert (made.unit, made.units) == ("windows", 5)
 
 
+def test_rows_without_the_same_values_differ_by_what_both_have() -> None:
+    """The first row lacks its hardest window: its mean is the lower one, and where both have values it is the worse one."""
+    a, b = [1.5, 2.6, 3.5, 4.4, 5.7, math.nan], [1.0, 2.0, 3.0, 4.0, 5.0, 90.0]
+    made = pairs.difference(row("a", clips(a)), row("b", clips(b)), COLUMN, "windows")
+    expected = stats.ttest_rel(a[:5], b[:5])
+    assert made is not None
+    assert made[3:7] == pytest.approx((0.54, *expected.confidence_interval(), expected.pvalue))
+    assert made.note == "of the 5 of 6 windows that have values of both"
+    decibel = [row(name, clips(values), mean="decibel") for name, values in (("a", a), ("b", b))]
+    made = pairs.difference(decibel[0], decibel[1], COLUMN, "windows")
+    assert made is not None
+    assert made.mean == pytest.approx(-10 * math.log10(17.7 / 15))
+
+
+def test_a_training_without_a_value_leaves_the_others() -> None:
+    """Where the first has none, too, and what each one says of its own values."""
+    rows = [row("m_1", clips([1.0, 2.0])), row("m_2", clips([3.0, 4.0])), row("m_3", clips([5.0, 6.0]))]
+    for i, made in enumerate(rows):
+        made.meta |= {"note": "" if i else "no values of error", "horizons": {}}
+        made.facts |= {"checkpoint": f"c{i}", "params": f"p{i}"}
+    rows[0].cells.clear()
+    for key in ("values", "weights"):
+        rows[0].meta[key] = {}
+    whole = measured.together(rows)
+    cell = whole.cells["error"]
+    assert (cell.mean, cell.trainings, cell.units) == (4.5, [3.5, 5.5], 2)
+    assert cell.note == "2 of 3 trainings have a value"
+    assert whole.meta["values"]["error"]["c000:0"].tolist() == [[3.0], [5.0]]
+    assert whole.meta["weights"]["error"] == {"c000:0": 1.0, "c001:0": 1.0}
+    assert whole.facts["note"] == "mean of 3 trainings that differ in their seed; m_1: no values of error"
+
+
 def test_thousands_of_clips_are_units_each() -> None:
     a, b = np.random.default_rng(0).normal(size=(2, 4000))
     made = pairs.difference(row("a", clips(a)), row("b", clips(b)), COLUMN, "windows")

@@ -152,6 +152,45 @@ def test_published_weights_agree_and_another_size_is_not_compared() -> None:
     assert {v.kind for v in line.verdicts.values()} <= {"partial inside", "partial outside"}
 
 
+def test_another_variant_of_a_metric_is_not_compared_and_other_metrics_are() -> None:
+    made = record(imported=True)
+    made["metrics"]["lpips"]["settings"] = {"net": "alex", "version": "0.1", "colour": "rgb", "range": [-1, 1]}
+    (line,) = papers.make("dmvfn_table1", {"kitti": made}).measured
+    found = {column.metric: verdict for column, verdict in line.verdicts.items()}
+    assert found["LPIPS"].words == "not comparable: another variant of the metric (colour bgr there, colour rgb here)"
+    assert found["MS-SSIM"].kind == "agrees"
+
+
+def test_a_method_without_weights_is_no_training() -> None:
+    (line,) = papers.make("dmvfn_table1", {"kitti": record(trainings=0)}).measured
+    assert {v.kind for v in line.verdicts.values()} == {"agrees"}
+    (line,) = papers.make("dmvfn_table1", {"kitti": record(trainings=0, kind="brought")}).measured
+    assert {v.kind for v in line.verdicts.values()} == {"one training"}
+
+
+@pytest.mark.parametrize(
+    ("table", "experiment", "row", "ours", "scale", "mean", "published"),
+    [
+        ("cinn_landscape", "landscape", "cinn_landscape", "lpips", 100.0, 23.0, "0.23"),  # printed as a fraction, without a unit
+        ("cinn_bair", "bair_aligned", "cinn", "div_vgg", 1.0, 0.98, "0.98"),
+        ("tecogan_vid4", "vid4", "tecogan_published", "tlp", 1.0, 0.668, "0.668"),
+        ("arflow_sintel", "sintel", "arflow_sintel_ar_published", "epe_clean", 1.0, 2.79, "2.79"),
+    ],
+)  # fmt: skip
+def test_measured_values_are_brought_to_the_unit_of_each_paper(
+    table: str, experiment: str, row: str, ours: str, scale: float, mean: float, published: str
+) -> None:
+    made = record(experiment, name=row, imported=True)
+    made["metrics"] = {ours: made["metrics"]["lpips"] | {"scale": scale}}
+    made["columns"] = [made["columns"][0] | {"name": ours, "metric": ours, "step": None}]
+    made["rows"][0]["cells"] = {ours: made["rows"][0]["cells"]["lpips_t1"] | {"mean": mean}}
+    done = papers.make(table, {experiment: made})
+    (line,) = done.measured
+    assert [(line.against[c], float(line.cells[c]), v.kind) for c, v in line.verdicts.items()] == [
+        (published, float(published), "agrees")
+    ]
+
+
 def test_a_folder_average_is_not_held_against_a_frame_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = {
         "caption": "c", "file": "tecogan",
@@ -193,12 +232,9 @@ def test_labels_cannot_leave_their_format(label: str, tmp_path: Path) -> None:
     latex = paper_text.as_latex(made)
     assert r"\input{" not in latex
     assert "a_b%c" not in latex
-    widths = {
-        line.count("&")
-        for line in latex.replace(r"\&", "").splitlines()
-        if line.endswith(r"\\") and "multicolumn" not in line
-    }
-    assert len(widths) == 1
+    for tabular in latex.replace(r"\&", "").split(r"\begin{tabular}")[1:]:
+        rows = [line for line in tabular.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+        assert {line.count("&") for line in rows} == {tabular.split("}")[0].count("r")}
 
 
 @pytest.mark.parametrize("name", ["dmvfn_table1", "tecogan_vid4", "dtvnet_sky", "cinn_bair"])
@@ -208,7 +244,7 @@ def test_latex_compiles(name: str, tmp_path: Path) -> None:
     made = papers.make(name, {"kitti": record(label="a_b%c & <d> $e$ {f} #1 ~^\\")})
     (tmp_path / "macros.tex").write_text(paper_text.macros({"kitti": record()}))
     (tmp_path / "t.tex").write_text(
-        "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage{booktabs,siunitx}\n\\input{macros}\n\\begin{document}\n"
+        "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage{booktabs,graphicx,siunitx}\n\\input{macros}\n\\begin{document}\n"
         f"{paper_text.as_latex(made)}\n\\retake{{kitti.dmvfn.lpips.t1}} \\retake{{kitti.none}}\n\\end{{document}}\n"
     )
     done = subprocess.run(
@@ -218,6 +254,7 @@ def test_latex_compiles(name: str, tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout[-2000:]
+    assert not re.search(r"Overfull \\hbox \(\d{2,}", done.stdout), "wider than the text"
 
 
 def test_macros_name_experiment_model_metric_and_step() -> None:
@@ -255,6 +292,21 @@ def test_results_follow_their_schema() -> None:
     assert all(v["grade"] for v in made["verdicts"])
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(made | {"format": 2}, schema)
+
+
+def test_a_changed_digit_in_results_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    p = params.load()
+    p.reproduce[:] = ["kitti"]
+    monkeypatch.setattr(results.record, "read", lambda _: record())
+    monkeypatch.setattr(results, "write_text", lambda path, text: (tmp_path / Path(path).name).write_text(text))
+    monkeypatch.setattr(results, "claim", lambda _: None)
+    results.make(p)
+    file = tmp_path / "results.json"
+    assert leaderboard.read(file)["tables"] == {"kitti": json.loads(json.dumps(record()))}
+    text = file.read_text()
+    file.write_text(text.replace("10.74", "10.70", 1))
+    with pytest.raises(RetakeError, match=r"results\.json is damaged, or was changed by hand"):
+        leaderboard.read(file)
 
 
 def test_everything_cited_is_in_the_file() -> None:

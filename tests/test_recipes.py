@@ -105,6 +105,9 @@ def test_explain_prints_each_value_with_where_it_comes_from(project: Path) -> No
     assert told['kind: "dmvfn"'] == "like dmvfn (workflow/papers/dmvfn.yaml)"
     with pytest.raises(RetakeError, match=r"no models.shrot \(did you mean 'short'\?\)"):
         params.explain("models.shrot")
+    for key in ("models.shrot.kind", "models.short.nope.deep", "models.short.kind.x", ""):
+        with pytest.raises(RetakeError, match=f"params have no {key}"):
+            params.explain(key)
     assert "# workflow/papers/dmvfn.yaml" in params.explain("experiments.kitti.metrics")
 
 

@@ -85,7 +85,12 @@ def test_verdicts_and_measured_rows_are_there() -> None:
     text = page(record())
     assert "2 one training, spread unknown" in text
     assert text.count('class="measured"') >= 2
-    assert "Nothing" not in text
+    head, main = text.split("<main>")
+    assert "<strong>DMVFN</strong>: 2 one training, spread unknown." in head  # the answer, before anything is scrolled
+    first = main[main.index("<tbody>") :].split("</tr>")[0]
+    assert 'class="measured"' in first and "paper 88.53: one training, difference +0.00" in first
+    assert "nothing can be said of reproducing" not in head
+    assert "nothing can be said of reproducing" in page(record("demo")).split("<main>")[0]
 
 
 def test_pictures_are_dropped_by_name_when_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,19 +124,23 @@ def test_a_table_without_predictions_on_this_machine_has_no_pictures() -> None:
 
 
 def test_charts_are_the_same_bytes_and_named() -> None:
-    drawn = [charts.Curve("a $x$ <b>", [1, 2], [3.0, 4.0], [2.0, 3.0], [4.0, 5.0])]
-    first, second = (charts.curves(drawn, "step", "PSNR", "title & more") for _ in range(2))
+    drawn = [charts.Curve(1, [1, 2], [3.0, 4.0], [2.0, 3.0], [4.0, 5.0])]
+    first, second = (charts.curves(drawn, "step", "a $x$ <b>", "title & more") for _ in range(2))
     assert first == second
-    assert 'aria-label="title &amp; more"' in first
-    assert "<b>" not in first
-    assert "currentColor" in first and "#000000" not in first
-    assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", first)
+    key = charts.key(["first", "a $x$ <b>"], "title & more")
+    for svg in (first, key):
+        assert 'aria-label="title &amp; more"' in svg
+        assert "a $x$ &lt;b&gt;" in svg  # no formula, no element
+        assert "currentColor" in svg and "#000000" not in svg
+        assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", svg)
+        assert charts.COLOURS[1] in svg  # a row looks alike in a chart and in the key
+    assert charts.COLOURS[0] not in first
 
 
 def test_a_finished_demo_has_curves_pictures_and_sliders(demo: Project) -> None:
     text = (demo.folder / "results/report.html").read_text()
     assert len(text.encode()) < report.BUDGET
-    assert text.count("<svg") >= 3
+    assert text.count("data:image/svg+xml") >= 3
     assert text.count('type="range"') == 2 * report.WORST
     tags = parsed(text)
     assert (tags.fetched, tags.handlers) == ([], [])

@@ -169,6 +169,12 @@ def test_hostile_files_are_refused(folder: Path, file: Path, monkeypatch: pytest
         def __reduce__(self) -> tuple[Any, ...]:
             return eval, ("open('owned', 'w')",)
 
+    for kept in (0, 300):  # bytes
+        (folder / "cut.moments").write_bytes(file.read_bytes()[:kept])
+        with pytest.raises(
+            RetakeError, match=r"is not a whole zip archive: .*write it again \(python -m pipeline\.statistics"
+        ):
+            moments.read(folder / "cut.moments")
     with pytest.raises(RetakeError, match="it holds objects, not numbers"):
         moments.read(packed(folder / "code.moments", about=np.array([Code()], dtype=object)))
     with pytest.raises(RetakeError, match="holds no statistics"):

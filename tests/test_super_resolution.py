@@ -452,6 +452,13 @@ def test_a_wrong_folder_of_scenes_is_refused_with_all_that_is_wrong(project: par
         assert words in str(error.value)
     shutil.rmtree(folder)
     save()
+    shutil.move(folder / "a/output_9.png", folder / "a/output_14.png")
+    with pytest.raises(
+        RetakeError, match=r"a: output_10\.png comes after output_8\.png: by their names these are not the frames"
+    ):
+        bring.bring(project, "toy", "mine")
+    shutil.rmtree(folder)
+    save()
     write_image(folder / "a/output_8.png", np.zeros((64, 79, 3), np.uint8))
     cv2.imwrite(str(folder / "b c/output_8.png"), np.zeros((56, 96), np.uint8))
     with pytest.raises(RetakeError) as error:

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 from test_score import blend, copy, pan, save, toy, write_flows, write_frames, write_predictions
 
-from pipeline import bring, params, score, table
+from pipeline import bring, compare, params, score, table
 from pipeline.drawing import sheets
 from pipeline.errors import RetakeError
 from pipeline.params import Params
@@ -446,3 +446,57 @@ def test_even_windows_are_read_at_once_and_others_one_by_one() -> None:
     assert measured._even(part([*rows[1:6], rows[0], *rows[6:]]), 2) is None
     values, _ = measured._uneven(part(rows[:-1]))
     assert np.isnan(values["c:1"][1, 2]) and values["c:0"].tolist() == expected["c:0"]
+
+
+def test_trainings_of_a_model_are_one_row_and_runs_below_its_run(
+    project: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow holds experiment, model, seed as nested runs; a table that is made again, with fewer seeds too, replaces them."""
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{Path.cwd()}/mlflow.db")
+    own = {"kind": "dmvfn", "network": {"routing": False}, "train": {"seed": 7}, "predict": {"routing": "all"}}
+    changes = {
+        "tracking__mlflow": True, "models__own": own, "experiments__toy__predictions": {},
+        "datasets__toy__height": 176,  # DMVFN takes no other sides
+        "experiments__toy__models": {"flow_warp": "Warp", "own": "Own"},
+    }  # fmt: skip
+    p = toy(**changes, experiments__toy__seeds={"own": 3})
+    guesses = dict(zip(p.experiments["toy"].trainings("own"), (0, 2, 7), strict=True))
+    assert list(guesses) == ["own", "own_seed2", "own_seed3"]
+    for name, darker in guesses.items():
+        write_predictions(
+            p, name, lambda context, step, sample, darker=darker: context[-1].astype(np.uint16) * (250 - darker)
+        )
+        score.score(p, "toy", name)
+
+    def runs() -> dict[str, Any]:
+        client = mlflow.MlflowClient()
+        found = client.search_runs([client.get_experiment_by_name("table").experiment_id])
+        names = {run.info.run_id: run.info.run_name for run in found}
+        assert len(set(names.values())) == len(found)  # none is there twice
+        parents = {run.info.run_name: names.get(run.data.tags.get("mlflow.parentRunId", "")) for run in found}
+        return {"parents": parents} | {run.info.run_name: run for run in found}
+
+    for _ in range(2):
+        table.make(p, "toy")
+        made = runs()
+        assert made["parents"] == {
+            "toy": None, "toy, Warp": "toy", "toy, Own, seed 7 8 9": "toy",
+            "toy, Own, seed 7": "toy, Own, seed 7 8 9", "toy, Own, seed 8": "toy, Own, seed 7 8 9",
+            "toy, Own, seed 9": "toy, Own, seed 7 8 9",
+        }  # fmt: skip
+    single = [made[f"toy, Own, seed {seed}"].data for seed in (7, 8, 9)]
+    assert [run.params["model.train.seed"] for run in single] == ["7", "8", "9"]
+    assert made["toy, Warp"].data.params["flow.predict.preset"] == "medium"
+    values = [run.metrics["psnr_t1"] for run in single]
+    assert len(set(values)) == 3
+    whole = made["toy, Own, seed 7 8 9"].data
+    assert whole.metrics["psnr_t1"] == pytest.approx(np.mean(values))
+    (line,) = [line for line in lines("results/toy_metrics.csv") if line["model"] == "Own"]
+    assert (line["trainings"], line["unit"], line["units"]) == ("3", "trainings", "3")
+    half = 4.302653 * np.std(values, ddof=1) / np.sqrt(3)  # Student's t of 2 degrees of freedom
+    assert float(line["psnr_t1_high"]) == pytest.approx(np.mean(values) + half, rel=1e-5)
+    assert f"| {np.mean(values):.3f} " in compare.models(p, "toy", "own", "flow_warp", ["psnr"])
+    table.make(toy(**changes), "toy")
+    assert set(runs()["parents"]) == {"toy", "toy, Warp", "toy, Own, seed 7"}

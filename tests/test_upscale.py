@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -232,7 +233,12 @@ def test_folder_that_was_killed_goes_on_to_the_same_frames(
         assert np.array_equal(found, right)
     upscale.upscale(p, source, tmp_path / "out", checkpoint)  # all is there
     assert len(again) == 5
-    cv2.imwrite(str(source / "0014.png"), pan(1)[0])
+    shutil.move(tmp_path / "out/0003.png", tmp_path / "moved.png")
+    with pytest.raises(RetakeError, match="out holds 13 images, 14 were written"):
+        upscale.upscale(p, source, tmp_path / "out", checkpoint)
+    shutil.move(tmp_path / "moved.png", tmp_path / "out/0003.png")
+    first = source / "0000.png"
+    first.write_bytes(first.read_bytes()[:-1] + b"x")  # another image of as many bytes
     with pytest.raises(RetakeError, match="out was begun with another source, checkpoint, model or compute settings"):
         upscale.upscale(p, source, tmp_path / "out", checkpoint)
 
@@ -543,7 +549,7 @@ def test_outputs_that_exist(refuse: Refuse, small: Path, tmp_path: Path) -> None
     refuse(small, r"is\.mp4 exists: nothing is overwritten", "is.mp4")
     (tmp_path / "file").write_bytes(b"mine")
     refuse(small, "file is a file: nothing is overwritten", "file")
-    refuse(small, "small holds other files: frames are written to a new or an empty folder", "small")
+    refuse(small, "small holds other files: give the name of a new or an empty folder", "small")
     refuse(small, r"--output .*out\.avi: a folder, or a video \(\.mp4", "out.avi")
     assert (tmp_path / "is.mp4").read_bytes() == (tmp_path / "file").read_bytes() == b"mine"
 

@@ -36,7 +36,8 @@ def test_sampled_draws_widen_what_agrees() -> None:
     drawn = {"mean": 10.06, "imported": True, "draws": 3, "spread": 0.02}
     # 0.005 of rounding, and 4.303 * 0.02 * √(4/3) = 0.0994 of one draw
     assert of("10.00", **drawn).kind == "agrees"
-    assert "draws" in of("10.00", **drawn).words
+    assert of("10.00", **drawn).words == "agrees to the published digits, counting the spread over draws"
+    assert of("10.06", **drawn).words == "agrees to the published digits"  # as one draw would
     assert of("10.00", **drawn | {"mean": 10.11}).kind == "differs"
     assert of("10.00", **drawn | {"draws": 1, "spread": math.nan}).kind == "differs"
 
@@ -63,12 +64,26 @@ def test_several_trainings_are_judged_by_their_spread(text: str, kind: str, side
     assert side in made.words
 
 
+def test_one_more_training_reaches_further_than_the_mean_of_several() -> None:
+    # 2, 3, 4, 2.5, 3.5: standard deviation √0.625, t of 4 degrees 2.776, of one more √(1 + 1/5): 2.404
+    trainings = [2.0, 3.0, 4.0, 2.5, 3.5]
+    assert verdicts.reach_of_one(trainings) == pytest.approx(2.4045, abs=1e-4)
+    assert of("5.4", mean=3.0, trainings=trainings).words.endswith(
+        "ours is below; within the reach of one more training"
+    )
+    assert of("5.5", mean=3.0, trainings=trainings).words.endswith(
+        "ours is below; beyond the reach of one more training"
+    )
+
+
 def test_a_part_of_the_data_is_judged_by_the_interval_over_windows() -> None:
     part = {"mean": 20.0, "low": 18.0, "high": 22.0, "partial": "1 of 4 archives"}
     assert of("21.5", **part).kind == "partial inside"
     assert of("22.5", **part).kind == "partial outside"
     assert "1 of 4 archives" in of("22.5", **part).words
     assert of("22.5", **part | {"low": math.nan, "high": math.nan}).kind == "not comparable"
+    several = of("21.5", **part, trainings=[19.0, 21.0])  # the cell's interval is over trainings then
+    assert (several.kind, "over trainings" in several.words) == ("not comparable", True)
 
 
 @pytest.mark.parametrize(

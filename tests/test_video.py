@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import RetakeError
 from pipeline.sources import limits, video
-from pipeline.sources.archives import CutOff, Member
+from pipeline.sources.archives import CutOff, Damaged, Member
 from tests.layouts import make_zip
 from tests.layouts_zips import coded, number, turned, write_video
 
@@ -206,7 +206,7 @@ def test_damaged_frame(tmp_path: Path, name: str, codec: str) -> None:
     path.write_bytes(data)
     images, message = read_cut(path)
     assert [number(image) for image in images] == list(range(20))
-    assert message.endswith("; the 20 frames before that are good")
+    assert "; the 20 frames before that are good. Let FFmpeg conceal" in message
 
 
 def test_time_stamps_against_the_order(tmp_path: Path) -> None:
@@ -337,13 +337,13 @@ def test_damage_in_the_middle_is_no_cut(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[packet[0] : sum(packet)] = bytes(packet[1])
     path.write_bytes(data)
-    with pytest.raises(video.Damaged):
+    with pytest.raises(Damaged):
         read(path)
     whole = write_video(tmp_path / "b.mkv", (coded(n) for n in range(COUNT)), "libx264").read_bytes()
     (tmp_path / "b.mkv").write_bytes(whole[: len(whole) * 3 // 4])
     with pytest.raises(CutOff) as caught:
         read(tmp_path / "b.mkv")
-    assert not isinstance(caught.value, video.Damaged)
+    assert not isinstance(caught.value, Damaged)
 
 
 @pytest.mark.parametrize(
@@ -373,6 +373,20 @@ def test_a_high_dynamic_range_is_said(tmp_path: Path, caplog: pytest.LogCaptureF
         container.mux(stream.encode(None))
     read(tmp_path / "a.mkv")
     assert "has a high dynamic range (PQ): its values are read as they are" in caplog.text
+
+
+def test_fields_and_pixels_that_are_not_square_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25, options={"x264-params": "interlaced=1"})
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        for n in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(coded(n), format="rgb24")))
+        container.mux(stream.encode(None))
+    read(tmp_path / "a.mkv")
+    pixels, fields = (record.message for record in caplog.records)
+    assert "a.mkv', frame 0 is interlaced, two half pictures of different times: they are taken as one" in fields
+    assert "a.mkv', frame 0 has pixels that are not square (4/3): they are taken as they are stored" in pixels
 
 
 def test_several_videos_in_one_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -238,6 +238,25 @@ def test_clip_names_stay_inside_the_folder() -> None:
     assert view._safe("..") == Path("clip")
 
 
+def test_every_clip_has_a_folder_of_its_own_with_its_own_frames_alone(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names that are one when cleaned, or without capitals; and what an older store left."""
+    path = Path("data/frames/toy/names.arrow")
+    for names in (("a:1", "a_1", "A_1"), ("a_1",)):
+        with Writer(path, codec="png", meta={"dataset": "toy", "split": "names"}) as out:
+            for number, clip in enumerate(names):
+                for frame in range(3 - len(names) + 1):
+                    out.add(clip, frame, np.full((8, 8, 3), number, np.uint8))
+        call(monkeypatch, str(path), "--format", "npy")
+        folder = Path("data/view/as_npy/frames/toy/names")
+        if len(names) == 3:
+            values = {str(f.parent.relative_to(folder)): np.load(f).max() * 255 for f in folder.rglob("*.npy")}
+            assert values == pytest.approx({"a_1": 0, "a_1_1": 1, "A_1_2": 2})
+            np.save(folder / "a_1/0000000007.npy", np.zeros(3))
+    assert sorted(f.name for f in (folder / "a_1").iterdir()) == [f"{n:010d}.npy" for n in range(3)]
+
+
 def test_only_the_rows_of_the_clip_are_decoded(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     image = Store.image

@@ -228,14 +228,16 @@ def test_whole_network_instead_of_its_weights_is_refused() -> None:
 def test_truncated_checkpoints(zipped: bool, share: float) -> None:
     data = stored(state(), _use_new_zipfile_serialization=zipped)
     path = place(data[: int(len(data) * share)])
-    with pytest.raises(RetakeError, match=r"data/weights/w.pth is no checkpoint, or (truncated|damaged)"):
+    with pytest.raises(
+        RetakeError, match=r"data/weights/w.pth is no checkpoint(, or (truncated|damaged)|: it is empty)"
+    ):
         weights.load_file(path)
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"<!DOCTYPE html>", "is no checkpoint, or"),
+        (b"<!DOCTYPE html>", "is no checkpoint: it is an HTML page"),
         (b"hello world\n", "is no checkpoint, or"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "is no checkpoint, or"),
     ],

@@ -13,11 +13,11 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from pipeline import params
-from pipeline.errors import RetakeError
+from pipeline.errors import RetakeError, log, readable
 from pipeline.sources import layout, limits, video
 from pipeline.sources.archives import Clip, Member, Stream
-from pipeline.sources.images import image_files
-from pipeline.sources.video import SUFFIXES
+from pipeline.sources.clips import VIDEOS
+from pipeline.sources.images import frame_name, gap, image_files
 
 SPLITS = ("train", "val", "test")
 LICENCE = "the user's own files"
@@ -26,8 +26,8 @@ LICENCE = "the user's own files"
 class Params(params.Dataset):
     """Videos or image folders of one's own."""
 
-    folder: str = Field("videos", description="where they lie, below the project or anywhere else")
-    lists: dict[str, str] = Field(
+    folder: params.Place = Field("videos", description="where they lie, below the project or anywhere else")
+    lists: dict[str, params.Place] = Field(
         default_factory=dict, description="split -> text file with the names of its clips, a line each; {}: no lists"
     )
     shares: dict[str, float] = Field(
@@ -87,13 +87,11 @@ def clips(p: Params, split: str, downloaded: list[Path]) -> list[Clip | Stream]:
 def _inside(folder: Path) -> dict[str, Callable[[str], Clip | Stream]]:
     """Return what reads each clip of a folder, by its name."""
     every: dict[str, Callable[[str], Clip | Stream]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
+    for path in limits.unhidden(folder):
         read: Callable[[str, Path], Clip | Stream]
         if path.is_dir() and image_files(path):
             read = _images
-        elif path.is_file() and path.suffix.lower() in SUFFIXES:
+        elif path.is_file() and path.suffix.lower() in VIDEOS:
             read = _video
         else:
             continue
@@ -106,11 +104,14 @@ def _inside(folder: Path) -> dict[str, Callable[[str], Clip | Stream]]:
 
 def _name(name: str) -> str:
     """Return a clip's name: letters with accents alike, however the file system or a list spells them."""
-    return unicodedata.normalize("NFC", name)
+    return unicodedata.normalize("NFC", readable(name))
 
 
 def _images(name: str, folder: Path) -> Clip:
-    return Clip(name, [(number, Member(folder, file.name)) for number, file in enumerate(image_files(folder))])
+    files = image_files(folder)
+    if left_out := gap([frame_name(file) for file in files]):
+        log.warning("%s: %s: frames are numbered as if none was missing between them", folder, left_out)
+    return Clip(name, [(number, Member(folder, file.name)) for number, file in enumerate(files)])
 
 
 def _video(name: str, path: Path) -> Stream:

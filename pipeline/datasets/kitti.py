@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from pipeline import params
 from pipeline.errors import RetakeError
-from pipeline.sources import drives
+from pipeline.sources import drives, limits
 from pipeline.sources.archives import Clip, Member
 
 SPLITS = ("train", "test")
@@ -73,7 +73,7 @@ class Params(params.Dataset):
         description="colour cameras that are trained on: image_02 (left), image_03 (right) or, as published, both; "
         "testing always takes image_02",
     )
-    published_test: str | None = Field(
+    published_test: params.Place | None = Field(
         None,
         description="folder with the test split that DMVFN published (test/000000/0000000000.png and so on), "
         "read in place instead of the test drives; null: the drives",
@@ -146,7 +146,7 @@ def _published(p: Params, split: str) -> bool:
 def _published_clips(folder: Path) -> list[Clip]:
     """The folder may be given with or without its last level, `test`."""
     root = folder / "test" if (folder / "test").is_dir() else folder
-    folders = sorted(path for path in root.glob("*") if re.fullmatch(r"\d{6}", path.name)) if root.is_dir() else []
+    folders = [path for path in limits.unhidden(root) if re.fullmatch(r"\d{6}", path.name)] if root.is_dir() else []
     if not folders:
         raise RetakeError(
             f"published_test: no clips in {folder}: a folder with test/000000/0000000000.png and so on is needed"
@@ -154,7 +154,7 @@ def _published_clips(folder: Path) -> list[Clip]:
     names = [f"{number:010d}.png" for number in range(PUBLISHED_FRAMES)]
     problems = []
     for clip in folders:
-        files = {path.name for path in clip.glob("[!.]*.png")}
+        files = {path.name for path in limits.unhidden(clip, "*.png")}
         if files != set(names):
             missing = [name for name in names if name not in files]
             problems.append(

@@ -1,7 +1,7 @@
-"""Charts as SVG text, drawn by matplotlib: curves with bands, points with names, and graphs.
+"""Charts as SVG text, drawn by matplotlib: curves with bands, points, the key to their colours, and graphs.
 
-Text stays text and black becomes `currentColor`, so that a page's own colours and fonts hold, in the dark too. The same values give
-the same bytes.
+Text stays text, and black becomes light where the reader's screen is dark. The same values give the same bytes. Charts that stand together share one key, which is quicker to draw and to read than one in each: a row has the same
+colour and sign in all of them, by its number.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import io
 import json
 import math
 import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -21,15 +20,16 @@ import numpy as np
 
 SIZE = (5.2, 3.0)  # inches
 POINTS = 300  # of a training curve
+STYLE = "svg{color:#1a1a1a}@media (prefers-color-scheme:dark){svg{color:#e8e8e8}}text{fill:currentColor}"
 MARKERS = "osD^vPX*<>"
 COLOURS = ("#1f6fb4", "#c2410c", "#15803d", "#9333ea", "#b45309", "#0e7490", "#be123c", "#4d7c0f", "#6d28d9", "#334155")
 
 
 @dataclass
 class Curve:
-    """One curve: where, what, and if there is one its band (low, high)."""
+    """One curve: the number of its row in the key, where, what, and if there is one its band (low, high)."""
 
-    name: str
+    number: int
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float] = field(default_factory=list)
@@ -39,30 +39,32 @@ class Curve:
 def curves(drawn: Sequence[Curve], x: str, y: str, title: str, *, log: bool = False) -> str:
     """Return a chart of curves; `x` and `y` name the axes, `title` is what a screen reader reads.
 
-    `log`: the upper axis is logarithmic, where all values are positive.
+    `log`: the upper axis is logarithmic, where the largest value is ten times the smallest or more.
     """
     figure, axes = _figure(x, y)
-    for number, curve in enumerate(drawn):
-        colour = COLOURS[number % len(COLOURS)]
-        marker = MARKERS[number % len(MARKERS)] if len(curve.x) <= 40 else ""
-        axes.plot(curve.x, curve.y, label=curve.name, color=colour, marker=marker, markersize=4, linewidth=1.5)
+    for curve in drawn:
+        colour, marker = _look(curve.number)
+        axes.plot(
+            curve.x, curve.y, color=colour, marker=marker if len(curve.x) <= 40 else None, markersize=4, linewidth=1.5
+        )
         if len(curve.low):
             axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    if log:
-        from matplotlib.ticker import LogFormatter
+    values = [value for curve in drawn for value in curve.y]
+    if log and 0 < 10 * min(values) <= max(values):
+        from matplotlib.ticker import LogLocator, NullLocator
 
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(LogFormatter())
-        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
-    axes.legend(frameon=False, fontsize="small")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter("{x:g}")
     return _svg(figure, title)
 
 
 def training(file: Path) -> dict[str, Curve]:
     """Return curves by step of a training's `metrics.jsonl`: its loss (the sum where there is one, else the first), each validation.
 
-    They are thinned to means over neighbouring steps; what has fewer than two points is left out.
+    All have the number 0. They are thinned to means over neighbouring steps; what has fewer than two points is left out.
     """
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     loss = next((key for line in lines for key in ("loss", *line) if key in line and key != "step"), "loss")
@@ -73,30 +75,36 @@ def training(file: Path) -> dict[str, Curve]:
         groups = [kept[i : i + width] for i in range(0, len(kept), width)]
         if len(groups) > 1:
             steps, values = ([float(np.mean([pair[i] for pair in g])) for g in groups] for i in (0, 1))
-            made[key] = Curve(key, steps, values)
+            made[key] = Curve(0, steps, values)
     return made
 
 
-def points(drawn: Sequence[tuple[str, float, float]], x: str, y: str, title: str) -> str:
-    """Return a chart of named points (name, x, y), x on a logarithmic axis."""
+def points(drawn: Sequence[tuple[int, float, float]], x: str, y: str, title: str) -> str:
+    """Return a chart of points (number of the row, x, y), x on a logarithmic axis."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     figure, axes = _figure(x, y)
-    for number, (name, across, up) in enumerate(drawn):
-        axes.plot(
-            [across],
-            [up],
-            MARKERS[number % len(MARKERS)],
-            color=COLOURS[number % len(COLOURS)],
-            label=name,
-            linestyle="none",
-        )
+    for number, across, up in drawn:
+        colour, marker = _look(number)
+        axes.plot([across], [up], color=colour, marker=marker)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 3M, not 3 x 10^6, which is set as a formula for each tick
     axes.margins(0.15)
-    axes.legend(frameon=False, fontsize="small")
+    return _svg(figure, title)
+
+
+def key(names: Sequence[str], title: str) -> str:
+    """Return the key to charts that stand together: the colour and the sign of each row, in two columns."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    columns = 2
+    figure = Figure(figsize=(SIZE[0], 0.25 * math.ceil(len(names) / columns)))
+    looks = [Line2D([], [], color=colour, marker=marker) for colour, marker in map(_look, range(len(names)))]
+    words = [_plain(name if len(name) <= 32 else name[:31] + "…") for name in names]
+    figure.legend(looks, words, ncols=columns, frameon=False, loc="center", borderpad=0)
     return _svg(figure, title)
 
 
@@ -134,10 +142,16 @@ def _figure(x: str, y: str) -> tuple[Any, Any]:
     axes = figure.subplots()
     axes.set_xlabel(_plain(x))
     axes.set_ylabel(_plain(y))
+    axes.locator_params(nbins=5)  # ticks are the slowest part of a chart
     axes.grid(alpha=0.25)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure, axes
+
+
+def _look(number: int) -> tuple[str, str]:
+    """Return the colour and the sign of a row."""
+    return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
 
 
 def _plain(text: str) -> str:
@@ -146,7 +160,7 @@ def _plain(text: str) -> str:
 
 
 def _svg(figure: Any, title: str) -> str:
-    """Return a figure as an `svg` element with a name, without what differs from run to run."""
+    """Return a figure as an `svg` element with a name, small, and without what differs from run to run."""
 
     import matplotlib
 
@@ -156,9 +170,9 @@ def _svg(figure: Any, title: str) -> str:
     body = text.getvalue()
     body = body[body.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r"\s*\n\s*", " ", body)
+    body = re.sub(r"> +<", "><", re.sub(r'<g id="[^"]*"', "<g", body))  # nothing refers to a group
+    body = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), body)  # hundredths of a pixel
     body = re.sub(r"#000000|#262626|black", "currentColor", body)
-    body = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", body, count=1)
-    body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body, count=1)
-    ids = f"c{zlib.crc32(title.encode()):x}"  # several charts stand on one page
-    body = re.sub(r'(id="|"#|url\(#)', rf"\g<1>{ids}-", body)
+    body = body.replace("</style>", STYLE + "</style>", 1)
     return body.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)

@@ -57,7 +57,7 @@ class Encoder:
         try:
             str(path).encode()
         except UnicodeEncodeError:
-            raise RetakeError(f"{path!a}: FFmpeg writes to names in UTF-8 only, give another name") from None
+            raise RetakeError(f"{path}: FFmpeg writes to names in UTF-8 only, give another name") from None
         self._rate, self._count = rate, 0
         self._start = Fraction(0)  # seconds, of the source's clock
         self._next: Any = None

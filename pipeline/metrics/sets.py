@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.errors import RetakeError
 from pipeline.metrics import Undefined, cache, frechet
 
 # I3D with 400 scores, by variant of FVD: row of workflow/weights.csv, network and resize as the table prints them, range, the distance's route
@@ -94,12 +93,15 @@ class Distance:
         return cache.rows(key, count, lambda: map(self.features, images()))
 
     def kept(self, samples: int) -> int:
-        """Return how many of the samples count; raises RetakeError where none does."""
+        """Return how many of the samples count; raises Undefined where those are fewer than two."""
         rows = samples if self.drop is None else frechet.kept(samples, self.drop, short=self.keep_short)
-        if rows == 0:
-            raise RetakeError(
-                f"batches of {self.drop} whose remainder is dropped, and only {samples} samples: nothing is left"
+        if rows < 2:
+            of = (
+                f"batches of {self.drop} whose remainder is dropped leave {rows} of {samples}"
+                if self.drop
+                else f"there is {rows}"
             )
+            raise Undefined(f"a distance of two sets needs 2 {self.unit} or more in each, {of}")
         return rows
 
     def distance(self, predicted: Any, true: Any, clips: np.ndarray) -> Found:

@@ -22,13 +22,13 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import RetakeError
-from pipeline.sources.limits import MEMBER, MEMBERS, RATIO, SMALL
+from pipeline.sources.limits import MEMBER, MEMBERS, RATIO, SMALL, check_file, hidden, instead
 
 CHUNK = 1 << 20
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile reads bzip2 and LZMA without a bound on memory
@@ -37,6 +37,16 @@ ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 
 class CutOff(RetakeError):
     """A video ends before its end, or is damaged from some frame on: raised behind its last good frame."""
+
+
+class Damaged(CutOff):
+    """A frame of a video is damaged, and there are more behind it: raised behind the last good frame before."""
+
+    def __init__(self, reason: str, name: str) -> None:
+        stem = Path(name).stem
+        super().__init__(
+            f"{reason}. Let FFmpeg conceal what is damaged first: ffmpeg -i {Path(name).name} -crf 0 -c:a copy {stem}_mended.mkv"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +96,8 @@ def place(path: Path) -> Path:
 def names(path: Path) -> list[str]:
     """Return the names of all members of an archive, or of all that is below a folder; folders end in "/".
 
-    Links in a folder are followed. Raises RetakeError as `Zip`, and for a folder that a link makes a part of itself.
+    Links in a folder are followed; what is hidden there, or a desktop's, is left out. Raises RetakeError as `Zip`, and for a
+    folder that a link makes a part of itself.
     """
     if not path.is_dir():
         return list(_cached(path).members)
@@ -94,12 +105,18 @@ def names(path: Path) -> list[str]:
     for folder, folders, files in os.walk(path, followlinks=True):
         below = os.path.relpath(folder, path).replace(os.sep, "/")
         root = "" if below == "." else f"{below}/"
+        folders[:], files = ([name for name in entries if not hidden(PurePath(name))] for entries in (folders, files))
         for name in folders:
             inner = Path(folder, name)
             if inner.is_symlink() and inner.resolve() in {p.resolve() for p in inner.parents}:
                 raise RetakeError(f"{inner} is a link to a folder that it lies in: remove the link")
         known += [f"{root}{name}/" for name in folders] + [f"{root}{name}" for name in files]
     return sorted(known)
+
+
+def below(folder: Path) -> list[Path]:
+    """Return what is below a folder at any depth, by name, as `names`."""
+    return sorted(folder / name for name in names(folder))
 
 
 class Zip(zipfile.ZipFile):
@@ -115,7 +132,7 @@ class Zip(zipfile.ZipFile):
         self.path = path
         parts = _parts(path)
         try:
-            self._length = sum(part.stat().st_size for part in parts)
+            self._length = sum(map(check_file, parts))
             super().__init__(io.BufferedReader(_Joined(parts)) if path.suffix == ".001" else path)
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
             raise RetakeError(f"{path} is not a whole zip archive: {_why(path, error)}") from None
@@ -308,8 +325,7 @@ def _why(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
         start = file.read(64)
     if not start.startswith(ZIP_MAGIC):
-        page = start.lstrip().lower().startswith(b"<")
-        return "it is an HTML page" if page else f"it starts with {start[:4]!r}"
+        return instead(start) or ("it is empty" if not start else f"it starts with {start[:4]!r}")
     return f"it is truncated or damaged ({error})"
 
 

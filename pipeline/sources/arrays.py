@@ -23,6 +23,7 @@ def read_array(path: Path) -> np.ndarray:
     What the header claims must be just what the file holds. Raises RetakeError for a file that is no array, of objects,
     damaged, or an archive beyond the limits.
     """
+    limits.check_file(path)
     if path.suffix.lower() == ".npz":
         return _packed(path)
     with path.open("rb") as file:
@@ -67,8 +68,10 @@ def _layout(file: BinaryIO, length: int, where: str) -> tuple[np.dtype, tuple[in
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RetakeError(f"{where} cannot be read as an array: {why[:200]}") from None
     expected = file.tell() + math.prod(shape) * dtype.itemsize
-    if dtype.hasobject:
-        raise RetakeError(f"{where} cannot be read as an array: it holds objects, not numbers")
+    if dtype.hasobject or not dtype.itemsize or any(isinstance(side, bool) for side in shape):
+        raise RetakeError(
+            f"{where} cannot be read as an array: it holds {'objects' if dtype.hasobject else f'{dtype} {shape}'}, not numbers"
+        )
     most = math.prod(side for side in shape if side) * dtype.itemsize  # beside a side of 0 others may be any number
     if min(shape, default=1) < 0 or expected != length or most > sys.maxsize:
         raise RetakeError(

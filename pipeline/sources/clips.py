@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import RetakeError
-from pipeline.sources import arrays, limits
+from pipeline.sources import archives, arrays, limits
 from pipeline.sources.images import frame_name, image_files, read_pixels
 
 SLACK = 1e-3  # what a float may lie outside [0,1]
 ROUNDING = 1e-4  # by which equal rates may differ: 29.97 is 30000/1001
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
 KINDS = (
     f"a folder of clips (images, or videos: {', '.join(VIDEOS)}), a video, or an array ({', '.join(arrays.SUFFIXES)})"
 )
@@ -120,10 +120,10 @@ def side(image: np.ndarray) -> str:
 def _below(path: Path) -> dict[str, Clip]:
     """Return the clips of a folder: its images, or what is below it."""
     places: dict[str, Path] = {}
-    for entry in sorted(path.rglob("*")):
+    for entry in archives.below(path):
         inner = entry.relative_to(path)
         is_video = entry.suffix.lower() in VIDEOS and entry.is_file()
-        if any(part[0] == "." for part in inner.parts) or not (is_video or (entry.is_dir() and image_files(entry))):
+        if not (is_video or (entry.is_dir() and image_files(entry))):
             continue
         # A Mac takes names apart ("e" and its accent) that others write as one letter.
         name = unicodedata.normalize("NFC", str(inner.with_suffix("") if is_video else inner))

@@ -7,7 +7,9 @@ PNG and JPEG that a camera marked as turned (EXIF) come upright. Alpha that is o
 from __future__ import annotations
 
 import io
+import itertools
 import re
+import statistics
 import struct
 import unicodedata
 import zlib
@@ -62,6 +64,30 @@ def image_files(folder: Path) -> list[Path]:
 def frame_name(file: Path) -> str:
     """Return the name of an image without its suffix; letters with accents alike, however the file system spells them."""
     return unicodedata.normalize("NFC", file.stem)
+
+
+def frame_numbers(names: list[str]) -> list[int]:
+    """Return the number of each name: the one of its numbers that is not the same in all; [] where that is not clear."""
+    rows = [[int(digits) for digits in re.findall("[0-9]+", name)] for name in names]
+    if len({len(row) for row in rows}) != 1:
+        return []
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    varying = [column for column in columns if len(set(column)) > 1] or columns[-1:]
+    return varying[0] if len(varying) == 1 else []
+
+
+def gap(names: list[str], numbers: list[int] | None = None) -> str:
+    """Return which two neighbours' names do not count on as `numbers` do, in words; "" where all do, or where that is not clear.
+
+    `numbers`: what is counted elsewhere, one a name; without them, evenly, in the step that most have.
+    """
+    told = frame_numbers(names)
+    steps = [after - before for before, after in itertools.pairwise(told)]
+    if numbers is None:
+        numbers = [statistics.mode(steps) * i for i in range(len(names))] if steps else []
+    right = [after - before for before, after in itertools.pairwise(numbers)]
+    wrong = next((i for i, (one, other) in enumerate(zip(steps, right, strict=False)) if one != other), None)
+    return "" if wrong is None else f"{names[wrong + 1]} comes after {names[wrong]}"
 
 
 def natural(file: Path) -> list[Any]:
@@ -152,7 +178,7 @@ def read_any(path: str | Path) -> np.ndarray:
                 seen = turned.convert("RGBA")
                 turned = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
             return np.array(turned.convert("RGB"))
-    except RetakeError:
+    except (RetakeError, PermissionError):
         raise
     except Exception as error:  # what Pillow raises for damaged and hostile files has no end
         raise RetakeError(
@@ -167,7 +193,7 @@ def image_size(data: bytes) -> tuple[int, int]:
     JPEG of one frame that is upright, and for sizes beyond the limits.
     """
     if not data.startswith((PNG, JPEG)):
-        raise ValueError(f"is no PNG or JPEG image, it begins with {data[:8]!r}")
+        raise _no_image(data)
     head = header(data)
     if head.bits != 8 or head.colour != "RGB":
         raise ValueError(f"is {head.colour} of {head.bits} bits, RGB of 8 bits is needed")
@@ -272,13 +298,18 @@ def _other_header(data: bytes) -> Header:
         image = Image.open(io.BytesIO(data), formats=OTHERS)
         frames, turn = getattr(image, "n_frames", 1), int(image.getexif().get(ORIENTATION, UPRIGHT))
     except Exception:  # Pillow raises whatever its parsers meet in a damaged file
-        raise ValueError(f"is no PNG or JPEG image, it begins with {data[:8]!r}") from None
+        raise _no_image(data) from None
     _checked(image.height, image.width)
     if frames > 1:
         raise ValueError(f"holds {frames} frames ({image.format}): give them one by one")
     if turn != UPRIGHT:  # OpenCV turns some of these itself
         raise ValueError(f"is marked as turned (EXIF orientation {turn}): write it upright")
     return Header(image.height, image.width, 8, image.mode, turn)
+
+
+def _no_image(data: bytes) -> ValueError:
+    why = limits.instead(data[:64]) or (f"it begins with {data[:8]!r}: write it as PNG" if data else "it is empty")
+    return ValueError(f"is no PNG or JPEG image, {why}")
 
 
 def _orientation(exif: bytes) -> int:

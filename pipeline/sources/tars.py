@@ -21,7 +21,7 @@ from typing import Any
 
 from pipeline.errors import RetakeError
 from pipeline.sources.archives import bad_name, names
-from pipeline.sources.limits import RATIO, SMALL
+from pipeline.sources.limits import RATIO, SMALL, check_file, instead
 
 BLOCK = 512
 HEADER = 1 << 20  # bytes that a header and its extensions (long names) may have
@@ -117,7 +117,7 @@ def _remembered(path: Path, size: int, mtime_ns: int) -> dict[str, Span]:
 def _members(path: Path) -> dict[str, Span]:
     remedy = _remedy(path)
     members: dict[str, Span] = {}
-    size, end = path.stat().st_size, 0
+    size, end = check_file(path), 0
     try:
         with opened(path, packed=False) as archive:
             for info in archive:
@@ -163,6 +163,4 @@ def _why(path: Path, error: Exception) -> str:
         start = file.read(64)
     if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
         return "it is compressed, unpack it to a plain .tar"
-    if start.lstrip().lower().startswith(b"<"):
-        return "it is an HTML page"
-    return str(error)
+    return instead(start) or ("it is empty" if not start else str(error))

@@ -94,8 +94,11 @@ def shapes(source: str | Path) -> dict[str, tuple[int, ...]]:
 
 def is_checkpoint(source: str | Path) -> bool:
     """Return whether a path is a V1 file, an .index file or the prefix of a V2 bundle."""
+    table = _table_path(Path(source))
+    if not table.is_file():  # a named pipe would be waited for
+        return False
     try:
-        with _table_path(Path(source)).open("rb") as file:
+        with table.open("rb") as file:
             file.seek(0, 2)
             file.seek(max(file.tell() - len(MAGIC), 0))
             return file.read() == MAGIC

@@ -26,6 +26,7 @@ from pipeline.atomic import alive, write_text
 from pipeline.errors import RetakeError, log
 from pipeline.sources import archives, limits
 
+RAW = Path("data/raw")
 Check = Callable[[Path], None]  # raises RetakeError for a file whose structure is wrong
 
 
@@ -48,7 +49,9 @@ def verify(path: Path, size: int | None, sha256: str, check: Check | None = None
     `size` (bytes) and `sha256` are the published ones, None and "" where there are none. Raises RetakeError when it is
     another, or when `check` finds its structure wrong.
     """
-    measured = path.stat().st_size
+    measured = limits.check_file(path)
+    if not measured:
+        raise RetakeError(f"{path} is empty, 0 bytes")
     if size and measured != size:
         what = "truncated, or another file" if measured < size else "another file"
         raise RetakeError(f"{path} has {measured} bytes, {size} are published: it is {what}")
@@ -90,6 +93,27 @@ def known(
     if entry.get("stamp") != stamp or entry.get("sha256") != digest:
         _remember(root, name, {"stamp": stamp, "bytes": fact.bytes, "sha256": digest})
     return fact
+
+
+def changed(path: Path, size: int, sha256: str) -> bool:
+    """Say whether an archive below data/raw is another than the one of so many bytes and this SHA-256; one that is gone is not.
+
+    It is read where nothing but its inode or change time is another than when it was verified: a copy of the project.
+    """
+    if path.is_dir():
+        fact = unpacked(path)
+        return (fact.bytes, fact.sha256) != (size, sha256)
+    if not path.exists():
+        return False
+    name, stamp = path.relative_to(RAW).as_posix(), _stamp(path)
+    entry = _remembered(RAW).get(name, {})
+    if entry.get("stamp") is None:
+        return stamp[0] != size
+    if stamp[:2] != entry["stamp"][:2]:
+        return True
+    if stamp != entry["stamp"] and verify(path, None, "") == entry.get("sha256"):
+        _remember(RAW, name, entry := {**entry, "stamp": stamp})
+    return stamp != entry["stamp"] or entry.get("sha256") != sha256
 
 
 def unpacked(path: Path) -> Fact:

@@ -26,22 +26,11 @@ from av.video.reformatter import Interpolation
 
 from pipeline.errors import RetakeError, log
 from pipeline.sources import limits
-from pipeline.sources.archives import CutOff, Member, Stream, bad_name, read
+from pipeline.sources.archives import CutOff, Damaged, Member, Stream, bad_name, read
 
 # Without this list FFmpeg takes a text file for a playlist and opens the files and addresses in it.
 FORMATS = "avi,mov,mp4,matroska,webm,mpegts,mpeg,mpegvideo,asf,flv,ogg"
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-SUFFIXES = {
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".mpg",
-    ".mpeg",
-    ".ts",
-}  # of files that are taken for videos
 SLACK = 8  # bytes by which writers of AVI get their own length wrong
 
 HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's numbers of such transfer functions
@@ -49,10 +38,6 @@ ERRORS = (av.FFmpegError, OSError, ValueError)  # what PyAV raises for a file th
 ATTACHED = 1 << 10  # FFmpeg's mark of a stream that is a cover picture
 
 Image = Callable[[], np.ndarray]
-
-
-class Damaged(CutOff):
-    """A frame of a video is damaged, and there are more behind it: raised behind the last good frame before."""
 
 
 class Shown(NamedTuple):
@@ -89,9 +74,19 @@ def frames(member: Member, *, first: int = 0) -> Iterator[tuple[int, Image]]:
     """Yield (number, image) of each frame; `image()` converts it to (height, width, 3) uint8 RGB, in any thread.
 
     The conversion is FFmpeg's own, as OpenCV and `ffmpeg -pix_fmt rgb24` do it. Raises RetakeError for a file that is
-    no video; CutOff behind the last good frame of a video that is cut off or damaged.
+    no video; CutOff behind the last good frame of a video that is cut off, Damaged of one with more frames behind.
     """
-    for number, frame, where, *_ in _decoded(member, first):
+    interlaced = False
+    for number, frame, where, _, aspect in _decoded(member, first):
+        if number == first and aspect != 1:
+            log.warning("%s has pixels that are not square (%s): they are taken as they are stored", where, aspect)
+        if frame.interlaced_frame and not interlaced:
+            interlaced = True
+            log.warning(
+                "%s is interlaced, two half pictures of different times: they are taken as one (ffmpeg -i IN -vf bwdif OUT makes "
+                "whole pictures)",
+                where,
+            )
         yield number, functools.partial(_image, frame, where)
 
 
@@ -117,8 +112,8 @@ def _decoded(member: Member, first: int) -> Iterator[tuple[int, Any, str, bool, 
     last: int | None = None
 
     def lost(reason: str | Exception) -> CutOff:
-        kind = CutOff if short else Damaged
-        return kind(f"{where}: {short or _words(reason)}; the {number - first} frames before that are good")
+        told = f"{where}: {short or _words(reason)}; the {number - first} frames before that are good"
+        return CutOff(told) if short else Damaged(told, member.name)
 
     with _file(member) as file:
         short = _short(file)

@@ -35,7 +35,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.atomic import atomic
-from pipeline.errors import RetakeError
+from pipeline.errors import RetakeError, readable
 from pipeline.sources import limits
 from pipeline.store import flow
 
@@ -219,6 +219,7 @@ class Writer:
         Either `image` (height, width, channels), or `encoded` bytes of the store's codec with their `size` (height, width).
         `values`: (n,) float32, in stores that have them.
         """
+        clip, source = readable(clip), readable(source)
         if clip != self._clip:
             if clip in self._seen:
                 raise ValueError(f"clip {clip!r} was written before: rows of a clip must be adjacent")

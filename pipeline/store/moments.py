@@ -79,8 +79,12 @@ def read(path: Path) -> tuple[About, Arrays]:
     """Return what `write` wrote; raises RetakeError for a file that is missing, damaged or no statistics."""
     if not path.is_file():  # a named pipe would be waited for
         raise RetakeError(f"no file {path}: `python -m pipeline.statistics` writes one of a true set")
-    stored = read_arrays(path)
-    wrong = RetakeError(f"{path} is damaged, or holds no statistics of a true set: get it again, or write it again")
+    again = f"get it again, or write it again (python -m pipeline.statistics TRUTH --metrics … --output {path})"
+    wrong = RetakeError(f"{path} is damaged, or holds no statistics of a true set: {again}")
+    try:
+        stored = read_arrays(path)
+    except RetakeError as error:
+        raise RetakeError(f"{error}: {again}") from None
     try:
         about = About.model_validate_json(stored.pop(ABOUT).astype(np.uint8, casting="no").tobytes())
         arrays = {name: (stored.pop(f"mean_{i}"), stored.pop(f"root_{i}")) for i, name in enumerate(about.metrics)}

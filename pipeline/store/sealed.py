@@ -19,7 +19,7 @@ SEAL = "seal"
 
 def write(path: str | Path, tree: dict[str, Any]) -> None:
     """Write a mapping as JSON, atomically, with its checksum."""
-    write_text(path, json.dumps({**tree, SEAL: _digest(tree)}, indent=2) + "\n")
+    write_text(path, json.dumps({**tree, SEAL: digest(tree)}, indent=2) + "\n")
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -33,10 +33,11 @@ def read(path: str | Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RetakeError(f"{path} is damaged ({str(error).splitlines()[0]}): {again}") from None
     seal = tree.pop(SEAL, None) if isinstance(tree, dict) else None
-    if seal is None or seal != _digest(tree):
+    if seal is None or seal != digest(tree):
         raise RetakeError(f"{path} is damaged, its checksum is another: {again}")
     return tree
 
 
-def _digest(tree: dict[str, Any]) -> str:
+def digest(tree: dict[str, Any]) -> str:
+    """Return the checksum of a mapping without its seal."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

@@ -64,7 +64,21 @@ class Row:
         return self.source == "measured"
 
 
-Windows = dict[str, np.ndarray]  # of one metric: window -> (samples, steps or frames) float64
+class Windows(dict[str, np.ndarray]):
+    """The values of one metric: window -> (samples, steps or frames) float64."""
+
+    @functools.cached_property
+    def stacked(self) -> np.ndarray | None:
+        """All windows in one array, (windows, samples, steps); None where they have different shapes."""
+        every = list(self.values())
+        return np.stack(every) if len({v.shape for v in every}) == 1 else None
+
+    @property
+    def flat(self) -> np.ndarray:
+        """All values, (n,)."""
+        if self.stacked is not None:
+            return self.stacked.ravel()
+        return np.concatenate([np.empty(0), *(v.ravel() for v in self.values())])
 
 
 @functools.lru_cache(maxsize=16)
@@ -107,8 +121,8 @@ class Column:
             one = values[self.window].T
             return one, np.ones(len(one)), [self.window] * len(one)
         every = list(values.values())
-        if len({v.shape for v in every}) == 1:
-            means = mean(np.stack(every)[:, :, : self.k or None])
+        if values.stacked is not None:
+            means = mean(values.stacked[:, :, : self.k or None])
         else:
             means = np.stack([mean(v[:, : self.k or None]) for v in every])
         counts = [np.isfinite(v).all(axis=0).sum() for v in every] if self.pooled else [weights[w] for w in values]

@@ -21,7 +21,7 @@ from pipeline.tracking import flatten
 
 
 def row(p: Params, experiment: str, name: str) -> Row:
-    """Return the row of one model or of brought predictions, with its scores in `meta["values"]`.
+    """Return the row of one model or of brought predictions, with its scores in `meta["values"]`, its predictions in `meta["store"]`.
 
     `values`: metric -> `Windows`; `weights`: metric -> window -> what it counts; `horizons`: metric -> window -> numbers of
     its steps or frames. Raises RetakeError for scores that are not whole or that were made from other predictions,
@@ -43,7 +43,7 @@ def row(p: Params, experiment: str, name: str) -> Row:
         raise RetakeError(f"{path} is of another protocol ({other}, {e.protocol} has {today}): {again}")
     notes = [f"{metric}: {reason}" for metric, reason in sorted(meta["skipped"].items())]
     for metric, windows in meta["values"].items():
-        told = left_out(np.concatenate([v.ravel() for v in windows.values()]), meta["lacking"].get(metric))
+        told = left_out(windows.flat, meta["lacking"].get(metric))
         notes += [f"{metric}: {told}"] if told else []
     notes += [f"{metric}: {told['note']}" for metric, told in sorted(meta.get("sets", {}).items())]
     if made.get("brought"):
@@ -60,7 +60,7 @@ def row(p: Params, experiment: str, name: str) -> Row:
         "note": "; ".join(notes),
         "metrics": " ".join(f"{metric}:{about['identity']}" for metric, about in meta["metrics"].items()),
     }
-    meta["note"] = facts["note"]
+    meta |= {"note": facts["note"], "store": store}
     return Row(name, (e.models | e.labels).get(name, name), "measured", facts=facts, meta=meta)
 
 
@@ -135,7 +135,7 @@ def _pivot(
         values[metric], horizons[metric] = _even(part, len(weights[metric])) or _uneven(part)
     missing = []
     for metric, about in meta["metrics"].items():
-        every = np.concatenate([np.empty(0), *(v.ravel() for v in values.get(metric, {}).values())])
+        every = values.get(metric, Windows()).flat
         if every.size != about["values"] or (metric not in meta["lacking"] and np.isnan(every).any()):
             missing.append(metric)
     if missing:
@@ -160,9 +160,8 @@ def _even(part: dict[str, np.ndarray], count: int) -> tuple[Windows, dict[str, l
     if not even or not (sample == np.repeat(samples, len(steps))).all():
         return None
     names = window[:, 0].tolist()
-    return dict(zip(names, part["value"].reshape(count, len(samples), len(steps)), strict=True)), dict.fromkeys(
-        names, steps
-    )
+    values = part["value"].reshape(count, len(samples), len(steps))
+    return Windows(zip(names, values, strict=True)), dict.fromkeys(names, steps)
 
 
 def _uneven(part: dict[str, np.ndarray]) -> tuple[Windows, dict[str, list[int]]]:
@@ -175,7 +174,7 @@ def _uneven(part: dict[str, np.ndarray]) -> tuple[Windows, dict[str, list[int]]]
         w: np.array([[cells.get((s, h), math.nan) for h in horizons[w]] for s in dict.fromkeys(s for s, _ in cells)])
         for w, cells in windows.items()
     }
-    return values, horizons
+    return Windows(values), horizons
 
 
 def fill(row: Row, columns: list[Column], over: str) -> None:
@@ -191,7 +190,8 @@ def fill(row: Row, columns: list[Column], over: str) -> None:
             names = ("frames" if column.window else over, clips)
             row.cells[column.name] = _cell(row, metric, *row.averaged(column), names)
     for metric in dict.fromkeys(c.metric for c in columns if (c.k or c.steps) and c.metric in values):
-        steps, counts = np.stack(list(values[metric].values())), np.array(list(weights[metric].values()))
+        steps, counts = values[metric].stacked, np.array(list(weights[metric].values()))
+        assert steps is not None, "windows of tasks with steps have the same ones"
         for step in range(steps.shape[2]):
             cell = _cell(row, metric, steps[:, :, step], counts, list(values[metric]), (over, clips))
             row.steps[metric, step + 1] = cell
@@ -208,28 +208,36 @@ def together(rows: list[Row]) -> Row:
         return first
     row = Row(first.name, first.label, "measured", facts=dict(first.facts), meta=dict(first.meta))
     for key in ("cells", "steps"):
-        for name in getattr(first, key):
-            cells = [getattr(r, key)[name] for r in rows]
-            trainings = [cell.mean for cell in cells]
-            mean, interval = float(np.mean(trainings)), intervals.of_trainings(trainings)
+        for name in dict.fromkeys(name for r in rows for name in getattr(r, key)):
+            having = [cell for r in rows if not math.isnan((cell := getattr(r, key).get(name, Cell())).mean)]
+            trainings = [cell.mean for cell in having]
+            interval = intervals.of_trainings(trainings)
+            told = "" if len(having) == len(rows) else f"{len(having)} of {len(rows)} trainings have a value"
             getattr(row, key)[name] = Cell(
-                mean, interval.low, interval.high, cells[0].spread, unit=interval.unit, units=interval.units,
-                note=interval.note, trainings=trainings,
+                float(np.mean(trainings)) if having else math.nan, interval.low, interval.high,
+                having[0].spread if having else math.nan, unit=interval.unit, units=interval.units,
+                note="; ".join(filter(None, [interval.note, told])), trainings=trainings,
             )  # fmt: skip
+    for key in ("values", "weights", "horizons", "sets"):  # of a metric that the first has no value of, another's
+        row.meta[key] = {metric: told for r in reversed(rows) for metric, told in r.meta.get(key, {}).items()}
     row.meta["values"] = {
-        metric: {w: np.concatenate([r.meta["values"][metric][w] for r in rows]) for w in windows}
-        for metric, windows in first.meta["values"].items()
+        metric: Windows(
+            {w: np.concatenate([v[metric][w] for r in rows if metric in (v := r.meta["values"])]) for w in windows}
+        )
+        for metric, windows in row.meta["values"].items()
     }
     row.meta["sets"] = {
-        metric: told | {"without": np.mean([r.meta["sets"][metric]["without"] for r in rows], axis=0).tolist()}
-        for metric, told in first.meta.get("sets", {}).items()
+        metric: told
+        | {"without": np.mean([s[metric]["without"] for r in rows if metric in (s := r.meta["sets"])], axis=0).tolist()}
+        for metric, told in row.meta["sets"].items()
     }
     for key in ("checkpoint", "params"):
         row.facts[key] = " ".join(dict.fromkeys(r.facts[key] for r in rows))
     row.facts |= {"trainings": str(len(rows)), "unit": "trainings", "units": str(len(rows))}
-    row.facts["note"] = "; ".join(
-        filter(None, [f"mean of {len(rows)} trainings that differ in their seed", first.meta["note"]])
-    )
+    notes = {r.name: r.meta["note"] for r in rows}
+    alike = len(set(notes.values())) == 1
+    own = [first.meta["note"]] if alike else [f"{name}: {note}" for name, note in notes.items() if note]
+    row.facts["note"] = "; ".join(filter(None, [f"mean of {len(rows)} trainings that differ in their seed", *own]))
     return row
 
 

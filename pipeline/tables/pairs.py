@@ -65,7 +65,7 @@ def difference(one: Row, other: Row, column: Column, over: str) -> Difference | 
     if metric in one.meta.get("sets", {}):
         interval = _of_sets(one, other, metric, mean)
     else:
-        interval = _of_means(one, other, column, over, mean)
+        mean, interval = _of_means(one, other, column, over, mean)
     trainings = [len(cell.trainings) for cell in cells]
     if max(trainings) > 1:
         interval = _with_trainings(interval, mean, cells[0].trainings, cells[1].trainings)
@@ -86,8 +86,12 @@ def difference(one: Row, other: Row, column: Column, over: str) -> Difference | 
     )
 
 
-def _of_means(one: Row, other: Row, column: Column, over: str, mean: float) -> Interval:
-    """Return the interval of the difference of two means over the same windows."""
+def _of_means(one: Row, other: Row, column: Column, over: str, mean: float) -> tuple[float, Interval]:
+    """Return the difference of two means over the same windows, and its interval.
+
+    `mean`: the difference of the cells. Where one row has no value for a window that the other has one for, the cells are means
+    of other windows than these: then it is that over the windows of both.
+    """
     metric, clips_named = column.metric, "scenes" if over == "scenes" else "clips"
     about, sides = one.meta["metrics"][metric], []
     for row in (one, other):
@@ -100,9 +104,14 @@ def _of_means(one: Row, other: Row, column: Column, over: str, mean: float) -> I
         )
     whole = np.isfinite(a) & np.isfinite(b) & (counts > 0)
     if not whole.any():
-        return Interval(math.nan, math.nan, over, 0, f"no {over} has a value of both")
+        return math.nan, Interval(math.nan, math.nan, over, 0, f"no {over} has a value of both")
+    alike = (np.isfinite(a) == np.isfinite(b))[counts > 0].all()
     a, b, counts = a[whole], b[whole], counts[whole]
     weights = counts / counts.sum()
+    if not alike and about["mean"] == "decibel":
+        mean = -10 * math.log10((a @ weights) / (b @ weights))
+    elif not alike:
+        mean = about["scale"] * float((a - b) @ weights)
     if about["mean"] == "decibel":  # of squared errors: to first order, as the cells' own intervals
         differences = -10 / math.log(10) * (a / (a @ weights) - b / (b @ weights)) + mean
     else:
@@ -112,7 +121,9 @@ def _of_means(one: Row, other: Row, column: Column, over: str, mean: float) -> I
         clips = list(itertools.compress(clips, whole))
     overlap = one.meta["predictions"]["protocol"].get("window", 2)
     names = ("frames" if column.window else over, clips_named)
-    return intervals.of_mean(differences, counts, clips, overlap=overlap, names=names)
+    interval = intervals.of_mean(differences, counts, clips, overlap=overlap, names=names)
+    told = "" if alike else f"of the {whole.sum()} of {len(whole)} {names[0]} that have values of both"
+    return mean, interval._replace(note="; ".join(filter(None, [interval.note, told])))
 
 
 def _of_sets(one: Row, other: Row, metric: str, mean: float) -> Interval:

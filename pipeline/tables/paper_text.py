@@ -31,7 +31,7 @@ def as_long_csv(made: Made) -> str:
         for column, text in line.cells.items():
             part = made.table.parts[column.part]
             told = {
-                "part": part.title, "dataset": part.dataset, "metric": column.metric, "horizon": column.horizon, "unit": column.unit,
+                "part": part.title, "dataset": part.dataset, "metric": column.metric, "horizon": column.horizon, "unit": column.unit or "",
                 "row": line.label, "source": line.source, "value": text, "grade": line.grades.get(column, ""),
             }  # fmt: skip
             if line.measured:
@@ -52,25 +52,25 @@ def as_long_csv(made: Made) -> str:
 
 def as_markdown(made: Made) -> str:
     """Return the table for reading."""
-    sources = _sources(made)
+    sources = made.sources
     titles = [made.table.parts[column.part].title for column in made.columns]
     head = ["row", *(f"{title}: {column.title}" for title, column in zip(titles, made.columns, strict=True))]
     body = [
         [f"{line.label} [{sources.index(line.source) + 1}]", *(_published(line, c) for c in made.columns)]
-        for line in made.published
+        for line in made.told
     ]
     for line in made.measured:
         body.append([f"**{line.label}**, measured", *(line.cells.get(c, "") for c in made.columns)])
-        if any(_interval(line, c) for c in made.columns):
-            body.append(["  its 95 % interval", *(_interval(line, c) for c in made.columns)])
+        if any(interval_of(line, c) for c in made.columns):
+            body.append(["  its 95 % interval", *(interval_of(line, c) for c in made.columns)])
         if line.verdicts:
             body.append(["  ours − paper", *(_difference(line, c) for c in made.columns)])
     text = [f"# {made.name}", "", made.table.caption, ""]
     text += [*pipes(head, body), ""] if body else []
-    if not made.published:
+    if not made.told:
         text += [EMPTY, ""]
     text += [verdicts.count(made.verdicts), ""]
-    text += [f"* {GRADE_WORDS}"] if made.published else []
+    text += [f"* {GRADE_WORDS}"] if made.told else []
     marks = dict.fromkeys(v.kind for v in made.verdicts)
     text += (
         ["* " + ", ".join(f"{verdicts.MARKS[k]} {verdicts.WORDS[k]}" for k in marks) + " (docs/verdicts.md)."]
@@ -87,10 +87,6 @@ def as_markdown(made: Made) -> str:
     return document(text)
 
 
-def _sources(made: Made) -> list[str]:
-    return list(dict.fromkeys(line.source for line in made.published))
-
-
 def _published(line: Line, column: Column) -> str:
     """Return a published value unaltered, with the letter of its grade; what is no number stays away."""
     text = line.cells.get(column, "")
@@ -100,7 +96,7 @@ def _published(line: Line, column: Column) -> str:
     return f"{text} {grade}".strip()
 
 
-def _interval(line: Line, column: Column) -> str:
+def interval_of(line: Line, column: Column) -> str:
     """Return the ends of a measured cell's interval as the cell is printed, "" where it has none."""
     value = line.values.get(column)
     if value is None or math.isnan(value["low"]):
@@ -132,48 +128,61 @@ def _units(made: Made) -> list[str]:
 
 
 def as_latex(made: Made) -> str:
-    """Return a `table` with caption and label; it needs booktabs and siunitx, and `textcomp` of older LaTeX."""
-    sources, titles = _sources(made), [part.title for part in made.table.parts]
-    groups = [(i, [c for c in made.columns if c.part == i]) for i in dict.fromkeys(c.part for c in made.columns)]
-    top = " & ".join(rf"\multicolumn{{{len(g)}}}{{c}}{{{tex(titles[i])}}}" for i, g in groups)
+    """Return a `table` with caption and label, one tabular a column group, no wider than the text; packages: its first line."""
     lines = [
-        r"% \usepackage{booktabs,siunitx}",
+        r"% \usepackage{booktabs,graphicx,siunitx}",
         r"\begin{table}",
-        r"  \centering",
+        r"  \centering\footnotesize",
         rf"  \caption{{{tex(made.table.caption)} {tex(verdicts.count(made.verdicts))}}}",
         rf"  \label{{tab:{made.name}}}",
     ]
-    if made.columns:
-        lines += [
-            rf"  \begin{{tabular}}{{l{'r' * len(made.columns)}}}",
-            r"    \toprule",
-            rf"    & {top} \\",
-            "    Row & " + " & ".join(tex(c.title) for c in made.columns) + r" \\",
-            r"    \midrule",
-        ]
-        for line in made.published:
-            cells = [_tex_published(line, c) for c in made.columns]
-            lines.append(
-                "    " + " & ".join([tex(line.label) + f" [{sources.index(line.source) + 1}]", *cells]) + r" \\"
-            )
-        lines += [r"    \midrule"] if made.published and made.measured else []
-        for line in made.measured:
-            cells = [_tex_number(line.cells.get(c, "")) for c in made.columns]
-            lines.append("    " + " & ".join([tex(line.label) + ", measured", *cells]) + r" \\")
-            if any(_interval(line, c) for c in made.columns):
-                cells = [" -- ".join(map(_tex_number, _interval(line, c).split(" – "))) for c in made.columns]
-                lines.append("    " + " & ".join([r"\quad its 95\,\% interval", *cells]) + r" \\")
-            if line.verdicts:
-                cells = [_tex_difference(line, c) for c in made.columns]
-                lines.append("    " + " & ".join([r"\quad ours $-$ paper", *cells]) + r" \\")
-        lines += [r"    \bottomrule", r"  \end{tabular}"]
-    notes = [EMPTY] if not made.published else [GRADE_WORDS]
+    for part in dict.fromkeys(column.part for column in made.columns):
+        lines += _tabular(made, part)
+    notes = [EMPTY] if not made.told else [GRADE_WORDS]
     marks = dict.fromkeys(v.kind for v in made.verdicts)
     words = "; ".join(f"{TEX_MARKS[kind]} {tex(verdicts.WORDS[kind])}" for kind in marks)
-    lines += [rf"  \par {{\footnotesize {tex(note)}}}" for note in (*notes, *_units(made), *made.notes)]
-    lines += [rf"  \par {{\footnotesize {words}.}}"] if words else []
-    lines += [rf"  \par {{\footnotesize [{i}] {tex(source)}}}" for i, source in enumerate(sources, start=1)]
+    lines += [r"  \par\raggedright"]
+    lines += [rf"  {tex(note)}\par" for note in (*notes, *_units(made), *made.notes)]
+    lines += [rf"  {words}.\par"] if words else []
+    lines += [rf"  [{i}] {tex(source)}\par" for i, source in enumerate(made.sources, start=1)]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _tabular(made: Made, part: int) -> list[str]:
+    """Return the lines of one column group, with the rows and columns that hold a number; smaller type where it is too wide."""
+    filled = {
+        column for line in (*made.told, *made.measured) for column, text in line.cells.items() if NUMBER.fullmatch(text)
+    }
+    columns = [column for column in made.columns if column.part == part and column in filled]
+
+    def here(cells: dict[Column, str]) -> bool:
+        return any(NUMBER.fullmatch(cells.get(column, "")) for column in columns)
+
+    if not columns:
+        return []
+    title = rf"\multicolumn{{{len(columns)}}}{{c}}{{{tex(made.table.parts[part].title)}}}"
+    body = [rf"& {title} \\", " & ".join(["Row", *(tex(c.title) for c in columns)]) + r" \\", r"\midrule"]
+    published = [line for line in made.told if here(line.cells)]
+    for line in published:
+        cells = [_tex_published(line, c) for c in columns]
+        body.append(" & ".join([tex(line.label) + f" [{made.sources.index(line.source) + 1}]", *cells]) + r" \\")
+    measured = [line for line in made.measured if here(line.cells)]
+    body += [r"\midrule"] if published and measured else []
+    for line in measured:
+        cells = [_tex_number(line.cells.get(c, "")) for c in columns]
+        body.append(" & ".join([tex(line.label) + ", measured", *cells]) + r" \\")
+        if any(interval_of(line, c) for c in columns):
+            cells = [" -- ".join(map(_tex_number, interval_of(line, c).split(" – "))) for c in columns]
+            body.append(" & ".join([r"\quad its 95\,\% interval", *cells]) + r" \\")
+        if any(c in line.verdicts for c in columns):
+            cells = [_tex_difference(line, c) for c in columns]
+            body.append(" & ".join([r"\quad ours $-$ paper", *cells]) + r" \\")
+    return [
+        r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"  \begin{{tabular}}{{l{'r' * len(columns)}}}",
+        *(f"    {line}" for line in [r"\toprule", *body, r"\bottomrule"]),
+        r"  \end{tabular}}\par\medskip",
+    ]
 
 
 def _tex_number(text: str) -> str:

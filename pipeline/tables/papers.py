@@ -19,7 +19,7 @@ from pipeline import recipes
 from pipeline.errors import RetakeError, near
 from pipeline.params import Strict
 from pipeline.tables import verdicts
-from pipeline.tables.published import PUBLISHED, lines_of
+from pipeline.tables.published import PUBLISHED, lines_of, scale_of
 from pipeline.tables.verdicts import Measured, Published, Verdict
 
 FILE = Path("workflow/paper_tables.yaml")
@@ -39,6 +39,7 @@ class Part(Strict):
     title: str
     dataset: str
     tables: list[str] | None = None
+    only: list[str] | None = None
     experiment: str | None = None
     rows: dict[str, str] = Field(default_factory=dict)
     metrics: dict[str, str] = Field(default_factory=dict)
@@ -78,12 +79,15 @@ def table(name: str) -> Table:
 
 @dataclass(frozen=True)
 class Column:
-    """One column: which part, the published metric, its horizon and unit; `ours`: the name of our column, "" for none."""
+    """One column: which part, the published metric, its horizon and unit; `ours`: the name of our column, "" for none.
+
+    The unit is None where nothing is published: measured values then stand as in their own table.
+    """
 
     part: int
     metric: str
     horizon: str
-    unit: str
+    unit: str | None
     ours: str = ""
 
     @property
@@ -118,6 +122,16 @@ class Made:
     notes: list[str]
 
     @property
+    def told(self) -> list[Line]:
+        """The published rows that have a number; the others only say that none is established."""
+        return [line for line in self.published if any(map(NUMBER.fullmatch, line.cells.values()))]
+
+    @property
+    def sources(self) -> list[str]:
+        """Where those rows were read, each once."""
+        return list(dict.fromkeys(line.source for line in self.told))
+
+    @property
     def verdicts(self) -> list[Verdict]:
         """All verdicts, row by row."""
         return [verdict for line in self.measured for verdict in line.verdicts.values()]
@@ -147,7 +161,7 @@ def make(name: str, records: dict[str, dict[str, Any]]) -> Made:
                     number,
                     record["metrics"][c["metric"]]["label"],
                     f"t+{c['step']}" if c["step"] else "",
-                    "",
+                    None,
                     c["name"],
                 )
                 for c in record["columns"]
@@ -158,7 +172,12 @@ def make(name: str, records: dict[str, dict[str, Any]]) -> Made:
 
 
 def _belongs(x: dict[str, str], part: Part) -> bool:
-    return x["dataset"] == part.dataset and (part.tables is None or x["table"] in part.tables)
+    tables, metrics = part.tables, part.only
+    return (
+        x["dataset"] == part.dataset
+        and (tables is None or x["table"] in tables)
+        and (metrics is None or x["metric"] in metrics)
+    )
 
 
 def _ours(part: Part, metric: str, horizon: str, record: dict[str, Any] | None) -> str:
@@ -188,7 +207,7 @@ def _measured(
                 if cell["mean"] is None:
                     continue
                 about = record["metrics"][_column(record, column.ours)["metric"]]
-                factor = (100 if column.unit == "1e-2" else 1) / about["scale"] if column.unit else 1
+                factor = 1 if column.unit is None else scale_of(column.unit) / about["scale"]
                 value = {
                     k: cell[k] * factor if cell[k] is not None else math.nan for k in ("mean", "low", "high", "spread")
                 }
@@ -200,9 +219,7 @@ def _measured(
                 if theirs is not None and NUMBER.fullmatch(theirs.cells[column]):
                     line.against[column] = theirs.cells[column]
                     line.verdicts[column] = verdicts.verdict(
-                        Published(
-                            theirs.cells[column], theirs.grades[column], part.facts | part.methods.get(theirs.label, {})
-                        ),
+                        Published(theirs.cells[column], theirs.grades[column], _facts(part, theirs.label, column)),
                         _as_measured(record, row, cell, column, value, factor),
                         digits,
                     )
@@ -217,6 +234,12 @@ def _measured(
         if v.kind == "not comparable"
     }
     return list(lines.values()), [*dict.fromkeys(notes), *sorted(words)]
+
+
+def _facts(part: Part, method: str, column: Column) -> dict[str, Any]:
+    """Return what is known of how a published number was measured; of `settings`, which stand by metric, its own."""
+    facts = part.facts | part.methods.get(method, {})
+    return facts | {"settings": facts.get("settings", {}).get(column.metric, {})}
 
 
 def _column(record: dict[str, Any], name: str) -> dict[str, Any]:
@@ -243,8 +266,9 @@ def _as_measured(
     facts = {"average": average, "size": row["size"], "settings": record["metrics"][ours["metric"]]["settings"]}
     if not row["partial"]:
         facts["windows"] = row["windows"]
+    untrained = not row["trainings"] and row["kind"] != "brought"  # nothing but its code made the values
     return Measured(
         value["mean"], value["low"], value["high"], value["spread"],
-        draws=row["samples"], trainings=[v * factor for v in cell["trainings"]], imported=row["imported"],
+        draws=row["samples"], trainings=[v * factor for v in cell["trainings"]], imported=row["imported"] or untrained,
         partial=row["partial"], facts=facts,
     )  # fmt: skip

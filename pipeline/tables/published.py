@@ -27,7 +27,7 @@ def rows_of(e: Experiment, columns: list[Column]) -> list[Row]:
     """
     if e.published is None:
         return []
-    lines = [line for file in sorted(PUBLISHED.glob("*.csv")) for line in lines_of(file)]
+    lines = [line for file in limits.unhidden(PUBLISHED, "*.csv") for line in lines_of(file)]
     datasets = e.published if isinstance(e.published, dict) else {"": e.published}
     entries = []
     for key, dataset in datasets.items():
@@ -96,5 +96,10 @@ def lines_of(file: Path) -> list[dict[str, str]]:
 
 def rescale(value: str, unit: str, scale: float) -> str:
     """Return a published value in the table's scale; as printed when that is its unit."""
-    printed = 100 if unit == "1e-2" else 1
+    printed = scale_of(unit)
     return value if printed == scale else f"{Decimal(value) * Decimal(scale) / printed:f}"
+
+
+def scale_of(unit: str) -> int:
+    """Return by what a published value of this unit was multiplied before it was printed."""
+    return 100 if unit == "1e-2" else 1

@@ -3,7 +3,7 @@
 Both values rest on the same windows, so the interval over windows says nothing of their difference: it is about other material.
 What could have made them differ decides what the difference means:
 
-* Weights that the authors published, on the whole test set: nothing but rounding, and the draws where routing or noise is
+* Weights that the authors published, or a method without weights, on the whole test set: nothing but rounding, and the draws where routing or noise is
   sampled. The values agree to the published digits, or they differ by more than chance.
 * Weights that were trained again: another training. Its spread is known only where there are several (`seeds`).
 * A part of the test set: other material. Here the interval over windows answers.
@@ -14,6 +14,7 @@ Values of other metrics, averages, frame sizes or test sets are not compared: th
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
@@ -64,7 +65,7 @@ class Measured:
     """A measured value and what its difference from a published one can come from.
 
     `spread`: standard deviation between draws (NaN where nothing is drawn), `draws`: how many; `trainings`: the values of
-    single trainings; `imported`: whether the authors' weights made it; `partial`: what part of the test set, "" for all.
+    single trainings; `imported`: whether the authors' weights made it, or none; `partial`: what part of the test set, "" for all.
     `facts`: as of `Published`.
     """
 
@@ -103,11 +104,11 @@ def verdict(published: Published, measured: Measured, digits: int = 6) -> Verdic
     told = f"difference {difference:+.{digits}f}"
     if measured.partial:
         inside = measured.low <= value <= measured.high
-        if math.isnan(measured.low):
+        several = len(measured.trainings) > 1
+        if several or math.isnan(measured.low):
+            lacks = "whose interval is over trainings, not over windows" if several else "without an interval"
             return Verdict(
-                "not comparable",
-                math.nan,
-                f"not comparable: part of the data ({measured.partial}), without an interval",
+                "not comparable", math.nan, f"not comparable: part of the data ({measured.partial}), {lacks}"
             )
         where = "inside" if inside else "outside"
         return Verdict(
@@ -116,9 +117,9 @@ def verdict(published: Published, measured: Measured, digits: int = 6) -> Verdic
             f"{told}; part of the data ({measured.partial}): the published value lies {where} the interval over windows",
         )
     if measured.imported:
-        slack = tolerance(published.text, measured)
-        if abs(difference) <= slack:
-            drawn = ", counting the spread over draws" if slack > half_unit(published.text) else ""
+        if abs(difference) <= tolerance(published.text, measured):
+            rounded = abs(difference) <= tolerance(published.text, Measured(measured.mean))
+            drawn = "" if rounded else ", counting the spread over draws"
             return Verdict("agrees", difference, f"agrees to the published digits{drawn}")
         return Verdict("differs", difference, f"differs by {difference:+.{digits}f}, not by chance")
     if len(measured.trainings) < 2:
@@ -129,7 +130,25 @@ def verdict(published: Published, measured: Measured, digits: int = 6) -> Verdic
     if interval.low - half <= value <= interval.high + half:
         return Verdict("inside", difference, f"{told}; inside the 95 % interval over {count}")
     side = "above" if difference > 0 else "below"
-    return Verdict("outside", difference, f"{told}; outside the 95 % interval over {count}: ours is {side}")
+    chance = "within" if abs(difference) - half <= reach_of_one(measured.trainings) else "beyond"
+    return Verdict(
+        "outside",
+        difference,
+        f"{told}; outside the 95 % interval over {count}: ours is {side}; {chance} the reach of one more training",
+    )
+
+
+def reach_of_one(trainings: list[float]) -> float:
+    """Return how far one more training lies from the mean of `trainings` in 95 of 100 cases.
+
+    That is the half-width of Student's prediction interval. A paper's number is one training, so it may lie outside the interval of
+    a mean of many and still be one of them.
+    """
+    return _reach(statistics.stdev(trainings), len(trainings))
+
+
+def _reach(spread: float, count: int) -> float:
+    return intervals.quantile(count - 1) * spread * math.sqrt(1 + 1 / count)
 
 
 def half_unit(text: str) -> float:
@@ -143,7 +162,7 @@ def tolerance(text: str, measured: Measured) -> float:
     """Return how far the same weights may lie from a printed value: rounding, and what one draw differs from our mean of draws."""
     slack = half_unit(text) * (1 + 1e-9)  # the decimal's binary neighbour still rounds to it
     if measured.draws > 1 and measured.spread > 0:
-        slack += intervals.quantile(measured.draws - 1) * measured.spread * math.sqrt(1 + 1 / measured.draws)
+        slack += _reach(measured.spread, measured.draws)
     return slack
 
 
@@ -176,6 +195,10 @@ def count(verdicts: list[Verdict]) -> str:
     """Return one sentence that counts verdicts."""
     if not verdicts:
         return "No cell has both a published and a measured value."
-    numbers = {kind: sum(v.kind == kind for v in verdicts) for kind in WORDS}
-    told = ", ".join(f"{number} {WORDS[kind]}" for kind, number in numbers.items() if number)
-    return f"Of {len(verdicts)} cells with a published and a measured value: {told}."
+    return f"Of {len(verdicts)} cells with a published and a measured value: {numbers(verdicts)}."
+
+
+def numbers(verdicts: list[Verdict]) -> str:
+    """Return how many verdicts there are of each kind, in words."""
+    counts = {kind: sum(v.kind == kind for v in verdicts) for kind in WORDS}
+    return ", ".join(f"{number} {WORDS[kind]}" for kind, number in counts.items() if number)

@@ -19,7 +19,8 @@ from pydantic import Field
 from pipeline import params
 from pipeline.errors import RetakeError, log, progress
 from pipeline.sources import scenes, video
-from pipeline.sources.archives import CutOff, Member, Stream, names
+from pipeline.sources.archives import CutOff, Damaged, Member, Stream, names
+from pipeline.sources.clips import VIDEOS
 
 SPLITS = ("train", "val", "unused")
 LICENCE = "Vimeo videos of their authors (list: Chu et al., TOG 2020)"
@@ -107,7 +108,7 @@ def _vimeo(split: str, archives: list[Path]) -> Videos:
 def _own(folder: Path) -> Videos:
     if not folder.is_dir():
         raise RetakeError(f"no folder {folder}: own videos lie in train/ and val/ of datasets.<entry>.videos")
-    videos = [name for name in names(folder) if Path(name).suffix.lower() in video.SUFFIXES]
+    videos = [name for name in names(folder) if Path(name).suffix.lower() in VIDEOS]
     for name in progress(videos, unit="video", desc="shots"):
         yield name, Member(folder, name), None
 
@@ -119,6 +120,8 @@ def _cut(member: Member) -> list[int]:
         try:
             for _, image in video.frames(member):
                 yield image()
+        except Damaged:
+            raise
         except CutOff as error:
             log.warning("%s", error)
 

@@ -18,10 +18,16 @@ import cv2
 import numpy as np
 
 from pipeline.errors import RetakeError
+from pipeline.metrics import Undefined
 from pipeline.sources.clips import SLACK
 
 VERSION = "0.1"
 TRUNKS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet"}  # rows of workflow/weights.csv
+SHORTEST = {
+    "alex": 31,
+    "vgg": 16,
+    "squeeze": 17,
+}  # sides of an image of which the last pool still has something to take
 KEPT_BYTES = 1 << 27  # of targets' features
 AT_ONCE = 8  # frames whose features are alive together, however long the clip
 
@@ -31,7 +37,7 @@ def distance(net: str, colour: str, device: str) -> Callable[[np.ndarray, np.nda
 
     `colour`: the channel order that the network is fed, "rgb" or "bgr". A target that comes again (of another sample, or of a
     window that overlaps) does not go through the network again. The function raises RetakeError for values outside [0,1] by
-    more than 0.001, and NaN; this one weights.Missing when the trunk's weights cannot be had.
+    more than 0.001, and NaN, and Undefined for frames that are too small; this one weights.Missing when the trunk's weights cannot be had.
     """
     import torch
 
@@ -62,6 +68,11 @@ def distance(net: str, colour: str, device: str) -> Callable[[np.ndarray, np.nda
         return batch(images) if images else []
 
     def lpips(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
+        height, width = target.shape[1:3]
+        if min(height, width) < SHORTEST[net]:
+            raise Undefined(
+                f"LPIPS ({net}) needs sides of at least {SHORTEST[net]} px, the frames are {width}x{height}"
+            )
         parts = [slice(first, first + AT_ONCE) for first in range(0, len(target), AT_ONCE)]
         return np.concatenate([few(prediction[part], target[part], part.start) for part in parts])
 

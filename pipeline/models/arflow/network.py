@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pipeline.errors import RetakeError
 from pipeline.losses.unflow import warp
 from pipeline.models.base import for_cpu
+from pipeline.models.convolution import Convolution
 
 RANGE = 4  # search range, pixels of a level
 SIDE = 2 * RANGE + 1
@@ -31,12 +32,14 @@ STRIDE = 64  # sides must be multiples of it
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1) -> nn.Sequential:
     """Return a convolution that keeps the size (but for its stride), and a leaky ReLU of slope 0.1."""
     padding = (kernel - 1) * dilation // 2
-    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation), nn.LeakyReLU(0.1, inplace=True))
+    return nn.Sequential(
+        Convolution(inputs, outputs, kernel, stride, padding, dilation), nn.LeakyReLU(0.1, inplace=True)
+    )
 
 
 def linear(inputs: int, outputs: int) -> nn.Sequential:
     """Return a 3x3 convolution without activation."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1))
+    return nn.Sequential(Convolution(inputs, outputs, 3, padding=1))
 
 
 class Pyramid(nn.Module):

@@ -10,7 +10,8 @@ settings; `network.control` true is the model with end points. The others differ
                  quirks batch_statistics
 
 Follows the published code: the log-determinant leaves out the activations (constant but for jumps, so that training is the
-same), and every ActNorm is set by the first batch that passes it, in evaluation too. Quirk:
+same), every ActNorm is set by the first batch that passes it, in evaluation too, and with control half of the clips are
+mirrored (`augment.flip`) though their end points are not. Quirk:
 
     batch_statistics    in training the frozen encoder's batch normalisation takes the statistics of the batch; in prediction it
                         takes the stored ones, which never change

@@ -6,8 +6,8 @@ both frames and how to blend them; a router chooses the blocks that a pair needs
 Different from the published code on purpose: in a batch every sample runs the blocks that its own router chose (there,
 sample 0 decided for all), draws come from a seed for each sample, and a bad size is refused at once. As published: BGR
 inside, also for VGG; routing is drawn in prediction too; when nothing is chosen the older frame is the prediction. The
-router's input is averaged before its last convolution, not after: the same numbers for fewer multiply-adds, so a table's
-GMACs are a little below what a counter says of the published code.
+router's input is averaged before its last convolution, not after, and coarse motion is convolved before its columns are
+enlarged: the same numbers for fewer multiply-adds, so a table's GMACs are below what a counter says of the published code.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ pair is (N, 6, H, W), the older frame first; flow is in pixels, channel 0 along 
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -28,6 +28,7 @@ WIDTHS = (160, 160, 160, 80, 80, 80, 44, 44, 44)
 SCALES = (4, 4, 4, 2, 2, 2, 1, 1, 1)
 BUDGET = BLOCKS / 2  # blocks that the router's probabilities add up to
 WARPED, MOTION = slice(6, 12), slice(12, 17)  # of what a block reads, after the pair; motion: mask logit, flow
+PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))  # rows and columns that are even or odd
 DISCOUNT = 0.8  # of the losses of earlier blocks, equation 5 of the paper
 
 # First parts of keys that give away another system's checkpoint
@@ -63,34 +64,79 @@ class Block(nn.Module):
 
         `x`: pair (6), both frames warped (6), mask logit (1), flow (4), (N, 17, H, W).
         """
-        return self.lastconv(self._features(x, scale)).contiguous()
+        parts = self._parts(x, scale, [0, 1, 2, 3, 4])
+        return functional.pixel_shuffle(torch.stack(parts, 2).flatten(1, 2), 2).contiguous()
 
     def add_to(self, motion: Tensor, x: Tensor, scale: int) -> None:
-        """Add to `motion`, mask logit and then flow, (N, 5, H, W), what `forward` returns of `x`; without gradients.
+        """Add to `motion`, mask logit and then flow, (N, 5, H, W), what `forward` returns of `x`; without gradients."""
+        for part, (i, j) in zip(self._parts(x, scale, [4, 0, 1, 2, 3]), PHASES, strict=True):
+            motion[:, :, i::2, j::2] += part
+
+    def _parts(self, x: Tensor, scale: int, order: list[int]) -> list[Tensor]:
+        """Return what `forward` does, its channels in this order, as the four `PHASES` of its pixels, (N, 5, H / 2, W / 2).
 
         The transposed convolution is one of 2x2 here, with a result for each of the four pixels amid its window: twice as
         fast on a CPU. Its taps are 2 and 0 for the upper or left pixel, 3 and 1 for the other.
         """
-        order, taps = [4, 0, 1, 2, 3], [[2, 0], [3, 1]]
+        taps = [[2, 0], [3, 1]]
         kernel = self.lastconv.weight[:, order][:, :, taps][..., taps].permute(2, 4, 1, 0, 3, 5).flatten(0, 2)
         assert self.lastconv.bias is not None
         bias = self.lastconv.bias[order].repeat(4)
-        parts = functional.conv2d(self._features(x, scale), kernel, bias, padding=1).unflatten(1, (2, 2, 5))
+        slow, detail = self._paths(x, scale)
+        parts = (_enlarged_late if scale > 1 else _enlarged_first)(slow, detail, kernel, bias, 2 * scale)
+        parts = parts.unflatten(1, (2, 2, 5))
         height, width = parts.shape[-2:]
-        for i, j in itertools.product((0, 1), repeat=2):
-            motion[:, :, 1 - i :: 2, 1 - j :: 2] += parts[:, i, j, :, 1 - i : height - i, 1 - j : width - j]
+        return [parts[:, 1 - i, 1 - j, :, i : height - 1 + i, j : width - 1 + j] for i, j in PHASES]
 
-    def _features(self, x: Tensor, scale: int) -> Tensor:
-        """Return what both paths find, (N, width / 4 + 8, H / 2, W / 2)."""
+    def _paths(self, x: Tensor, scale: int) -> tuple[Tensor, Tensor]:
+        """Return what the motion path finds, (N, width / 4, H / 4 / scale, W / 4 / scale), and the other, (N, 8, H / 2, W / 2)."""
         x = for_cpu(x)
-        motion = x
         if scale != 1:
-            motion = functional.interpolate(x, scale_factor=1 / scale, mode="bilinear", align_corners=False)
-            motion[:, 13:] /= scale
-        motion = self.conv0(motion)
-        motion = self.conv_sq(self.convblock(motion) + motion)
-        motion = functional.interpolate(motion, scale_factor=2 * scale, mode="bilinear", align_corners=False)
-        return torch.cat([motion, self.convblock1(self.conv1(x))], 1)
+            coarse = functional.interpolate(x, scale_factor=1 / scale, mode="bilinear", align_corners=False)
+            coarse[:, 13:] /= scale
+            first, detail = self.conv0[0](coarse), self.conv1(x)
+        else:  # both read the same: one convolution takes as long as the wider of two
+            pairs = list(zip(self.conv0[0].parameters(), self.conv1[0].parameters(), strict=True))
+            weight, bias, slopes = (torch.cat(pair) for pair in pairs)
+            both = functional.prelu(functional.conv2d(x, weight, bias, stride=2, padding=1), slopes)
+            first, detail = (for_cpu(part) for part in both.split([len(each) for each in pairs[-1]], 1))
+        motion = self.conv0[1](first)
+        return self.conv_sq(self.convblock(motion) + motion), self.convblock1(detail)
+
+
+def enlarge(x: Tensor, factors: tuple[int, int]) -> Tensor:
+    """Return images (N, C, H, W) enlarged along rows and columns by these factors, bilinear."""
+    return functional.interpolate(x, scale_factor=factors, mode="bilinear", align_corners=False)
+
+
+def _enlarged_first(slow: Tensor, detail: Tensor, kernel: Tensor, bias: Tensor, factor: int) -> Tensor:
+    """Return the 2x2 convolution of the enlarged motion path beside the other, (N, 20, H / 2 + 1, W / 2 + 1)."""
+    return functional.conv2d(torch.cat([enlarge(slow, (factor, factor)), detail], 1), kernel, bias, padding=1)
+
+
+def _enlarged_late(slow: Tensor, detail: Tensor, kernel: Tensor, bias: Tensor, factor: int) -> Tensor:
+    """Return what `_enlarged_first` does: rows are enlarged first, then convolved, and columns of its results last.
+
+    All three are linear. There are 40 results, one a column of the kernel, of up to 40 channels: a wide block's 2x2
+    convolution is half its time where it sees every pixel (832x256).
+    """
+    channels, outputs = slow.shape[1], len(kernel)
+    columns = kernel[:, :channels].permute(3, 0, 1, 2).flatten(0, 1).unsqueeze(-1)
+    found = functional.conv2d(enlarge(slow, (factor, 1)), columns, padding=(1, 0))
+    left, right = enlarge(found, (1, factor)).split(outputs, 1)
+    parts = functional.conv2d(detail, kernel[:, channels:], bias, padding=1)
+    parts[..., 1:] += left
+    parts[..., :-1] += right
+    return parts
+
+
+@functools.lru_cache(maxsize=8)
+def _pixels(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return where `grid_sample` finds each pixel, (2, H, W), and half the sides, (2, 1, 1), x first."""
+    x = torch.linspace(-1, 1, width, dtype=dtype, device=device)
+    y = torch.linspace(-1, 1, height, dtype=dtype, device=device)[:, None]
+    unit = torch.tensor([(width - 1) / 2, (height - 1) / 2], dtype=dtype, device=device)
+    return torch.stack(torch.broadcast_tensors(x, y)), unit[:, None, None]
 
 
 def warp(images: Tensor, flow: Tensor) -> Tensor:
@@ -98,12 +144,8 @@ def warp(images: Tensor, flow: Tensor) -> Tensor:
 
     `flow`: (N, 2, H, W) px.
     """
-    height, width = flow.shape[-2:]
-    x = torch.linspace(-1, 1, width, dtype=flow.dtype, device=flow.device)
-    y = torch.linspace(-1, 1, height, dtype=flow.dtype, device=flow.device)[:, None]
-    start = torch.stack(torch.broadcast_tensors(x, y))
-    unit = flow.new_tensor([(width - 1) / 2, (height - 1) / 2])[:, None, None]  # pixels
-    grid = (start + flow / unit).permute(0, 2, 3, 1)
+    start, unit = _pixels(*flow.shape[-2:], flow.dtype, flow.device)
+    grid = torch.addcdiv(start, flow, unit).permute(0, 2, 3, 1)
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
@@ -185,7 +227,7 @@ class DMVFN(nn.Module, Network):
         state that the next block sees, but its own prediction shows what it would do. Gradients pass the gates straight
         through to the router's probabilities.
         """
-        pair = x[:, :6]
+        pair = x[:, :6].contiguous()
         if self.p.network.routing:
             p = self.probabilities(pair)
             hard = (torch.rand_like(p) < p).float() if gates is None else gates
@@ -215,7 +257,8 @@ class DMVFN(nn.Module, Network):
 
             with weights.or_without("train.vgg_weight: 0"):
                 self._vgg = Vgg(weights.load(VGG_FILE))
-        return {"adamw": torch.optim.AdamW(self.parameters(), lr=recipe.min_lr, weight_decay=recipe.weight_decay)}
+        adamw = torch.optim.AdamW(self.parameters(), lr=recipe.min_lr, weight_decay=recipe.weight_decay, fused=True)
+        return {"adamw": adamw}
 
     def augment(self, clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the clip (n, h, w, 3) turned, its channels and axes reversed by chance, all frames alike.

@@ -68,8 +68,8 @@ def show(store: Store, clip: str, folder: Path, sheets: Path) -> None:
     write_video(sheets / "clip.mp4", film(), RATE)
 
 
-def picture(fields: plan.Fields, protocol: Any, predictions: dict[str, Store], path: str | Path) -> None:
-    """Write one PNG that shows what the rows of a table look like: the start frame and the true ones, below them each row's
+def picture(fields: plan.Fields, protocol: Any, predictions: dict[str, Store]) -> np.ndarray:
+    """Return one picture, (height, width <= `WIDTH`, 3) uint8, that shows what the rows of a table look like: the start frame and the true ones, below them each row's
     first sample and the maps of its error.
 
     `predictions`: label -> store. The window is the one, of up to `CANDIDATES` evenly spread over the test set, whose last true
@@ -89,7 +89,7 @@ def picture(fields: plan.Fields, protocol: Any, predictions: dict[str, Store], p
         made = {step: display(store.image(store.row(window.name, step))) for step in steps}
         rows.append([("", None), *((f"{label} {step}", image) for step, image in made.items())])
         rows.append([("", None), *(error_cell(step, difference(made[step], truth[step])) for step in steps)])
-    write_image(path, sheet(rows, f"{window.name}: the window of median change", error_legend()))
+    return sheet(rows, f"{window.name}: the window of median change", error_legend())
 
 
 def compared(fields: plan.Fields, protocol: Any, store: Store, window: str) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.sources import limits
 from pipeline.store.frames import Store
 from pipeline.tasks.common.windows import Tested
 
@@ -64,7 +65,7 @@ def _names(folder: Path, windows: int, images: list[str]) -> list[str]:
     """Return what is missing in the folder and what is not known; hidden files are passed over."""
 
     def compare(where: Path, expected: list[str], what: str) -> list[str]:
-        names = {entry.name for entry in where.iterdir() if not entry.name.startswith(".")}
+        names = {entry.name for entry in limits.unhidden(where)}
         shown = "" if where == folder else f"{where.name}/"
         return [f"{shown}{name} is missing" for name in expected if name not in names] + [
             f"{shown}{name} is no {what}" for name in sorted(names - set(expected))

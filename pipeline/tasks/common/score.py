@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import plan
 from pipeline.errors import RetakeError, log
 from pipeline.metrics import Undefined, temporal
 from pipeline.params import Params
+from pipeline.shards import WHOLE, Shard
 from pipeline.sources import clips
 from pipeline.store.frames import Store
 
@@ -71,6 +73,23 @@ class Metrics:
                     continue
                 raise RetakeError(f"{key} of {where}: NaN at step {int(np.flatnonzero(np.isnan(values))[0]) + 1}")
             yield key, values
+
+
+@dataclass
+class Job:
+    """What a task's `score` is given: one row of a table, its stores, and which part of its windows."""
+
+    p: Params
+    fields: plan.Fields
+    frames: Store
+    predicted: Store
+    metrics: Metrics
+    shard: Shard = WHOLE
+
+    @property
+    def protocol(self) -> Any:
+        """The protocol of the row's experiment."""
+        return self.p.protocols[self.p.experiments[self.fields["experiment"]].protocol]
 
 
 def unit(images: np.ndarray, where: str) -> np.ndarray:

@@ -10,35 +10,29 @@ import numpy as np
 
 from pipeline.errors import RetakeError, progress
 from pipeline.metrics import Undefined, cache, frechet, mean, sets, temporal
-from pipeline.params import Params
-from pipeline.shards import WHOLE, Shard
 from pipeline.store.frames import Store
 from pipeline.store.scores import Row
-from pipeline.tasks.common.score import Metrics, true_frame, true_motion, unit
+from pipeline.tasks.common.score import Job, Metrics, true_frame, true_motion, unit
 from pipeline.tasks.common.windows import Tested
 
 AT_ONCE = 16  # frames that are read together for features
 
 
 def score(
-    p: Params,
-    experiment: str,
-    frames: Store,
-    predicted: Store,
-    metrics: Metrics,
+    job: Job,
     windows: list[Tested],
     settings: dict[str, Any],
-    shard: Shard = WHOLE,
     more: Callable[[Tested], Iterable[Row]] = lambda _: (),
 ) -> tuple[list[Row], dict[str, Any]]:
     """Return the values of the predictions of a part's windows, then of sets, and what the metadata says of them.
 
     `settings`: of the protocol, as the prediction store must have them; `more`: further values of a window.
     """
+    frames, predicted, metrics = job.frames, job.predicted, job.metrics
     samples = check(predicted, frames, windows, settings)
     rows: list[Row] = []
     motion = _window_motion(frames, windows)
-    for number in progress(shard.span(len(windows)), unit="window", desc=f"score {predicted.meta['model']}"):
+    for number in progress(job.shard.span(len(windows)), unit="window", desc=f"score {predicted.meta['model']}"):
         window = windows[number]
         name = window.name
         target = unit(np.stack([true_frame(frames, row) for row in window.rows]), f"{frames.path}, window {name}")
@@ -51,7 +45,7 @@ def score(
         if metrics.of("samples"):
             drawn = np.stack([images for _, images in _predictions(predicted, window, range(samples), frames)])
             for metric, values in metrics.values("samples", f"{predicted.path}, window {name}", drawn):
-                drop = p.experiments[experiment].metrics[metric].drop  # type: ignore[attr-defined]
+                drop = job.p.experiments[job.fields["experiment"]].metrics[metric].drop  # type: ignore[attr-defined]
                 kept = len(windows) if drop is None else frechet.kept(len(windows), drop)
                 rows.append((name, 0, 0, metric, float(values[0]), float(number < kept)))
         rows += more(window)

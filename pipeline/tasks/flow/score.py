@@ -7,30 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import plan
 from pipeline.errors import RetakeError, progress
 from pipeline.metrics import Undefined
-from pipeline.params import Params
-from pipeline.shards import WHOLE, Shard
 from pipeline.store.frames import Store
 from pipeline.store.scores import Row
-from pipeline.tasks.common.score import Metrics
+from pipeline.tasks.common.score import Job
 from pipeline.tasks.flow import clips
 
 
-def score(
-    p: Params,
-    fields: plan.Fields,
-    protocol: Any,
-    frames: Store,
-    predicted: Store,
-    metrics: Metrics,
-    shard: Shard = WHOLE,
-) -> tuple[list[Row], dict[str, Any]]:
+def score(job: Job) -> tuple[list[Row], dict[str, Any]]:
     """Return the values of estimated flow, and what the metadata says of them; a window is a pair.
 
     Raises RetakeError unless the store has the flow of every pair with ground truth, of today's frames.
     """
+    frames, predicted, metrics, fields = job.frames, job.predicted, job.metrics, job.fields
     truth = Store(fields["truth"])
     visible = fields["truth_noc"]
     noc = Store(visible) if visible else None
@@ -46,7 +36,7 @@ def score(
             + f": {again}"
         )
     rows: list[Row] = []
-    scored = [pairs[place] for place in shard.span(len(pairs))]
+    scored = [pairs[place] for place in job.shard.span(len(pairs))]
     for pair in progress(scored, unit="pair", desc=f"score {fields['model']}"):
         key = clips.key(pair)
         flow, exact = (s.image(s.row(*pair)) for s in (predicted, truth))

@@ -83,8 +83,8 @@ def export(store: Store, clip: str, kind: str, folder: Path) -> None:
             write_image(folder / f"{name}.png", colours.colours(flow, scale))
 
 
-def picture(fields: plan.Fields, protocol: Any, estimates: dict[str, Store], path: str | Path) -> None:
-    """Write one PNG, at most `WIDTH` px wide, that shows what the rows of a table of flow look like.
+def picture(fields: plan.Fields, protocol: Any, estimates: dict[str, Store]) -> np.ndarray:
+    """Return one picture, (height, width <= `WIDTH`, 3) uint8, that shows what the rows of a table of flow look like.
 
     The top row has the two frames and the true flow; each further row one entry of `estimates` (label -> store): its
     flow, and the map of its endpoint error. The pair is the one, of up to `CANDIDATES` evenly spread over the test
@@ -108,7 +108,7 @@ def picture(fields: plan.Fields, protocol: Any, estimates: dict[str, Store], pat
         wrong = error_map(np.nan_to_num(error) / (scale / ERROR_SCALE))
         rows.append([("", None), (caption, wrong), (label, colours.colours(flow, scale))])
     title = f"{clip}, frame {frame}: the pair of median motion; errors are brightest from {scale:.1f} px on"
-    write_image(path, sheet(rows, title, legend(scale)))
+    return sheet(rows, title, legend(scale))
 
 
 def compared(fields: plan.Fields, protocol: Any, store: Store, window: str) -> tuple[np.ndarray, np.ndarray]:

@@ -5,29 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline import plan
-from pipeline.params import Params
-from pipeline.shards import WHOLE, Shard
 from pipeline.store.frames import Store
 from pipeline.store.scores import Row
 from pipeline.tasks.common import windows_score
-from pipeline.tasks.common.score import Metrics, reads_flow
+from pipeline.tasks.common.score import Job, reads_flow
 from pipeline.tasks.common.windows import Tested
 from pipeline.tasks.prediction import clips
 
 
-def score(
-    p: Params,
-    fields: plan.Fields,
-    protocol: Any,
-    frames: Store,
-    predicted: Store,
-    metrics: Metrics,
-    shard: Shard = WHOLE,
-) -> tuple[list[Row], dict[str, Any]]:
+def score(job: Job) -> tuple[list[Row], dict[str, Any]]:
     """Return the values of predicted frames, and what the metadata says of them."""
+    fields, frames, protocol, metrics = job.fields, job.frames, job.protocol, job.metrics
     flow: list[Store] = []
-    if metrics.of("flow") and reads_flow(p, fields["model"]) and fields["truth"] is not None:
+    if metrics.of("flow") and reads_flow(job.p, fields["model"]) and fields["truth"] is not None:
         flow = [Store(fields["flow"]), Store(fields["truth"])]
     windows = dict(zip(tested := clips.tested(frames, protocol), clips.windows(frames, protocol), strict=True))
 
@@ -39,8 +29,5 @@ def score(
         for metric, values in metrics.values("flow", f"{flow[1].path}, window {window.name}", *pair):
             yield window.name, 0, 0, metric, float(values[0]), 1.0
 
-    settings = clips.settings(protocol)
-    rows, facts = windows_score.score(
-        p, fields["experiment"], frames, predicted, metrics, tested, settings, shard, more
-    )
+    rows, facts = windows_score.score(job, tested, clips.settings(protocol), more)
     return rows, facts | {"flow": [s.identity for s in flow]}

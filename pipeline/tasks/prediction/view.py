@@ -61,8 +61,8 @@ def show(store: Store, clip: str, folder: Path, sheets: Path) -> None:
     write_video(sheets / "clip.mp4", video, SLOW)
 
 
-def picture(fields: plan.Fields, protocol: Any, predictions: dict[str, Store], path: str | Path) -> None:
-    """Write one PNG, at most `WIDTH` px wide, that shows what the rows of a table look like.
+def picture(fields: plan.Fields, protocol: Any, predictions: dict[str, Store]) -> np.ndarray:
+    """Return one picture, (height, width <= `WIDTH`, 3) uint8, that shows what the rows of a table look like.
 
     The top row has the last context frames and the true frames at t+1 and t+horizon; each further row one entry of
     `predictions` (label -> store), its first sample, with the maps of its error. The window is the one, of up to
@@ -73,7 +73,7 @@ def picture(fields: plan.Fields, protocol: Any, predictions: dict[str, Store], p
         name for name in next(iter(predictions.values())).clips if all(name in s.clips for s in predictions.values())
     ]
     if not names:
-        raise RetakeError(f"{path}: the predictions of {', '.join(predictions)} have no window in common")
+        raise RetakeError(f"{frames.path}: the predictions of {', '.join(predictions)} have no window in common")
     windows = [
         _Window(frames, name, protocol.first, protocol.context, protocol.horizon) for name in spread(names, CANDIDATES)
     ]
@@ -102,7 +102,7 @@ def picture(fields: plan.Fields, protocol: Any, predictions: dict[str, Store], p
             images.append((f"{label} {step_name(step)}", display(image)))
         rows.append(errors + images)
     title = f"{window.clip}, t = frame {window.number(0)}: the window of median motion"
-    write_image(path, sheet(rows, title, error_legend()))
+    return sheet(rows, title, error_legend())
 
 
 def compared(fields: plan.Fields, protocol: Any, store: Store, window: str) -> tuple[np.ndarray, np.ndarray]:

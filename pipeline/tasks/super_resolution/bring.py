@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from pipeline import plan
+from pipeline.sources import limits
+from pipeline.sources.images import gap
 from pipeline.store.frames import Store
 from pipeline.tasks.common.bring import Expected, Exported, size
 from pipeline.tasks.super_resolution import clips
@@ -30,16 +32,19 @@ def expected(fields: plan.Fields, protocol: Any, frames: Store, folder: Path) ->
     files: list[tuple[str, int, str, tuple[int, int]]] = []
     problems = []
     for clip, count in counts.items():
-        images = [f.name for f in (folder / clip).glob("*.png") if not f.name.startswith((".", "IB"))]
+        images = [f.name for f in limits.unhidden(folder / clip, "*.png") if not f.name.startswith("IB")]
         if len(images) != count:
             wrong = f"has {len(images)} PNGs, not {count}" if (folder / clip).is_dir() else "is missing"
             problems.append(f"{clip} {wrong}")
+        ordered, rows = clips.file_order(images), frames.clips[clip]
+        if left_out := gap(ordered, [int(frames.frame[row]) for row in rows]):
+            problems.append(f"{clip}: {left_out}: by their names these are not the frames of the scene")
         files += [
             (clip, int(frames.frame[row]), f"{clip}/{image}", size(frames, row))
-            for row, image in zip(frames.clips[clip], clips.file_order(images), strict=False)
+            for row, image in zip(rows, ordered, strict=False)
         ]
     tops = {clip.split("/")[0] for clip in counts} | {"metric_log"}  # the published script's own
-    present = sorted(f.name for f in folder.iterdir() if f.name[0] != ".") if folder.is_dir() else []
+    present = [f.name for f in limits.unhidden(folder)] if folder.is_dir() else []
     problems += [f"{name} is no scene of the test set" for name in present if name not in tops]
     named = {
         clip: (clip, [int(frames.frame[row]) for row in frames.clips[clip]], size(frames, frames.clips[clip][0]))

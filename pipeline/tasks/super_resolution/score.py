@@ -7,33 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import plan
 from pipeline.errors import RetakeError, progress
-from pipeline.params import Params
-from pipeline.shards import WHOLE, Shard
 from pipeline.store.frames import Store
 from pipeline.store.scores import Row
-from pipeline.tasks.common.score import Metrics, true_motion, unit
+from pipeline.tasks.common.score import Job, true_motion, unit
 from pipeline.tasks.super_resolution import Protocol
 from pipeline.tasks.super_resolution.clips import low_store, scenes, scored_part
 
 
-def score(
-    p: Params,
-    fields: plan.Fields,
-    protocol: Any,
-    frames: Store,
-    predicted: Store,
-    metrics: Metrics,
-    shard: Shard = WHOLE,
-) -> tuple[list[Row], dict[str, Any]]:
+def score(job: Job) -> tuple[list[Row], dict[str, Any]]:
     """Return the values of upscaled frames, and what the metadata says of them; a window is a scene."""
-    low = low_store(fields)
+    frames, predicted, metrics, protocol = job.frames, job.predicted, job.metrics, job.protocol
+    low = low_store(job.fields)
     clips = scenes(frames, low, protocol)
     check(predicted, frames, low, clips, protocol)
     rows: list[Row] = []
-    scored_clips = [clips[place] for place in shard.span(len(clips))]
-    for clip in progress(scored_clips, unit="scene", desc=f"score {fields['model']}"):
+    scored_clips = [clips[place] for place in job.shard.span(len(clips))]
+    for clip in progress(scored_clips, unit="scene", desc=f"score {job.fields['model']}"):
         true = frames.clips[clip]
         scored, region = scored_part((len(true), *frames.size[true[0]]), protocol, f"{frames.path}, {clip}")
         motion = true_motion(frames, clip, true[scored])

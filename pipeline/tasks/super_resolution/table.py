@@ -23,12 +23,13 @@ def _scenes(e: Experiment, meta: dict[str, Any]) -> list[Column]:
     scenes = dict.fromkeys(w for values in meta["values"].values() for w in values)
     columns = means(e, meta)
     columns += [Column(f"{m}_frames", m, a, pooled=True, group="All frames (FrameAvg)") for m, a in abouts.items()]
-    taken = {name for column in columns for name in column.names} | set(FACTS)
+    # Without capitals: many readers of CSV do not tell them.
+    taken = {name.casefold() for column in columns for name in column.names} | set(FACTS)
     for number, scene in enumerate(scenes, start=1):
         tail = re.sub(r"[^A-Za-z0-9]+", "_", scene)
-        while any(name in taken for m in abouts for name in Column(f"{m}_{tail}", m, {}).names):
+        while taken & (names := {n.casefold() for m in abouts for n in Column(f"{m}_{tail}", m, {}).names}):
             tail = f"{tail}_{number}"  # another scene, metric or mean has this name
-        taken |= {name for m in abouts for name in Column(f"{m}_{tail}", m, {}).names}
+        taken |= names
         columns += [Column(f"{m}_{tail}", m, about, window=scene, group=scene) for m, about in abouts.items()]
     return columns
 

@@ -64,8 +64,8 @@ def show(store: Store, clip: str, folder: Path, sheets: Path) -> None:
     write_image(sheets / "sheet.png", sheet(shown, title_of(store, clip), error_legend()))
 
 
-def picture(fields: plan.Fields, protocol: Any, upscaled: dict[str, Store], path: str | Path) -> None:
-    """Write one PNG, at most `WIDTH` px wide, that shows what the rows of a table of super-resolution look like.
+def picture(fields: plan.Fields, protocol: Any, upscaled: dict[str, Store]) -> np.ndarray:
+    """Return one picture, (height, width <= `WIDTH`, 3) uint8, that shows what the rows of a table of super-resolution look like.
 
     A part of one frame, `DETAIL` px wide, of low resolution (each pixel a block of 4x4), of each entry of `upscaled`
     (label -> store) and of the truth; below each its middle row of pixels through up to `DETAIL` frames, time downwards:
@@ -117,7 +117,7 @@ def picture(fields: plan.Fields, protocol: Any, upscaled: dict[str, Store], path
     title = (
         f"{clip}, frame {number}: {side}x{side} px at x {left}, y {top}; below, its middle row of pixels through time"
     )
-    write_image(path, sheet(rows, title))
+    return sheet(rows, title)
 
 
 def compared(fields: plan.Fields, protocol: Any, store: Store, window: str) -> tuple[np.ndarray, np.ndarray]:
