@@ -177,15 +177,15 @@ def costs(p: Params, due: list[Instance]) -> str:
     hours = f"{sum(known) / 3600:.2g} h" if known else "time unknown"
     if known and len(known) < len(times):
         hours += f" and unknown for {len(times) - len(known)} jobs"
-    return f"to download {download}, stores at most {stored}, {hours}"
+    return f"to download {download}, to store at most {stored}, {hours}"
 
 
 def _sum(sizes: list[int | None]) -> str:
-    known = [size for size in sizes if size is not None]
-    if sizes and not known:
-        return f"unknown ({len(sizes)} files)"
-    more = f" and {len(sizes) - len(known)} files of unknown size" if len(known) < len(sizes) else ""
-    return fetch.human(sum(known)) + more
+    known = sum(size for size in sizes if size is not None)
+    unknown = sum(size is None for size in sizes)
+    if unknown and not known:
+        return "an unknown number of bytes"
+    return fetch.human(known) + (f" and {unknown} files of unknown size" if unknown else "")
 
 
 if __name__ == "__main__":

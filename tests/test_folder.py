@@ -128,6 +128,11 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     (tmp_path / "empty/train").mkdir(parents=True)
     with pytest.raises(RetakeError, match="no clip is in the split train"):
         names(tmp_path / "empty", "train")
+    images(tmp_path / "few/a")
+    with pytest.raises(
+        RetakeError, match="few clips may leave one empty: give test more, or name its clips in `lists`"
+    ):
+        names(tmp_path / "few", "test", shares={"train": 1.0})
     video(tmp_path / "twice/train/a.mp4")
     images(tmp_path / "twice/train/a")
     with pytest.raises(RetakeError, match="two clips are called a"):

@@ -93,6 +93,9 @@ def test_bytes_are_foretold_before_anything_is_made(tmp_path: Path) -> None:
         assert sum(row.bytes or 0 for row in rows) > 10**9
         assert cost.seconds(p, "predict", fields) is None
         assert status.costs(p, [("predict", fields)]).endswith("time unknown")
+        own = params.load({"datasets": {"mine": {"kind": "folder", "height": 64, "width": 64}}})
+        told = status.costs(own, [("frames", {"dataset": "mine", "split": "test"})])
+        assert told == "to download 0 bytes, to store at most an unknown number of bytes, time unknown"
 
 
 def test_time_is_that_of_the_same_job_by_step(tmp_path: Path) -> None:
