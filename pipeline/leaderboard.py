@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def read(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > LARGEST:
             raise RetakeError(f"{file} has {file.stat().st_size} bytes, up to {LARGEST} are read")
-        tree: dict[str, Any] = json.loads(limits.text(file))
+        tree: dict[str, Any] = json.loads(limits.text(file), parse_constant=_number, parse_float=_number)
         jsonschema.validate(tree, json.loads(SCHEMA.read_text()))
     except OSError as error:
         raise RetakeError(f"{file} cannot be read: {error.strerror}") from None
@@ -80,6 +81,13 @@ def read(file: Path) -> dict[str, Any]:
     if tree.pop(sealed.SEAL, None) not in (None, sealed.digest(tree)):
         raise RetakeError(f"{file} is damaged, or was changed by hand: its checksum is another. Get it again")
     return tree
+
+
+def _number(text: str) -> float:
+    """Return a number; raises ValueError for NaN and infinity, which JSON has not and which would win every comparison."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no number")
+    return number
 
 
 def _join(board: Board, record: dict[str, Any], file: str) -> None:

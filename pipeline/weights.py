@@ -233,7 +233,7 @@ def load_tree(file: str | Path) -> dict[str, Any]:
     with file.open("rb") as opened:
         start = opened.read(64)
     if not start or limits.instead(start):
-        raise RetakeError(f"{file} is no checkpoint: {limits.instead(start) or 'it is empty'}")
+        raise RetakeError(f"{file} is no checkpoint, or damaged: {limits.instead(start) or 'it is empty'}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats, which are read all the same

@@ -293,6 +293,15 @@ def test_what_lies_in_place_of_a_file_is_said(data: bytes, words: str, tmp_path:
             read(tmp_path / name)
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_numbers_that_are_none_enter_no_leaderboard(number: str, tmp_path: Path) -> None:
+    from pipeline import leaderboard
+
+    (tmp_path / "theirs.json").write_text(f'{{"mean": {number}}}')
+    with pytest.raises(RetakeError, match=rf"theirs\.json is no results file: {number} is no number"):
+        leaderboard.read(tmp_path / "theirs.json")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
 def test_pipes_in_place_of_files_are_refused(tmp_path: Path) -> None:
     from pipeline.sources import archives, arrays, tars, verified

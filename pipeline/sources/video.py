@@ -161,6 +161,9 @@ def _opened(file: BinaryIO, where: Any) -> Iterator[tuple[Any, Any]]:
     if not file.seek(0, io.SEEK_END):
         raise ValueError("it is empty, 0 bytes")
     file.seek(0)
+    if reason := limits.instead(file.read(64)):
+        raise ValueError(reason)
+    file.seek(0)
     with av.open(file, "r", options={"format_whitelist": FORMATS}) as container:
         stream: Any = container.streams.best("video")
         if stream is None or stream.codec_context is None:
