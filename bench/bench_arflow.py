@@ -106,7 +106,7 @@ def _extra(name: str, direction: str) -> float:
 def network() -> Row:
     import torch
 
-    from pipeline.models import convolution
+    from pipeline.models.arflow import convolution
     from pipeline.models.arflow import network as module
 
     torch.set_num_threads(1)

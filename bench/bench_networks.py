@@ -80,7 +80,7 @@ def _operations(work: Callable[[], Any]) -> int:
     """Return the floating-point operations of convolutions as they are defined and matrix products, two a multiply-add."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from pipeline.models import convolution
+    from pipeline.models.arflow import convolution
 
     with mock.patch.object(convolution, "pays", return_value=False), FlopCounterMode(display=False) as counter:
         work()

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pipeline.models import convolution
+from pipeline.models.arflow import convolution
+from pipeline.models.arflow.convolution import Convolution
 from pipeline.models.arflow.network import PWCLite
-from pipeline.models.convolution import Convolution
 
 LAST = torch.channels_last
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from pipeline.errors import RetakeError
 from pipeline.losses.unflow import warp
+from pipeline.models.arflow.convolution import Convolution
 from pipeline.models.base import for_cpu
-from pipeline.models.convolution import Convolution
 
 RANGE = 4  # search range, pixels of a level
 SIDE = 2 * RANGE + 1
