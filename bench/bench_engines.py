@@ -40,11 +40,11 @@ rule table:
         ".png", ".json", "_means.json")]
     shell: "table {{wildcards.experiment}}"
 """
-# In a project: makes every missing output, and writes a dvc.yaml with the same commands, inputs and outputs without templates and params
+# In a project: makes every missing output, and writes a dvc.yaml with the same commands, inputs and outputs without templates
+# and resolved params
 BARE_DVC = """
 import os, sys, yaml
 from pathlib import Path
-from dvc.dependency.param import ParamsDependency
 from dvc.repo import Repo
 stages = Repo(".").index.stages
 rest = {}
@@ -53,7 +53,7 @@ for stage in stages:
         out.parent.mkdir(parents=True, exist_ok=True)
         if not out.exists():
             out.write_text(str(out))
-    deps = {os.path.relpath(d.fs_path) for d in stage.deps if not isinstance(d, ParamsDependency)}
+    deps = {os.path.relpath(d.fs_path) for d in stage.deps} - set(map(str, Path("workflow/resolved").rglob("*.json")))
     rest[stage.name.replace("@", "-")] = {"cmd": stage.cmd, "deps": sorted(deps), "outs": [os.path.relpath(o.fs_path) for o in stage.outs]}
 print(len(stages))
 Path(sys.argv[1]).write_text(yaml.safe_dump({"stages": rest}))

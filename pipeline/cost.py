@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline import download, params, plan, tasks, weights
+from pipeline import fetch, params, plan, tasks, weights
 from pipeline.errors import RetakeError
 from pipeline.params import Params
 from pipeline.sources import archives
@@ -28,8 +28,8 @@ def absent(p: Params, stage: str, fields: plan.Fields) -> list[Any]:
     module = params.registry("datasets")[entry.kind]
     if module.generate is not None or entry.archives == "present":
         return []
-    folder = download.RAW / entry.kind
-    rows = download.rows_of(entry.kind, module.archives(entry, fields["split"]), made=False)
+    folder = fetch.RAW / entry.kind
+    rows = fetch.rows_of(entry.kind, module.archives(entry, fields["split"]), made=False)
     return [row for row in rows if not archives.place(folder / row.file).exists()]
 
 
@@ -150,9 +150,9 @@ def _gated(p: Params, stage: str, fields: plan.Fields) -> str | None:
     by_hand = [row for row in absent(p, stage, fields) if not row.urls]
     if by_hand:
         names = ", ".join(row.file for row in by_hand[:3]) + (", …" if len(by_hand) > 3 else "")
-        return f"{len(by_hand)} archives need a login ({by_hand[0].login}): {names} into {download.RAW / entry.kind}"
+        return f"{len(by_hand)} archives need a login ({by_hand[0].login}): {names} into {fetch.RAW / entry.kind}"
     if entry.archives == "present" and module.generate is None:
-        folder = download.RAW / entry.kind
+        folder = fetch.RAW / entry.kind
         if not any(archives.place(folder / name).exists() for name in module.archives(entry, fields["split"])):
             return f"datasets.{fields['dataset']}.archives is present, and {folder} has none of this split"
     return None

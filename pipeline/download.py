@@ -27,8 +27,6 @@ from pipeline.sources import archives, tars
 from pipeline.sources.verified import Check, Fact, known, unpacked
 from pipeline.store import sealed
 
-SOURCES = Path("workflow/sources.csv")
-RAW = Path("data/raw")
 PARALLEL = 4
 CHECKS: dict[str, Check] = {".zip": archives.check, ".tar": tars.check}
 
@@ -60,12 +58,12 @@ def download(p: Params, dataset: str, split: str) -> None:
         raise RetakeError(f"dataset {dataset} has no split {split!r}{near(split, module.SPLITS)}")
     path = plan.path("download", dataset=dataset, split=split)
     claim(path, work=repr(entry))
-    folder = RAW / entry.kind
+    folder = fetch.RAW / entry.kind
     names = module.archives(entry, split)
     if made := module.generate is not None:
         module.generate(entry, split, folder)
     facts, absent, wrong = gather(
-        rows_of(entry.kind, names, made), folder, fetching=entry.archives == "all", record=not made
+        fetch.rows_of(entry.kind, names, made), folder, fetching=entry.archives == "all", record=not made
     )
     problems: list[str] = _wrong(wrong) if wrong else []
     if absent and (entry.archives == "all" or not facts):
@@ -114,7 +112,7 @@ def gather(
         if path.is_dir():
             fact = unpacked(path)
         else:
-            fact = known(RAW, path, size, sha256, whole, digest=digest, fresh=fresh, record=record)
+            fact = known(fetch.RAW, path, size, sha256, whole, digest=digest, fresh=fresh, record=record)
         moved(fact.bytes)
         return fact
 
@@ -161,25 +159,12 @@ def _entry(p: Params, dataset: str) -> tuple[Any, Any]:
     return entry, params.registry("datasets")[entry.kind]
 
 
-def rows_of(kind: str, names: list[str], made: bool) -> list[fetch.Source]:
-    """Return the rows of the archives `names`; archives that code makes have none in the file."""
-    if made:
-        return [
-            fetch.Source(name=kind, file=name, url="", bytes=None, sha256="", licence="-", login="-") for name in names
-        ]
-    rows = {row.file: row for row in fetch.sources(SOURCES) if row.name == kind}
-    lacking = [name for name in names if name not in rows]
-    if lacking:
-        raise RetakeError(f"{SOURCES} has no row with dataset {kind} and file {', '.join(lacking)}: add it")
-    return [rows[name] for name in names]
-
-
 def _wrong(reasons: list[str]) -> list[str]:
     return [
         f"wrong ({len(reasons)}), left as they are:",
         *(f"  {reason}" for reason in reasons),
         "Put the publisher's files there, or move these away to have them downloaded, then run the same command again.",
-        f"(An archive that you packed yourself: empty `bytes` and `sha256` of its row in {SOURCES}.)",
+        f"(An archive that you packed yourself: empty `bytes` and `sha256` of its row in {fetch.SOURCES}.)",
     ]
 
 
@@ -201,12 +186,12 @@ def _missing(dataset: str, folder: Path, absent: Absent, count: int, setting: st
 def listing() -> str:
     """Return the table of every dataset: archives and bytes, what is here, who gets it, licence, login."""
     groups: dict[tuple[str, str], list[fetch.Source]] = {}
-    rows = fetch.sources(SOURCES)
+    rows = fetch.sources(fetch.SOURCES)
     for row in rows:
         groups.setdefault((row.name, "machine" if row.urls else "hand"), []).append(row)
     table = [("dataset", "archives", "size", "here", "by", "licence", "login")]
     for (name, by), some in sorted(groups.items()):
-        here = [row for row in some if archives.place(RAW / name / row.file).exists()]
+        here = [row for row in some if archives.place(fetch.RAW / name / row.file).exists()]
         size = _size(some)
         table.append(
             (
@@ -247,7 +232,7 @@ def check(p: Params, dataset: str) -> None:
     entries = [e for name, e in p.datasets.items() if dataset in (name, e.kind)] or [_entry(p, dataset)[0]]
     kind, module = entries[0].kind, registry[entries[0].kind]
     names = list(dict.fromkeys(n for e in entries for split in module.SPLITS for n in module.archives(e, split)))
-    rows, folder = rows_of(kind, names, module.generate is not None), RAW / kind
+    rows, folder = fetch.rows_of(kind, names, module.generate is not None), fetch.RAW / kind
     facts, absent, wrong = gather(rows, folder, fetching=False, record=False, fresh=True)
     for fact in facts:
         if (folder / fact.file).is_dir():

@@ -35,6 +35,8 @@ from pipeline.errors import RetakeError, log
 from pipeline.sources import hosts, limits
 from pipeline.sources.verified import Check, Stopped, lock, pause, verify
 
+SOURCES = Path("workflow/sources.csv")
+RAW = Path("data/raw")  # the archives, in a folder for each kind of dataset
 ROUNDS = 5  # rounds over all addresses that bring nothing new, before giving up
 BACKOFF = 1.0  # seconds before the second round, doubled each round
 LONGEST = 120.0  # seconds: who asks to wait longer (Retry-After) is not waited for
@@ -178,6 +180,19 @@ def sources(path: Path, *, key: str = "dataset", extra: tuple[str, ...] = ()) ->
             seen[unique] = number
         rows.append(row)
     return rows
+
+
+def rows_of(kind: str, names: list[str], made: bool) -> list[Source]:
+    """Return the rows of the archives `names`; archives that code makes have none in the file."""
+    if made:
+        return [
+            Source(name=kind, file=name, url="", bytes=None, sha256="", licence="-", login="-") for name in names
+        ]
+    rows = {row.file: row for row in sources(SOURCES) if row.name == kind}
+    lacking = [name for name in names if name not in rows]
+    if lacking:
+        raise RetakeError(f"{SOURCES} has no row with dataset {kind} and file {', '.join(lacking)}: add it")
+    return [rows[name] for name in names]
 
 
 def fetch(

@@ -1,14 +1,15 @@
 """What the Snakemake and DVC graphs share: every stage's instances, inputs, params keys, code and pretrained files.
 
-`python -m pipeline.plan` writes two files for DVC:
+`python -m pipeline.plan` writes for DVC:
 
-* `workflow/plan.yaml`, in git: the instances behind what `reproduce` names, the data of dvc.yaml's `foreach` (DVC's templates
-  cannot pair experiments with models). Snakemake makes anything by its target.
-* `workflow/resolved.json`, not in git: the resolved values of the params that those instances use, and a digest of each one's
-  code. dvc.yaml tracks its keys: what a default, a paper's file or a changed line does to a stage is seen there. It is JSON
-  because DVC reads it again for every stage, a hundred times as fast as YAML.
+* `workflow/plan.json`, in git: the instances behind what `reproduce` names, the data of dvc.yaml's `foreach` (DVC's templates
+  cannot pair experiments with models). Snakemake makes anything by its target. It is JSON, which DVC reads a hundred times as
+  fast as YAML.
+* `workflow/resolved/<stage>/<instance>.json`, not in git: the resolved values of the params that one instance uses, and the digest
+  of its code. It is an input of that instance alone: what a default, a paper's file or a changed line does to a stage is seen
+  there. A file whose content stays is not written again, so DVC, which goes by times and inodes, need not read it.
 
-DVC runs that command too, as its stage `plan`, always. When it changes plan.yaml, the run stops and asks for a second `dvc
+DVC runs that command too, as its stage `plan`, always. When it changes plan.json, the run stops and asks for a second `dvc
 repro`, because DVC read the old one.
 """
 
@@ -18,6 +19,7 @@ import argparse
 import csv
 import functools
 import hashlib
+import json
 import os
 import shutil
 import string
@@ -26,8 +28,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from pipeline import cite, identity, params, recipes, tasks
 from pipeline.atomic import write_text
@@ -38,13 +38,13 @@ from pipeline.shards import Shard
 from pipeline.store import sealed
 from pipeline.tables import papers
 
-FILE = Path("workflow/plan.yaml")
-RESOLVED = Path("workflow/resolved.json")
+FILE = Path("workflow/plan.json")
+RESOLVED = Path("workflow/resolved")
+READ = RESOLVED / "read.json"  # the digest of the params that the files in this folder were made of
 RESTRICTED = "restricted"  # DVC's remote for what a licence does not let people pass on
 WEIGHTS = Path("workflow/weights.csv")
-SOURCES = Path("workflow/sources.csv")
 PUBLISHED = Path("results/published")
-HEAD = "# Generated from params.yaml and workflow/papers by `python -m pipeline.plan`; do not edit.\n"
+NOTE = "Generated from params.yaml and workflow/papers by `python -m pipeline.plan`; do not edit."
 
 # The files of each stage; the first is the one that others depend on.
 OUTPUTS: dict[str, list[str]] = {
@@ -460,12 +460,12 @@ def stale(weights: str) -> bool:
 
 
 def dump(p: Params) -> str:
-    """Return the text of workflow/plan.yaml.
+    """Return the text of workflow/plan.json.
 
     DVC's templates have no optional inputs and no lists of their own: the inputs of all instances of a stage are lists of one
     length, in which a shorter one repeats its first.
     """
-    instances: dict[str, Any] = {}
+    instances: dict[str, Any] = {"note": NOTE}
     for stage, entries in reproduced(p).items():
         read = {}
         for name, fields in entries.items():
@@ -491,7 +491,7 @@ def dump(p: Params) -> str:
         }
         if longest > slots:
             raise RetakeError(f"a stage {stage} reads {longest} files, dvc.yaml has room for {slots}: add a line there")
-    return HEAD + yaml.safe_dump(instances, sort_keys=False, width=200)
+    return json.dumps(instances, indent=1) + "\n"
 
 
 def withheld(p: Params, stage: str, fields: Fields) -> list[str]:
@@ -523,7 +523,7 @@ def _licences() -> dict[str, bool]:
     from pipeline import fetch
 
     told = {row.name: row.redistribute for row in fetch.sources(WEIGHTS, key="name", extra=("use",))}
-    for row in fetch.sources(SOURCES):
+    for row in fetch.sources(fetch.SOURCES):
         told[row.name] = told.get(row.name, True) and row.redistribute
     return told
 
@@ -550,27 +550,34 @@ SLOTS = {
 }
 
 
-def resolved(p: Params) -> dict[str, Any]:
-    """Return the content of workflow/resolved.json."""
-    before = _resolved_before()
-    tree: dict[str, Any] = {"read": recipes.digest(), "code": {}, "pretrained": {}}
+def resolved(p: Params) -> dict[Path, dict[str, Any]]:
+    """Return the content of each file in workflow/resolved."""
+    trees: dict[Path, dict[str, Any]] = {READ: {"read": recipes.digest()}}
     for stage, entries in reproduced(p).items():
         for name, fields in entries.items():
-            tree["code"].setdefault(stage, {})[name] = code(p, stage, fields)
-            for key, value in uses(p, stage, fields).items():
-                *parents, last = key.split(".")
-                functools.reduce(lambda node, part: node.setdefault(part, {}), parents, tree)[last] = value
+            file = RESOLVED / stage / f"{name}.json"
+            tree: dict[str, Any] = {"code": code(p, stage, fields), "params": uses(p, stage, fields)}
             if stage == "pretrained":
                 # A new token makes DVC look again; while manifest and file agree the last one stays.
                 weights = str(fields["weights"])
-                token = before.get("pretrained", {}).get(weights, "")
-                tree["pretrained"][weights] = _token(weights) if stale(weights) else token
-    return tree
+                tree["token"] = _token(weights) if stale(weights) else _written(file).get("token", "")
+            trees[file] = tree
+    return trees
 
 
 def write(p: Params) -> None:
-    """Write workflow/resolved.json."""
-    sealed.write(RESOLVED, resolved(p))
+    """Make workflow/resolved tell what the plan's instances use now: files of others go, equal ones are left alone.
+
+    Raises RetakeError when somebody else has changed a file there.
+    """
+    trees = resolved(p)
+    for file in [f for f in RESOLVED.rglob("*.json") if not f.name.startswith(".")]:
+        if trees.get(file) == _written(file):
+            del trees[file]
+        elif file not in trees:
+            file.unlink(missing_ok=True)
+    for file, tree in trees.items():
+        sealed.write(file, tree)
 
 
 def _token(weights: str) -> str:
@@ -581,17 +588,17 @@ def _token(weights: str) -> str:
     return hashlib.sha256(repr((weights, state)).encode()).hexdigest()[:16]
 
 
-def _resolved_before() -> dict[str, Any]:
-    """Return what resolved.json holds; {} where there is none. Raises RetakeError when somebody else has changed it."""
-    if not RESOLVED.exists():
+def _written(file: Path) -> dict[str, Any]:
+    """Return what a file in workflow/resolved holds; {} where there is none. Raises RetakeError when somebody else has changed it."""
+    if not file.exists():
         return {}
     try:
-        return sealed.read(RESOLVED)
+        return sealed.read(file)
     except RetakeError:
         raise RetakeError(
-            f"{RESOLVED} was changed by hand or by `dvc exp run -S {RESOLVED}:…`: it is generated, and what is set there reaches "
+            f"{file} was changed by hand or by `dvc exp run -S {file}:…`: it is generated, and what is set there reaches "
             "no stage. Set keys of params.yaml (`-S models.x.train.lr=…`, for a key that only a paper's file has "
-            f"`-S ++models.x.train.lr=…`); delete {RESOLVED} and run again"
+            f"`-S ++models.x.train.lr=…`); delete {file} and run again"
         ) from None
 
 
@@ -609,7 +616,7 @@ def fields_of(p: Params, stage: str, **wildcards: str | int) -> Fields:
     if (
         "DVC_STAGE" in os.environ
         and params.VARIABLE not in os.environ
-        and _resolved_before().get("read") != recipes.digest()
+        and _written(READ).get("read") != recipes.digest()
     ):
         raise RetakeError(
             f"{RESOLVED} is behind params.yaml: run `python -m pipeline.plan`, then the same command again"
@@ -666,7 +673,7 @@ def let_dvc_work() -> str:
 
 
 def main() -> None:
-    """Write plan.yaml and resolved.json; under DVC, stop the run when the first is another than DVC had read."""
+    """Write plan.json and resolved; under DVC, stop the run when the first is another than DVC had read."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.parse_args()
     p = params.load()

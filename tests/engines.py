@@ -86,7 +86,7 @@ class Project:
             return {(row["model"], row["source"] == "measured"): row for row in csv.DictReader(file)}
 
     def edit(self, changes: dict[str, Any]) -> None:
-        """Set dotted keys of params.yaml and renew workflow/plan.yaml.
+        """Set dotted keys of params.yaml and renew workflow/plan.json.
 
         A mapping replaces what the papers' files have there: what it lacks is taken away.
         """

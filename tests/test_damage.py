@@ -79,8 +79,8 @@ def handed() -> Kind:
 
 
 def resolved() -> Kind:
-    sealed.write(plan.RESOLVED, {"read": "abc", "code": {}, "pretrained": {"vgg": "token"}})
-    return plan.RESOLVED, plan._resolved_before
+    sealed.write(plan.READ, {"read": "abc"})
+    return plan.READ, lambda: plan._written(plan.READ)
 
 
 def own_params() -> Kind:
@@ -150,7 +150,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "params.yaml").write_bytes(Path("params.yaml").read_bytes())
     (tmp_path / "workflow").mkdir()
     for item in Path("workflow").iterdir():
-        if item.name != "resolved.json":
+        if item.name != plan.RESOLVED.name:
             (tmp_path / "workflow" / item.name).symlink_to(item.resolve())
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(params.VARIABLE, raising=False)

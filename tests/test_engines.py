@@ -160,7 +160,7 @@ def test_dvc_experiments_in_the_queue_and_in_a_folder_of_their_own(committed: Pr
 
 
 def test_values_set_on_the_generated_file_are_refused(committed: Project) -> None:
-    done = committed.dvc("exp", "run", "-S", "workflow/resolved.json:models.dmvfn_demo.train.max_steps=1")
+    done = committed.dvc("exp", "run", "-S", "workflow/resolved/train/dmvfn_demo-demo.json:code=1")
     assert done.returncode != 0
     assert "reaches no stage" in (done.stdout + done.stderr).replace("\n", " ")
 

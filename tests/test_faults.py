@@ -429,7 +429,7 @@ def _readers() -> dict[str, Any]:
         "list of clips": lambda: folder.clips(own, "train", []),
         "results": lambda: leaderboard.read(Path("x")),
         "handed params": lambda: params._handed(Path("x")),
-        "resolved params": plan._resolved_before,
+        "resolved params": lambda: plan._written(plan.READ),
         "tables": lambda: compare._record("x", "demo", []),
     }
 
@@ -444,7 +444,7 @@ def test_text_that_is_none_is_refused_by_name(
     from pipeline import plan
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plan, "RESOLVED", Path("x"))
+    monkeypatch.setattr(plan, "READ", Path("x"))
     if isinstance(content, bytes):
         Path("x").write_bytes(content)
     elif reader == "tables":  # what is no file there is taken for a commit

@@ -348,7 +348,7 @@ def test_folder_that_is_gone(drive: Drive) -> None:
 
 def test_stage_says_what_to_do_by_hand(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
     drive.page(QUOTA)
-    monkeypatch.setattr(download, "SOURCES", ROOT / "workflow/sources.csv")
+    monkeypatch.setattr(fetch, "SOURCES", ROOT / "workflow/sources.csv")
     module = params.registry("datasets")["sky_timelapse"]
     values = {"kind": "sky_timelapse", "height": 128, "width": 128, "codec": "png", "archives": "all", "paper": "cinn"}
     p = params.Params.model_construct(datasets={"sky": module.Params.model_validate(values)})

@@ -149,7 +149,7 @@ def test_what_is_held_back_of_everything() -> None:
 
 
 def test_every_licence_that_lets_people_pass_files_on_is_one_of_the_lists() -> None:
-    rows = fetch.sources(ROOT / plan.SOURCES) + fetch.sources(ROOT / plan.WEIGHTS, key="name", extra=("use",))
+    rows = fetch.sources(ROOT / fetch.SOURCES) + fetch.sources(ROOT / plan.WEIGHTS, key="name", extra=("use",))
     assert set(fetch.REDISTRIBUTED) == {row.licence for row in rows if row.redistribute}
 
 
