@@ -1,5 +1,6 @@
 """Regenerates the tables of video-synthesis papers: `snakemake --cores 8 results/kitti_metrics.csv`."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -28,6 +29,9 @@ os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["
 # torch's temporaries of several MB are 4x slower to allocate without these (CPU).
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 31))
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 32))
+# A graph only grows: Python's collector, which walks all of it again and again, took a fifth of a large dry run.
+gc.freeze()
+gc.set_threshold(100_000, 50, 50)
 # At its end Snakemake removes every empty folder that a file of the graph could lie in: some of them are the user's own.
 DAG.cleanup_workdir = lambda self: None
 # Without a budget `gpu` limits nothing; --resources gpu=N or a profile gives more.

@@ -185,9 +185,7 @@ def sources(path: Path, *, key: str = "dataset", extra: tuple[str, ...] = ()) ->
 def rows_of(kind: str, names: list[str], made: bool) -> list[Source]:
     """Return the rows of the archives `names`; archives that code makes have none in the file."""
     if made:
-        return [
-            Source(name=kind, file=name, url="", bytes=None, sha256="", licence="-", login="-") for name in names
-        ]
+        return [Source(name=kind, file=name, url="", bytes=None, sha256="", licence="-", login="-") for name in names]
     rows = {row.file: row for row in sources(SOURCES) if row.name == kind}
     lacking = [name for name in names if name not in rows]
     if lacking:

@@ -56,7 +56,7 @@ def _snakemake_reasons(p: params.Params) -> str:
 
     A file without Snakemake's own record counts: it cannot know the params that file was made with.
     """
-    unknown = [f for f in plan.files(p, p.reproduce) if not Path(".snakemake/metadata", _record(f)).exists()]
+    unknown = [f for f in plan.files(p, plan.reproduced(p)) if not Path(".snakemake/metadata", _record(f)).exists()]
     if unknown:
         return f"{len(unknown)} files that it did not make, such as {unknown[0]}"
     dry = _run("snakemake", "-n", "--quiet", "rules")

@@ -12,15 +12,18 @@ import contextlib
 import functools
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.atomic import write_text
 from pipeline.errors import RetakeError
 from pipeline.sources import limits
+from pipeline.store import sealed
 
 PACKAGE = "pipeline"
 MEMORY = Path("data/.content.json")
+SYNTAX = Path(".snakemake/code.json")
 
 # Imported by stages, but no part of what they make: values arrive as params; planning, messages and mirroring change no output.
 SCAFFOLD = {f"{PACKAGE}/{name}.py" for name in ("compute", "errors", "identity", "params", "plan", "processes", "recipes", "registry", "tracking")}  # fmt: skip
@@ -53,6 +56,7 @@ def digests(roots: tuple[str, ...]) -> dict[str, str]:
                 for pattern in LISTS:
                     for path in sorted(Path(file).parent.glob(pattern)):
                         files[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    _keep()
     return dict(sorted(files.items()))
 
 
@@ -78,6 +82,18 @@ class Source(NamedTuple):
 
 @functools.cache
 def _read(file: str, modified: int) -> Source:
+    """Return what is known of a source file: read again only when its size, times or inode are others than the last time."""
+    status = Path(file).stat()
+    stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    known, name = _syntax(), str(Path(file).absolute())
+    if name not in known or known[name][0] != stamp:
+        known[name] = [stamp, *_parsed(file)]
+        _new.append(name)
+    _, code, imports, defines = known[name]
+    return Source(code, tuple(imports), frozenset(defines))
+
+
+def _parsed(file: str) -> tuple[str, list[str], list[str]]:
     try:
         tree = ast.parse(Path(file).read_text(encoding="utf-8"), file)
     except (SyntaxError, ValueError) as error:
@@ -93,8 +109,34 @@ def _read(file: str, modified: int) -> Source:
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             defines.add(node.name)
     text = ast.dump(_Bare().visit(tree))
-    own = tuple(name for name in imports if name.split(".")[0] == PACKAGE)
-    return Source(hashlib.sha256(text.encode()).hexdigest(), own, frozenset(defines))
+    own = [name for name in imports if name.split(".")[0] == PACKAGE]
+    return hashlib.sha256(text.encode()).hexdigest(), own, sorted(defines)
+
+
+@functools.cache
+def _syntax() -> dict[str, list[Any]]:
+    """Return {absolute path: [stamp, digest, imports, defines]} as the last process left it, if the same code and Python wrote it."""
+    try:
+        kept = sealed.read(SYNTAX)
+    except (OSError, RetakeError):
+        return {}
+    return dict(kept["files"]) if kept.get("by") == _reader() else {}
+
+
+@functools.cache
+def _reader() -> str:
+    return hashlib.sha256(sys.version.encode() + Path(__file__).read_bytes()).hexdigest()
+
+
+_new: list[str] = []  # files that were parsed since the last `_keep`
+
+
+def _keep() -> None:
+    """Write what is known of source files for the next process, where Snakemake has its folder."""
+    if _new and SYNTAX.parent.is_dir():
+        with contextlib.suppress(OSError):  # a read-only tree: they are parsed again the next time
+            sealed.write(SYNTAX, {"by": _reader(), "files": _syntax()})
+    _new.clear()
 
 
 class _Bare(ast.NodeTransformer):

@@ -349,6 +349,11 @@ def code(p: Params, stage: str, fields: Fields) -> str:
     return identity.digest(roots(p, stage, fields))
 
 
+def made_of(p: Params, stage: str, fields: Fields) -> dict[str, Any]:
+    """Return what one instance's result depends on beside its inputs: the digest of its `code`, and {key: value} of its `params`."""
+    return {"code": code(p, stage, fields), "params": uses(p, stage, fields)}
+
+
 def _whole(p: Params, name: str) -> None:
     """Raise RetakeError when the code of a model lacks a part that its task calls; nothing of it is imported."""
     model = p.models[name]
@@ -425,10 +430,10 @@ def spread(p: Params) -> dict[str, int | str]:
     return {"mpi": "srun", "nodes": nodes, "tasks": nodes, "tasks_per_gpu": 0} if nodes > 1 else {}
 
 
-def files(p: Params, asked: list[str]) -> Iterator[str]:
-    """Yield every file between raw data and what is `asked` for (as in `plan`), that included, but for those that do not stay."""
+def files(p: Params, stages: Plan) -> Iterator[str]:
+    """Yield every file that a plan's stages write, but for those that do not stay."""
     dropped = {OUTPUTS["predict"][0]} if p.compute.predictions == "drop" else set()
-    for stage, instances in (reproduced(p) if asked == p.reproduce else plan(p, asked)).items():
+    for stage, instances in stages.items():
         for fields in instances.values() if stage in OUTPUTS else ():
             yield from (output.format(**fields) for output in OUTPUTS[stage] if output not in dropped)
 
@@ -556,7 +561,7 @@ def resolved(p: Params) -> dict[Path, dict[str, Any]]:
     for stage, entries in reproduced(p).items():
         for name, fields in entries.items():
             file = RESOLVED / stage / f"{name}.json"
-            tree: dict[str, Any] = {"code": code(p, stage, fields), "params": uses(p, stage, fields)}
+            tree = made_of(p, stage, fields)
             if stage == "pretrained":
                 # A new token makes DVC look again; while manifest and file agree the last one stays.
                 weights = str(fields["weights"])
@@ -602,9 +607,14 @@ def _written(file: Path) -> dict[str, Any]:
         ) from None
 
 
-_WHOLE: dict[
-    int, tuple[Params, Plan]
-] = {}  # the plan of all experiments, made once for a Params; it is asked for every job
+_WHOLE: dict[int, tuple[Params, Plan]] = {}
+
+
+def whole(p: Params) -> Plan:
+    """Return the plan of all experiments and of what `reproduce` names, made once for a Params: it is asked for every job."""
+    if id(p) not in _WHOLE:
+        _WHOLE[id(p)] = (p, plan(p, list(dict.fromkeys([*p.experiments, *p.reproduce]))))
+    return _WHOLE[id(p)][1]
 
 
 def fields_of(p: Params, stage: str, **wildcards: str | int) -> Fields:
@@ -621,9 +631,7 @@ def fields_of(p: Params, stage: str, **wildcards: str | int) -> Fields:
         raise RetakeError(
             f"{RESOLVED} is behind params.yaml: run `python -m pipeline.plan`, then the same command again"
         )
-    if id(p) not in _WHOLE:
-        _WHOLE[id(p)] = (p, plan(p, list(dict.fromkeys([*p.experiments, *p.reproduce]))))
-    everything = _WHOLE[id(p)][1][stage]
+    everything = whole(p)[stage]
     name = name_of(stage, wildcards)
     if name not in everything:
         build, base = Build(p), stage.removesuffix("_shard")

@@ -128,25 +128,22 @@ def _reasons(p: Params, stage: str, fields: plan.Fields, said: str) -> list[str]
     where = f"{stage} {plan.name_of(stage, fields)}"
     if said != "params changed":
         return [f"{where}: {said}"]
-    now = plan.uses(p, stage, fields)
-    before = _recorded(plan.path(stage, **fields))
-    code = next((value for value in before if isinstance(value, str)), None)
-    mappings = [value for value in before if isinstance(value, dict)]
-    uses = next((mapping for mapping in mappings if not now.keys().isdisjoint(mapping)), now)
-    own = next((mapping for mapping in mappings if now.keys().isdisjoint(mapping)), {})
-    keys = _changed(uses, now) + _changed(own, plan.own_files(stage, fields))
+    now = plan.made_of(p, stage, fields) | {"own": plan.own_files(stage, fields)}
+    before = now | _recorded(plan.path(stage, **fields))
+    keys = [*_changed(before["params"], now["params"]), *_changed(before["own"], now["own"])]
     reasons = [f"{where}: {key} changed" for key in keys]
-    reasons += [f"{where}: its code changed"] if code != plan.code(p, stage, fields) else []
+    reasons += [f"{where}: its code changed"] if before["code"] != now["code"] else []
     return reasons or [f"{where}: {said}"]
 
 
-def _recorded(file: Path) -> list[Any]:
-    """Return the params of the job that made a file, as Snakemake's record has them: a digest of code, mappings."""
+def _recorded(file: Path) -> dict[str, Any]:
+    """Return what the job that made a file was told that it depends on, as Snakemake's record has it; {} where there is none."""
     record = RECORDS / base64.urlsafe_b64encode(str(file).encode()).decode()
     try:
-        return [ast.literal_eval(text) for text in json.loads(record.read_text())["params"]]
+        (told,) = (ast.literal_eval(text) for text in json.loads(record.read_text())["params"])
     except (OSError, ValueError, SyntaxError, KeyError, TypeError):
-        return []
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _changed(before: Any, now: Any, key: str = "") -> list[str]:

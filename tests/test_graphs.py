@@ -122,22 +122,13 @@ def test_dvc_tracks_the_params_code_and_weights_that_the_plan_says(project: Proj
         told = sealed.read(project.folder / file)
         assert told.pop("token", "") == ""
         with contextlib.chdir(project.folder):
-            assert told == {"code": plan.code(p, kind, fields), "params": plan.uses(p, kind, fields)}, name
+            assert told == plan.made_of(p, kind, fields), name
 
 
 def test_rules_use_the_keys_and_code_of_their_own_name() -> None:
     for file in (ROOT / "workflow/rules").glob("*.smk"):
         for rule, body in re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", file.read_text(), re.M):
-            assert f'uses=uses("{rule}")' in body, f"{file.name}: {rule}"
-            assert f'code=code("{rule}")' in body, f"{file.name}: {rule}"
-            own = rule in (
-                "frames",
-                "frames_shard",
-                "train",
-                "bring",
-                *plan.FILES,
-            )  # read files of the user's, or of the project
-            assert (f'own=own("{rule}")' in body) == own, f"{file.name}: {rule}"
+            assert f'made_of=made_of("{rule}")' in body, f"{file.name}: {rule}"
             assert f"logs/{rule.removesuffix('_shard')}-" in body and f"logs/benchmarks/{rule}-" in body, (
                 f"{file.name}: {rule}"
             )

@@ -1,6 +1,7 @@
-# What every rule asks of pipeline/plan.py, by its wildcards: data files, the digest of its code, params keys.
+# What every rule asks of pipeline/plan.py, by its wildcards: data files; the digest of its code and params keys, as one param.
 # Code is a param, not an input: contents count, not times, and a graph of 10,000 jobs stays small.
 
+import inspect
 import re
 
 BROUGHT = {label for e in P.experiments.values() for label in e.predictions}
@@ -22,6 +23,12 @@ def asked(function):
     return answer
 
 
+def signed(function):
+    """Return the function with its signature ready: Snakemake looks into it ten times a job."""
+    function.__signature__ = inspect.signature(function)
+    return function
+
+
 @asked
 def fields(stage, wildcards):
     return plan.fields_of(P, stage, **wildcards)
@@ -34,7 +41,7 @@ def data(stage):
         workflow.dag_settings.force_incomplete = True
         return asked(plan.inputs)(P, stage, fields(stage, wildcards))
 
-    return files
+    return signed(files)
 
 
 def kept(file):
@@ -42,17 +49,15 @@ def kept(file):
     return temp(file) if P.compute.predictions == "drop" else file
 
 
-def code(stage):
-    return lambda wildcards: plan.code(P, stage, fields(stage, wildcards))
+def made_of(stage):
+    def told(wildcards):
+        instance = fields(stage, wildcards)
+        return plan.made_of(P, stage, instance) | {
+            "own": plan.own_files(stage, instance)
+        }
 
-
-def own(stage):
-    return lambda wildcards: plan.own_files(stage, fields(stage, wildcards))
-
-
-def uses(stage):
-    return lambda wildcards: plan.uses(P, stage, fields(stage, wildcards))
+    return signed(told)
 
 
 def gpus(stage):
-    return lambda wildcards: plan.gpus(P, stage, fields(stage, wildcards))
+    return signed(lambda wildcards: plan.gpus(P, stage, fields(stage, wildcards)))

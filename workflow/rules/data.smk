@@ -14,8 +14,7 @@ rule download:
         mem_mb=500,
         runtime=1440,
     params:
-        uses=uses("download"),
-        code=code("download"),
+        made_of=made_of("download"),
     shell:
         "python -m pipeline.download --dataset {wildcards.dataset} --split {wildcards.split}"
 
@@ -34,9 +33,7 @@ rule frames:
         mem_mb=1000,
         runtime=720,
     params:
-        uses=uses("frames"),
-        code=code("frames"),
-        own=own("frames"),
+        made_of=made_of("frames"),
     shell:
         "python -m pipeline.frames --dataset {wildcards.dataset} --split {wildcards.split}"
 
@@ -55,13 +52,12 @@ rule frames_shard:
         mem_mb=1000,
         runtime=720,
     params:
-        uses=uses("frames_shard"),
-        code=code("frames_shard"),
-        own=own("frames_shard"),
+        made_of=made_of("frames_shard"),
     shell:
         "python -m pipeline.frames --dataset {wildcards.dataset} --split {wildcards.split} --shard {wildcards.shard}/{wildcards.shards}"
 
 
+@signed
 def weighed(wildcards):
     """Return no inputs; a manifest that tells of another file than lies there is made again."""
     files = data("pretrained")(wildcards)
@@ -83,7 +79,6 @@ rule pretrained:
         mem_mb=500,
         runtime=240,
     params:
-        uses=uses("pretrained"),
-        code=code("pretrained"),
+        made_of=made_of("pretrained"),
     shell:
         "python -m pipeline.pretrained --weights {wildcards.weights}"

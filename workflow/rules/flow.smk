@@ -16,8 +16,7 @@ rule flow:
         mem_mb=2000,
         runtime=1440,
     params:
-        uses=uses("flow"),
-        code=code("flow"),
+        made_of=made_of("flow"),
     shell:
         "python -m pipeline.flow --estimator {wildcards.estimator} --dataset {wildcards.dataset} --split {wildcards.split}"
 
@@ -39,7 +38,6 @@ rule flow_shard:
         mem_mb=2000,
         runtime=1440,
     params:
-        uses=uses("flow_shard"),
-        code=code("flow_shard"),
+        made_of=made_of("flow_shard"),
     shell:
         "python -m pipeline.flow --estimator {wildcards.estimator} --dataset {wildcards.dataset} --split {wildcards.split} --shard {wildcards.shard}/{wildcards.shards}"

@@ -19,8 +19,7 @@ rule predict:
         mem_mb=4000,
         runtime=720,
     params:
-        uses=uses("predict"),
-        code=code("predict"),
+        made_of=made_of("predict"),
     shell:
         "python -m pipeline.predict --experiment {wildcards.experiment} --model {wildcards.model}"
 
@@ -45,8 +44,7 @@ rule predict_shard:
         mem_mb=4000,
         runtime=720,
     params:
-        uses=uses("predict_shard"),
-        code=code("predict_shard"),
+        made_of=made_of("predict_shard"),
     shell:
         "python -m pipeline.predict --experiment {wildcards.experiment} --model {wildcards.model} --shard {wildcards.shard}/{wildcards.shards}"
 
@@ -66,8 +64,6 @@ rule bring:
         mem_mb=1000,
         runtime=240,
     params:
-        uses=uses("bring"),
-        code=code("bring"),
-        own=own("bring"),
+        made_of=made_of("bring"),
     shell:
         "python -m pipeline.bring --experiment {wildcards.experiment} --model {wildcards.model}"

@@ -16,8 +16,7 @@ rule score:
         mem_mb=4000,
         runtime=720,
     params:
-        uses=uses("score"),
-        code=code("score"),
+        made_of=made_of("score"),
     shell:
         "python -m pipeline.score --experiment {wildcards.experiment} --model {wildcards.model}"
 
@@ -37,7 +36,6 @@ rule score_shard:
         mem_mb=4000,
         runtime=720,
     params:
-        uses=uses("score_shard"),
-        code=code("score_shard"),
+        made_of=made_of("score_shard"),
     shell:
         "python -m pipeline.score --experiment {wildcards.experiment} --model {wildcards.model} --shard {wildcards.shard}/{wildcards.shards}"

@@ -1,16 +1,25 @@
 # The paper's table beside its published numbers.
 
 
-def scored(wildcards):
-    """Return a table's inputs, and ask again for every file between it and the raw data that is gone.
+import functools
+
+
+@functools.cache
+def miss(dag):
+    """Ask again for every file between a table and the raw data that is gone; once, for all tables: what no job makes is ignored.
 
     Snakemake holds a table for up to date when files it was made from are missing (a training that failed, a fresh clone
     with results in git). `forcefiles` is private: tests/test_engines.py fails a training and must see the next run rebuild.
     """
+    files = plan.files(P, plan.whole(P))
+    dag.forcefiles.update(file for file in files if not os.path.exists(file))
+
+
+@signed
+def scored(wildcards):
+    """Return a table's inputs."""
     files = data("table")(wildcards)  # an unknown experiment is refused here
-    workflow.dag.forcefiles.update(
-        f for f in plan.files(P, [wildcards.experiment]) if not os.path.exists(f)
-    )
+    miss(workflow.dag)
     return files
 
 
@@ -50,9 +59,7 @@ rule table:
         mem_mb=1000,
         runtime=120,
     params:
-        uses=uses("table"),
-        code=code("table"),
-        own=own("table"),
+        made_of=made_of("table"),
     shell:
         "python -m pipeline.table --experiment {wildcards.experiment}"
 
@@ -79,9 +86,7 @@ rule paper:
         mem_mb=500,
         runtime=30,
     params:
-        uses=uses("paper"),
-        code=code("paper"),
-        own=own("paper"),
+        made_of=made_of("paper"),
     shell:
         "python -m pipeline.paper {wildcards.paper}"
 
@@ -100,9 +105,7 @@ rule results:
         mem_mb=500,
         runtime=30,
     params:
-        uses=uses("results"),
-        code=code("results"),
-        own=own("results"),
+        made_of=made_of("results"),
     shell:
         "python -m pipeline.results"
 
@@ -124,8 +127,6 @@ rule report:
         mem_mb=1000,
         runtime=60,
     params:
-        uses=uses("report"),
-        code=code("report"),
-        own=own("report"),
+        made_of=made_of("report"),
     shell:
         "python -m pipeline.report"

@@ -17,8 +17,6 @@ rule train:
         mem_mb=8000 * P.compute.devices // P.compute.nodes,
         runtime=2880,
     params:
-        uses=uses("train"),
-        code=code("train"),
-        own=own("train"),
+        made_of=made_of("train"),
     shell:
         "python -m pipeline.train --model {wildcards.model} --dataset {wildcards.dataset}"
