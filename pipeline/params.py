@@ -120,10 +120,10 @@ class Compute(Strict):
         "keep",
         description="drop: Snakemake removes prediction stores when they are scored and in the table's picture; DVC keeps them",
     )
-    shards: int = Field(
+    shards: Count | dict[Name, Count] = Field(
         1,
-        ge=1,
-        description="jobs that frames, flow, prediction and scores of one instance are each split in, for more machines; 1: none",
+        description="jobs that frames, flow, prediction and scores of one instance are each split in, for more machines; 1: none; or a "
+        "mapping from datasets (frames, flow) and experiments (predictions, scores) to such a number, the others are not split",
     )
     workers: int = Field(2, ge=0, description="processes that load training data; 0 loads in the training process")
 
@@ -362,6 +362,8 @@ class Params(Strict):
     def _references(self) -> Params:
         for name in self.reproduce:
             self._made(f"reproduce {name}", name)
+        for name in self.compute.shards if isinstance(self.compute.shards, dict) else ():
+            _known("compute.shards", name, {**self.datasets, **self.experiments}, "dataset or experiment")
         for name, experiment in self.experiments.items():
             where = f"experiments.{name}"
             _known(f"{where}.dataset", experiment.dataset, self.datasets, "dataset")
@@ -619,11 +621,8 @@ def _explain(error: Any, source: Callable[[recipes.Keys], str]) -> str:
     kind: Any = params_class()
     for part in error["loc"]:
         options = _members(kind)
-        if len(options) > 1:  # the tag of a discriminated union: not a key of the file
-            tags = [
-                o.model_fields[tag].annotation for o in options for tag in ("kind", "task") if tag in o.model_fields
-            ]
-            kind = next((o for o, tag in zip(options, tags, strict=True) if tag == Literal[part]), None)
+        if len(options) > 1:  # the member of a union: not a key of the file
+            kind = next((option for option in options if _is_meant(option, str(part))), None)
             continue
         keys.append(str(part))
         kind = options[0] if options else None
@@ -640,6 +639,14 @@ def _explain(error: Any, source: Callable[[recipes.Keys], str]) -> str:
         return f"  {where}.{key}: unknown {error['ctx']['tag']!r}{near(error['ctx']['tag'], known)}"
     message = error["msg"].removeprefix("Value error, ")
     return f"  {message}" if error["type"] == "value_error" and not keys else f"  {where}: {message}"
+
+
+def _is_meant(option: Any, name: str) -> bool:
+    """Whether pydantic calls the member of a union so: by the value of its tag, or as a mapping."""
+    if get_origin(option) is dict:
+        return name.startswith("dict[")
+    fields = getattr(option, "model_fields", {})
+    return any(fields[tag].annotation == Literal[name] for tag in ("kind", "task") if tag in fields)
 
 
 def _members(kind: Any) -> list[Any]:

@@ -153,12 +153,19 @@ def output(stage: str, fields: Fields, shard: Shard) -> Path:
     return path(f"{stage}_shard", **fields, shards=shard.of, shard=shard.number)
 
 
+def shards(p: Params, stage: str, fields: Fields) -> list[Shard]:
+    """Return the parts that one instance is joined of; none where it is not split."""
+    truth = stage == "flow" and p.models[str(fields["estimator"])].kind in TRUTH  # is read, not computed
+    if f"{stage}_shard" not in PARTS or truth:
+        return []
+    split = p.compute.shards
+    number = split if isinstance(split, int) else split.get(str(fields.get("experiment") or fields["dataset"]), 1)
+    return [Shard(i, number) for i in range(1, number + 1)] if number > 1 else []
+
+
 def parts(p: Params, stage: str, fields: Fields) -> list[Path]:
     """Return the first outputs of the parts that one instance is joined of; none where it is not split."""
-    truth = stage == "flow" and p.models[str(fields["estimator"])].kind in TRUTH  # is read, not computed
-    if p.compute.shards == 1 or f"{stage}_shard" not in PARTS or truth:
-        return []
-    return [output(stage, fields, Shard(number, p.compute.shards)) for number in range(1, p.compute.shards + 1)]
+    return [output(stage, fields, shard) for shard in shards(p, stage, fields)]
 
 
 class Build:
@@ -173,8 +180,8 @@ class Build:
 
     def add(self, stage: str, **fields: str | int | None) -> str:
         """Add one instance, with its parts where it is split."""
-        for number, _ in enumerate(parts(self.p, stage, fields), start=1):
-            self.add(f"{stage}_shard", **fields, shards=self.p.compute.shards, shard=number)
+        for shard in shards(self.p, stage, fields):
+            self.add(f"{stage}_shard", **fields, shards=shard.of, shard=shard.number)
         self.stages[stage][name_of(stage, fields)] = fields
         return str(path(stage, **fields))
 
@@ -333,9 +340,9 @@ def inputs(p: Params, stage: str, fields: Fields) -> list[str]:
     if stage == "score":
         given.insert(0, str(path("predict", **fields)))
     if made == stage:
-        for number, _ in enumerate(parts(p, stage, fields), start=1):
-            shard = {"shards": p.compute.shards, "shard": number}
-            given += [file.format(**fields | shard) for file in PARTS[f"{stage}_shard"]]
+        for shard in shards(p, stage, fields):
+            names = fields | {"shards": shard.of, "shard": shard.number}
+            given += [file.format(**names) for file in PARTS[f"{stage}_shard"]]
     if stage == "table":
         e = p.experiments[str(fields["experiment"])]
         rows = [(s, m) for m in e.models for s in ("score", "predict")]

@@ -1,6 +1,6 @@
 """One instance of a stage in parts: `--shard 2/7` makes the second of seven, and the stage without it joins them.
 
-`compute.shards` says how many. A part is a file of its own below `data/shards`, made by a job that may run on any machine and may be
+`compute.shards` says how many, for all or for each dataset and experiment. A part is a file of its own below `data/shards`, made by a job that may run on any machine and may be
 killed and repeated; it holds a run of the stage's windows, pairs, scenes or clips. The joined file is byte for byte the one that a
 single job writes.
 """

@@ -94,7 +94,7 @@ def test_both_engines_describe_the_same_stages(project: Project) -> None:
 
 
 def test_both_engines_describe_the_same_parts(tmp_path: Path) -> None:
-    project = Project(tmp_path / "parts", {"compute.shards": 2, "reproduce": ["demo"]})
+    project = Project(tmp_path / "parts", {"compute.shards": {"demo": 2}, "reproduce": ["demo"]})
     test_both_engines_describe_the_same_stages(project)
     test_dvc_tracks_the_params_code_and_weights_that_the_plan_says(project)
     made = describe_dvc(project)

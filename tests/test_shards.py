@@ -36,7 +36,7 @@ from tests.layouts import project as layout_project
 Make = Callable[[Params, Shard | None], object]
 
 
-def split(p: Params, number: int) -> Params:
+def split(p: Params, number: int | dict[str, int]) -> Params:
     return p.model_copy(update={"compute": p.compute.model_copy(update={"shards": number})})
 
 
@@ -46,7 +46,7 @@ def check(p: Params, make: Make, output: Path, kill: Any = Writer, method: str =
     whole = output.read_bytes()
     for number in (2, 7, 50):
         output.unlink()
-        in_parts = split(p, number)
+        in_parts = split(p, {"toy": 2, "kitti": 2} if number == 2 else number)
         for i in reversed(range(1, number + 1)):
             if (i, number) == (2, 7):
                 killed(lambda: make(split(p, 7), Shard(2, 7)), kill, method)
@@ -263,6 +263,26 @@ def test_without_shards_the_plan_has_no_parts(project: Params) -> None:
     assert joined == ["data/frames/toy/test.arrow", *parts]
 
 
+def test_parts_of_some_datasets_and_experiments(project: Params) -> None:
+    both = plan.plan(split(project, {"toy": 2}), ["toy"])
+    assert list(both["frames_shard"]) == ["toy-test-2-1", "toy-test-2-2"]
+    assert len(both["score_shard"]) == 2 * len(both["score"])
+    tree = project.model_dump(mode="json")
+    tree["experiments"]["other"] = tree["experiments"]["toy"]
+    p = params.validate(tree | {"compute": tree["compute"] | {"shards": {"other": 3}}})
+    assert not any(plan.plan(p, ["toy"])[stage] for stage in plan.PARTS)
+    stages = plan.plan(p, ["other"])
+    assert len(stages["predict_shard"]) == 3 * len(stages["predict"])
+    assert not stages["frames_shard"], "the dataset is not named"
+    with pytest.raises(
+        RetakeError, match=r"compute.shards: unknown dataset or experiment 'othr' \(did you mean 'other'"
+    ):
+        params.validate(tree | {"compute": tree["compute"] | {"shards": {"othr": 3}}})
+    for wrong in (0, "many", {"other": 0}):
+        with pytest.raises(RetakeError, match=r"compute\.shards"):
+            params.validate(tree | {"compute": tree["compute"] | {"shards": wrong}})
+
+
 TINY: dict[str, Any] = SMALL_DEMO | {
     "experiments.tiny": {
         "dataset": "demo",
@@ -282,12 +302,12 @@ STORES = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["snakemake", "dvc"])
-def test_engines_run_parts_and_join_them(tmp_path: Path, engine: str) -> None:
+@pytest.mark.parametrize(("engine", "split"), [("snakemake", 3), ("dvc", {"demo": 3, "tiny": 3})])
+def test_engines_run_parts_and_join_them(tmp_path: Path, engine: str, split: Any) -> None:
     project = Project(tmp_path / "whole", TINY)
     done = project.snakemake("results/tiny_metrics.csv")
     assert done.returncode == 0, done.stdout + done.stderr
-    parts = Project(tmp_path / "parts", TINY | {"compute.shards": 3})
+    parts = Project(tmp_path / "parts", TINY | {"compute.shards": split})
     run = partial(parts.snakemake, "results/tiny_metrics.csv") if engine == "snakemake" else partial(parts.dvc, "repro")
     done = run()
     assert done.returncode == 0, done.stdout + done.stderr
