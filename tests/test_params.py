@@ -58,6 +58,9 @@ def test_misspelt_training_key(tree: dict[str, Any]) -> None:
         ("datasets.demo.height", 100, "multiples of 16"),
         ("protocols.next5.horizon", 9, "is more than window 9"),
         ("compute.threads", 0, "greater than or equal to 1"),
+        ("compute.shards", "many", "compute.shards: Input should be a valid integer"),
+        ("compute.shards", {"demo": 0}, "compute.shards.demo: Input should be greater than or equal to 1"),
+        ("experiments.demo.published", 5, "experiments.demo.published: Input should be a valid string"),
     ],
 )
 def test_wrong_values_are_named(tree: dict[str, Any], key: str, value: Any, message: str) -> None:
@@ -71,10 +74,11 @@ def test_wrong_values_are_named(tree: dict[str, Any], key: str, value: Any, mess
 
 def test_overrides_as_strings_are_understood(tree: dict[str, Any]) -> None:
     """`--config` delivers strings throughout."""
-    tree["compute"]["threads"] = "1"
+    tree["compute"] |= {"threads": "1", "shards": "3"}
     tree["tracking"]["mlflow"] = "no"
     loaded = params.validate(tree)
     assert loaded.compute.threads == 1
+    assert loaded.compute.shards == 3
     assert loaded.tracking.mlflow is False
 
 
