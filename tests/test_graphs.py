@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from pipeline import params, plan, recipes
+from pipeline.errors import RetakeError
 from pipeline.store import sealed
 from tests.engines import ROOT, SMALL_DEMO, Project
 
@@ -123,6 +124,37 @@ def test_dvc_tracks_the_params_code_and_weights_that_the_plan_says(project: Proj
         assert told.pop("token", "") == ""
         with contextlib.chdir(project.folder):
             assert told == plan.made_of(p, kind, fields), name
+
+
+def test_files_of_instances_are_written_when_they_change_and_go_with_them(tmp_path: Path) -> None:
+    project = Project(tmp_path / "files", {"reproduce": ["demo"]})
+    with contextlib.chdir(project.folder):
+        files = {file: file.stat().st_ino for file in plan.RESOLVED.rglob("*.json")}
+        assert plan.RESOLVED / "predict/demo-copy_last.json" in files
+        plan.write(load(project))
+        assert files == {file: file.stat().st_ino for file in plan.RESOLVED.rglob("*.json")}, "nothing is written again"
+        project.edit({"experiments.demo.models.flow_warp": None, "models.dmvfn_demo.train.lr": 0.5})
+        after = {file: file.stat().st_ino for file in plan.RESOLVED.rglob("*.json")}
+        gone = {str(file.relative_to(plan.RESOLVED)) for file in files.keys() - after.keys()}
+        assert {"predict/demo-flow_warp.json", "score/demo-flow_warp.json"} <= gone
+        changed = {str(file.relative_to(plan.RESOLVED)) for file in after if files.get(file) != after[file]}
+        assert changed == {"train/dmvfn_demo-demo.json", "table/demo.json", "read.json"}
+        path = plan.RESOLVED / "train/dmvfn_demo-demo.json"
+        assert sealed.read(path)["params"]["models.dmvfn_demo.train"]["lr"] == 0.5
+        path.write_text(path.read_text().replace("0.5", "0.6"))
+        with pytest.raises(RetakeError, match=r"train/dmvfn_demo-demo.json was changed by hand .*reaches no stage"):
+            plan.write(load(project))
+
+
+def test_dvc_tells_which_values_are_others_than_in_the_last_commit(tmp_path: Path) -> None:
+    project = Project(tmp_path / "diff", {"reproduce": ["demo"]})
+    for command in (("git", "add", "-A"), ("git", "commit", "-q", "-m", "before")):
+        assert project.run(*command).returncode == 0
+    project.edit({"models.dmvfn_demo.train.max_steps": 7})
+    done = project.dvc("params", "diff", "--json")
+    assert done.returncode == 0, done.stderr
+    steps = {"old": 300, "new": 7, "diff": -293}
+    assert json.loads(done.stdout) == {"params.yaml": {"models.dmvfn_demo.train.max_steps": steps}}
 
 
 def test_rules_use_the_keys_and_code_of_their_own_name() -> None:
