@@ -237,7 +237,7 @@ def test_truncated_checkpoints(zipped: bool, share: float) -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"<!DOCTYPE html>", "is no checkpoint: it is an HTML page"),
+        (b"<!DOCTYPE html>", "is no checkpoint, or damaged: it is an HTML page"),
         (b"hello world\n", "is no checkpoint, or"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "is no checkpoint, or"),
     ],
