@@ -410,7 +410,7 @@ def _table(
     for clip in names if len(names) > 1 else []:
         rows.append([visible(clip), *(cell(m, [found[clip]] if clip in found else []) for m, found in values.items())])
     last = [f"{whole[m]:.4f}" if m in whole else cell(m, list(found.values())) for m, found in values.items()]
-    rows.append([f"all {len(names)} clip{'s' * (len(names) > 1)}", *last])
+    rows.append([f"all {len(names)}", *last])  # clips: scripts read this line
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])

@@ -88,7 +88,7 @@ def test_fid_of_one_sample_has_no_value_and_costs_no_other(
     np.save(tmp_path / "one.npy", natural(1, 1, 0)[0])
     table = evaluate(tmp_path / "one.npy", tmp_path / "one.npy", ["fid", "psnr"])
     assert "fid: no values: a distance of two sets needs 2 frames or more in each, there is 1" in table
-    assert table.splitlines()[1].split() == ["all", "1", "clip", "inf"]
+    assert table.splitlines()[1].split() == ["all", "1", "inf"]
 
 
 def test_weights_of_another_network_are_refused() -> None:
