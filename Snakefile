@@ -3,7 +3,6 @@
 import gc
 import os
 import sys
-from pathlib import Path
 
 from snakemake.dag import DAG
 from snakemake.scheduling.job_scheduler import JobScheduler
@@ -15,9 +14,8 @@ from pipeline import orphans, params, plan, recipes
 from pipeline.errors import RetakeError
 
 try:
-    # Of a key that stands twice in a --configfile Snakemake has taken the second.
-    for file in map(Path, workflow.overwrite_configfiles):
-        recipes.load(file)
+    # Refuses a key that stands twice in a --configfile: Snakemake has taken the second.
+    list(map(recipes.load, workflow.overwrite_configfiles))
     P = params.load(config)  # --config and --configfile stand over params.yaml
     # The stages read this; nothing of it is in a command, so the same override again reruns nothing.
     os.environ[params.VARIABLE] = str(params.hand_over(P))
@@ -48,8 +46,7 @@ onstart:
     asked(orphans.end)(ORPHANS)
 
 
-# Not the names in params.yaml: Snakemake copies a constraint into every path of every job, and an unknown name gets a
-# better answer from plan.fields_of.
+# Not the names in params.yaml: Snakemake copies a constraint into every path of every job.
 NAME = "[a-z][a-z0-9_]*"
 
 

@@ -125,8 +125,9 @@ class _Loader(FASTEST):
         return super().construct_mapping(node, deep)
 
 
-def load(file: Path) -> dict[str, Any]:
+def load(file: str | Path) -> dict[str, Any]:
     """Return the mapping that a YAML file holds; raises RetakeError naming the file, and the line where YAML ends."""
+    file = Path(file)
     try:
         text = limits.text(file)
         tree = json.loads(text, object_pairs_hook=_once) if file.suffix == ".json" else yaml.load(text, _Loader)
