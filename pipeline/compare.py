@@ -68,8 +68,8 @@ def main() -> None:
         before, after = (_record(name, args.experiment, rows) for name in (args.one, args.other))
         with tempfile.TemporaryDirectory() as folder:
             files = _scores(before, args.one, Path(folder, "one")), _scores(after, args.other, Path(folder, "other"))
-            found = _between(p, args.experiment, *files, args.metric)
-        print(records(before, after, (args.one, args.other), args.metric, found), end="")
+            paired = _between(p, args.experiment, *files, args.metric)
+        print(records(before, after, (args.one, args.other), args.metric, paired), end="")
 
 
 def models(p: Params, experiment: str, one: str, other: str, metrics: list[str] | None) -> str:
@@ -147,7 +147,7 @@ def _between(
 
     What was not measured on the same windows, or not by today's metrics, has no such difference.
     """
-    found: dict[tuple[str, str], pairs.Difference] = {}
+    paired: dict[tuple[str, str], pairs.Difference] = {}
     over = _layout(p, experiment).over
     for name in one.keys() & other.keys():
         try:
@@ -158,9 +158,9 @@ def _between(
             with contextlib.suppress(RetakeError):
                 d = pairs.difference(after, before, column, over)
                 if d is not None and (not metrics or column.metric in metrics):
-                    found[name, column.name] = d
-    corrected = pairs.holm([d.p for d in found.values()])
-    return {key: d._replace(holm=corrected_p) for (key, d), corrected_p in zip(found.items(), corrected, strict=True)}
+                    paired[name, column.name] = d
+    corrected = pairs.holm([d.p for d in paired.values()])
+    return {key: d._replace(holm=corrected_p) for (key, d), corrected_p in zip(paired.items(), corrected, strict=True)}
 
 
 def _paired(rows: list[Row], columns: list[Column], over: str, metrics: list[str] | None) -> list[str]:
@@ -189,13 +189,13 @@ def records(
     other: dict[str, Any],
     names: tuple[str, str],
     metrics: list[str] | None,
-    found: dict[tuple[str, str], pairs.Difference] | None = None,
+    paired: dict[tuple[str, str], pairs.Difference] | None = None,
 ) -> str:
     """Return two records' means side by side, row by row, and what differs of their settings, params, code and data.
 
     `found`: paired differences by (row, column), where the scores of both are at hand.
     """
-    found = found or {}
+    paired = paired or {}
     _known_metrics(metrics, list(one["metrics"]))
     for metric, about in one["metrics"].items():
         theirs = other["metrics"].get(metric)
@@ -216,7 +216,7 @@ def records(
             decimals = one["metrics"][column["metric"]]["digits"] + 1
             if means[0] is not None and means[1] is not None:
                 texts = [f"{mean:.{decimals}f}" for mean in means]
-                d = found.get((row["name"], column["name"]))
+                d = paired.get((row["name"], column["name"]))
                 told = (
                     [f"{d.low:+.{decimals}f} – {d.high:+.{decimals}f}", f"{d.holm:.2g}"]
                     if d and d.low == d.low

@@ -92,7 +92,7 @@ class _Plain(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the message."""
-        return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), super().format(record))
+        return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), super().format(record))
 
 
 def log_file(name: str, arguments: list[str]) -> Path:

@@ -309,9 +309,9 @@ def _neighbours(function: Callable[..., float], both: list[np.ndarray], region: 
     )
 
 
-def _interval(found: sets.Found) -> str:
+def _interval(distance: sets.Found) -> str:
     """Return the interval of a distance in words, or why there is none."""
-    interval = intervals.of_set(found.value, found.without, found.sizes, found.units)
+    interval = intervals.of_set(distance.value, distance.without, distance.sizes, distance.units)
     if math.isnan(interval.low):
         return f"no interval: {interval.note}"
     told = f"95 % interval {max(interval.low, 0):.4f} to {interval.high:.4f} over {interval.units} {interval.unit}"
@@ -403,13 +403,15 @@ def _table(
     notes: dict[str, str],
     shown: dict[str, Callable[[float], float]],
 ) -> str:
-    def cell(metric: str, found: list[np.ndarray]) -> str:
-        return f"{shown[metric](float(mean(np.concatenate(found)))):.4f}" if found else ""
+    def cell(metric: str, parts: list[np.ndarray]) -> str:
+        return f"{shown[metric](float(mean(np.concatenate(parts)))):.4f}" if parts else ""
 
     rows = [["clip", *values]]
     for clip in names if len(names) > 1 else []:
-        rows.append([visible(clip), *(cell(m, [found[clip]] if clip in found else []) for m, found in values.items())])
-    last = [f"{whole[m]:.4f}" if m in whole else cell(m, list(found.values())) for m, found in values.items()]
+        rows.append(
+            [visible(clip), *(cell(m, [of_clip[clip]] if clip in of_clip else []) for m, of_clip in values.items())]
+        )
+    last = [f"{whole[m]:.4f}" if m in whole else cell(m, list(of_clip.values())) for m, of_clip in values.items()]
     rows.append([f"all {len(names)}", *last])  # clips: scripts read this line
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [

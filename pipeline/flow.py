@@ -234,12 +234,12 @@ def _finite(model: Model, flow: np.ndarray) -> np.ndarray:
 
 
 def _loaded(
-    model: Model, frames: Store, wanted: Iterable[Pair], pool: ThreadPoolExecutor, ahead: int
+    model: Model, frames: Store, pairs: Iterable[Pair], pool: ThreadPoolExecutor, ahead: int
 ) -> Iterator[Loaded]:
     """Yield pairs with their frames, which the pool decodes, each once, `ahead` pairs before they are asked for."""
     decoded: dict[int, Future[np.ndarray]] = {}
     waiting: collections.deque[Loaded] = collections.deque()
-    for pair in wanted:
+    for pair in pairs:
         where = f"{frames.path}, {pair.clip} frame {frames.frame[pair.first]}"
         _check(model, frames.size[pair.first], where)
         if (frames.size[pair.first] != frames.size[pair.second]).any():
@@ -275,7 +275,7 @@ def _estimated(model: Model, estimator: Any, frames: Store, loaded: Iterator[Loa
         for pair, images in loaded:
             yield pair.clip, int(frames.frame[pair.name]), job(images)
         return
-    for _, alike in itertools.groupby(loaded, key=lambda found: tuple(frames.size[found[0].first])):
+    for _, alike in itertools.groupby(loaded, key=lambda pair_and_images: tuple(frames.size[pair_and_images[0].first])):
         while some := list(itertools.islice(alike, most)):
             stacked = np.stack([np.stack([image.result() for image in images[-views:]]) for _, images in some])
             for (pair, _), flow in zip(some, estimator.estimate_batch(stacked), strict=True):

@@ -70,7 +70,27 @@ def references() -> list[tuple[str, str, str, float, dict[str, float]]]:
             {"pytorch-msssim": float(pytorch_msssim.ms_ssim(*tensors, data_range=1.0))},
         ),
     ]  # fmt: skip
-    return [*found, *_closed_forms(), _flicker(), _dists()]
+    return [*found, _filter(*colour), *_closed_forms(), _flicker(), _dists()]
+
+
+def _filter(noisy: np.ndarray, camera: np.ndarray) -> tuple[str, str, str, float, dict[str, float]]:
+    """Return the reference of FFmpeg's filter psnr, as bundled with PyAV: the definition on the planes that it compares."""
+    import av
+
+    planes = [
+        av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv444p").to_ndarray().astype(float)
+        for image in (noisy, camera)
+    ]
+    expected = 10 * np.log10(255**2 / ((planes[0] - planes[1]) ** 2).mean())
+    ours = value("ffmpeg", noisy, camera, measure="psnr", decimals=None)
+    version = ".".join(map(str, av.library_versions["libavfilter"]))
+    return (
+        "PSNR of FFmpeg's filter",
+        "the same, as RGB",
+        f"libavfilter {version}",
+        ours,
+        {"definition on its planes": expected},
+    )
 
 
 def _flicker() -> tuple[str, str, str, float, dict[str, float]]:

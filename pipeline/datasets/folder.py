@@ -66,9 +66,9 @@ def clips(p: Params, split: str, downloaded: list[Path]) -> list[Clip | Stream]:
         chosen = _listed(p, split, every) if p.lists else _share(p, split, list(every))
     else:
         if not (root / split).is_dir():
-            there = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())) or "none"
+            folders = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())) or "none"
             raise RetakeError(
-                f"no folder {root / split} (folders there: {there}): make it, or give `lists` or `shares`"
+                f"no folder {root / split} (folders there: {folders}): make it, or give `lists` or `shares`"
             )
         every = _inside(root / split)
         chosen = list(every)

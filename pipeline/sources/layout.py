@@ -1,7 +1,7 @@
 """Clips from the names of an archive's members: how the modules in `datasets/` say what a published layout is.
 
-    found = frames(archives, "JPEGImages/480p/(?P<clip>[^/]+)", f"(?P<frame>[0-9]{{5}}){JPG}", "JPEGImages/…/00000.jpg")
-    clips(listed(found, lines(text(archives, "val.txt")), "val.txt"))
+    of_clip = frames(archives, "JPEGImages/480p/(?P<clip>[^/]+)", f"(?P<frame>[0-9]{{5}}){JPG}", "JPEGImages/…/00000.jpg")
+    clips(listed(of_clip, lines(text(archives, "val.txt")), "val.txt"))
 
 Only names are read, but for the sizes of low- and high-resolution pairs.
 """
@@ -124,9 +124,9 @@ def videos(archives: Iterable[Path], file: str, example: str) -> dict[str, Membe
     return dict(sorted(named.items()))
 
 
-def clips(found: Found) -> list[Clip]:
+def clips(of_clip: Found) -> list[Clip]:
     """Return the clips that `frames` found."""
-    return [Clip(name, frames) for name, frames in found.items()]
+    return [Clip(name, frames) for name, frames in of_clip.items()]
 
 
 def text(archives: Iterable[Path], path: str) -> str:
@@ -169,18 +169,18 @@ def listed(clips: dict[str, T], names: Sequence[str], source: str) -> dict[str, 
 # Low- and high-resolution pairs
 
 
-def in_order(found: Found) -> Found:
+def in_order(of_clip: Found) -> Found:
     """Return clips with their frames numbered from 0; the published scripts pair by position, whatever the numbers.
 
     Raises RetakeError for a gap in the files' own numbers.
     """
     problems = []
-    for clip, some in found.items():
+    for clip, some in of_clip.items():
         for (number, _), (after, member) in itertools.pairwise(some):
             if after != number + 1:
                 problems.append(f"{member.archive}: clip {clip!r}: {spans([*range(number + 1, after)])} missing")
     _raise(problems)
-    return {clip: [(i, member) for i, (_, member) in enumerate(some)] for clip, some in found.items()}
+    return {clip: [(i, member) for i, (_, member) in enumerate(some)] for clip, some in of_clip.items()}
 
 
 def check_pairs(low: Found, high: Found, scale: int) -> None:

@@ -163,16 +163,16 @@ def _members(archive: Path) -> list[str]:
         raise RetakeError(f"{archive} is not a whole tar archive: {error}. Fetch it again") from None
 
 
-def _contents(archive: Path, wanted: list[str]) -> Iterator[tuple[str, Iterator[bytes]]]:
+def _contents(archive: Path, names: list[str]) -> Iterator[tuple[str, Iterator[bytes]]]:
     """Yield name and contents, in chunks, of some members."""
     if zipfile.is_zipfile(archive):
         with archives.Zip(archive) as zipped:
-            for name in wanted:
+            for name in names:
                 yield name, zipped.chunks(name)
         return
     with tars.opened(archive) as tarred:
         for member in tarred:
-            data = tarred.extractfile(member) if member.name in wanted else None
+            data = tarred.extractfile(member) if member.name in names else None
             if data is not None:
                 yield member.name, iter(functools.partial(data.read, archives.CHUNK), b"")
 

@@ -122,8 +122,8 @@ def _enlarged_late(slow: Tensor, detail: Tensor, kernel: Tensor, bias: Tensor, f
     """
     channels, outputs = slow.shape[1], len(kernel)
     columns = kernel[:, :channels].permute(3, 0, 1, 2).flatten(0, 1).unsqueeze(-1)
-    found = functional.conv2d(enlarge(slow, (factor, 1)), columns, padding=(1, 0))
-    left, right = enlarge(found, (1, factor)).split(outputs, 1)
+    columnwise = functional.conv2d(enlarge(slow, (factor, 1)), columns, padding=(1, 0))
+    left, right = enlarge(columnwise, (1, factor)).split(outputs, 1)
     parts = functional.conv2d(detail, kernel[:, channels:], bias, padding=1)
     parts[..., 1:] += left
     parts[..., :-1] += right

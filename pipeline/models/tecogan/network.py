@@ -384,12 +384,12 @@ def published_blocks(state: Mapping[str, Any]) -> int:
     return max((int(m[1]) for m in matches if m), default=0)
 
 
-def _check_blocks(network: nn.Module, found: int) -> None:
+def _check_blocks(network: nn.Module, blocks: int) -> None:
     generator = getattr(network, "generator", None)
-    if found and generator is not None and found != generator.blocks:
+    if blocks and generator is not None and blocks != generator.blocks:
         raise RetakeError(
-            f"the checkpoint's generator has {found} residual blocks, network.blocks is {generator.blocks}: "
-            f"set network.blocks to {found} in params.yaml, or name an entry of `models` that has as many"
+            f"the checkpoint's generator has {blocks} residual blocks, network.blocks is {generator.blocks}: "
+            f"set network.blocks to {blocks} in params.yaml, or name an entry of `models` that has as many"
         )
 
 

@@ -77,22 +77,22 @@ def tested(store: Store, protocol: Protocol) -> list[Tested]:
     return [Tested(w.name, w.clip, target_rows(store, w, protocol)) for w in windows(store, protocol)]
 
 
-def sources(found: list[Window], motion: str) -> list[Window]:
+def sources(own: list[Window], motion: str) -> list[Window]:
     """Return the windows whose motion the windows are given: their own, or for `other` one of the next clip.
 
     Raises RetakeError when there is no other clip.
     """
     if motion != "other":
-        return found
+        return own
     of_clip: dict[str, list[Window]] = {}
-    for window in found:
+    for window in own:
         of_clip.setdefault(window.clip, []).append(window)
     clips = list(of_clip)
     if len(clips) < 2:
         raise RetakeError(f"motion other: {clips[0]} is the only clip, there is no other to take motion from")
     following = dict(zip(clips, clips[1:] + clips[:1], strict=True))
     given = []
-    for window in found:
+    for window in own:
         others = of_clip[following[window.clip]]
         given.append(others[of_clip[window.clip].index(window) % len(others)])
     return given

@@ -140,8 +140,8 @@ def _predicted_features(
 
     def images() -> Iterator[np.ndarray]:
         for window in progress(windows, unit="window", desc="features"):
-            for _, found in _predictions(predicted, window, range(sample, sample + 1), frames):
-                yield found
+            for _, stack in _predictions(predicted, window, range(sample, sample + 1), frames):
+                yield stack
 
     content = f"{predicted.identity} sample {sample}"
     count = len(windows) * (1 if distance.unit == "clips" else len(windows[0].rows))
@@ -174,17 +174,17 @@ def check(predicted: Store, frames: Store, windows: list[Tested], settings: dict
     expected = {window.name: len(window.rows) for window in windows}
     missing = [name for name in expected if name not in predicted.clips]
     extra = [clip for clip in predicted.clips if clip not in expected]
-    for what, found in (("lacks", missing), ("has unknown", extra)):
-        if found:
-            some = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
-            raise RetakeError(f"{predicted.path} {what} {len(found)} of {len(windows)} windows ({some}): {again}")
+    for what, names in (("lacks", missing), ("has unknown", extra)):
+        if names:
+            some = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+            raise RetakeError(f"{predicted.path} {what} {len(names)} of {len(windows)} windows ({some}): {again}")
     samples = int(predicted.meta["samples"])
     steps = len(windows[0].rows)
     whole = {(s, k) for s in range(samples) for k in range(1, steps + 1)}
     for clip, rows in predicted.clips.items():
-        found_rows = [(int(predicted.sample[r]), int(predicted.frame[r])) for r in rows]
-        if len(found_rows) != len(whole) or set(found_rows) != whole:
-            wrong = sorted(whole ^ set(found_rows)) or sorted(x for x in whole if found_rows.count(x) > 1)
+        stored = [(int(predicted.sample[r]), int(predicted.frame[r])) for r in rows]
+        if len(stored) != len(whole) or set(stored) != whole:
+            wrong = sorted(whole ^ set(stored)) or sorted(x for x in whole if stored.count(x) > 1)
             raise RetakeError(
                 f"{predicted.path}, window {clip}: expected {samples} samples of steps 1 to {steps}, "
                 f"each once; wrong (sample, step): {', '.join(map(str, wrong[:5]))}; {again}"
