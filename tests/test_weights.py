@@ -228,9 +228,7 @@ def test_whole_network_instead_of_its_weights_is_refused() -> None:
 def test_truncated_checkpoints(zipped: bool, share: float) -> None:
     data = stored(state(), _use_new_zipfile_serialization=zipped)
     path = place(data[: int(len(data) * share)])
-    with pytest.raises(
-        RetakeError, match=r"data/weights/w.pth is no checkpoint(, or (truncated|damaged)|: it is empty)"
-    ):
+    with pytest.raises(RetakeError, match=r"data/weights/w.pth is no checkpoint, or (truncated|damaged)"):
         weights.load_file(path)
 
 

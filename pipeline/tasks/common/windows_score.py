@@ -174,10 +174,12 @@ def check(predicted: Store, frames: Store, windows: list[Tested], settings: dict
     expected = {window.name: len(window.rows) for window in windows}
     missing = [name for name in expected if name not in predicted.clips]
     extra = [clip for clip in predicted.clips if clip not in expected]
-    for what, names in (("lacks", missing), ("has unknown", extra)):
-        if names:
-            some = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-            raise RetakeError(f"{predicted.path} {what} {len(names)} of {len(windows)} windows ({some}): {again}")
+    for what, wrong_windows in (("lacks", missing), ("has unknown", extra)):
+        if wrong_windows:
+            first_five = ", ".join(wrong_windows[:5]) + (", …" if len(wrong_windows) > 5 else "")
+            raise RetakeError(
+                f"{predicted.path} {what} {len(wrong_windows)} of {len(windows)} windows ({first_five}): {again}"
+            )
     samples = int(predicted.meta["samples"])
     steps = len(windows[0].rows)
     whole = {(s, k) for s in range(samples) for k in range(1, steps + 1)}
