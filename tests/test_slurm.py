@@ -136,6 +136,25 @@ def test_a_sweep_is_one_submission(made: tuple[Project, str], cluster: Cluster, 
     assert len({(project.folder / file).read_bytes() for file in files}) == 3, "three seeds, three networks"
 
 
+def test_a_training_of_a_sweep_fails_alone(made: tuple[Project, str], cluster: Cluster, tmp_path: Path) -> None:
+    """Of a sweep in two submissions the training with a bad input fails, is seen to, and stops no other."""
+    project = made[0].copy(tmp_path / "copy")
+    crops = {"good": 64, "bad": 960, "better": 64}
+    sweep = {name: {"like": "dmvfn_demo", "train": {"max_steps": 2, "crop": crop}} for name, crop in crops.items()}
+    files = {name: f"data/checkpoints/{name}/demo.pt" for name in sweep}
+    before = len(cluster.jobs())
+    options = ("--keep-going", "--slurm-array-limit", "2", "--config", f"models={json.dumps(sweep)}")
+    done = submit(cluster, project, *instead(AS_ARRAYS, *files.values()), *options)
+    assert done.returncode != 0
+    assert {name: (project.folder / file).exists() for name, file in files.items()} == {
+        "good": True, "bad": False, "better": True,
+    }  # fmt: skip
+    ours = cluster.jobs()[before:]
+    assert len({job.get("ArrayJobId", job["JobId"]) for job in ours}) == 2
+    assert sorted(job["JobState"] for job in ours) == ["COMPLETED", "COMPLETED", "FAILED"]
+    assert "smaller than the crop of 960" in (project.folder / "logs/train-bad-demo.log").read_text()
+
+
 def test_one_training_on_two_nodes(made: tuple[Project, str], local: Project, cluster: Cluster, tmp_path: Path) -> None:
     """Two processes, one on each node, make what two make on one machine."""
     here, spread = local.copy(tmp_path / "here"), made[0].copy(tmp_path / "spread")

@@ -30,6 +30,7 @@ SETTING: dict[str, Any] = SMALL_DEMO | {
     "models.dmvfn_demo.train.max_steps": STEPS,
     "models.dmvfn_demo.train.validate_every": STEPS,
     "models.dmvfn_demo.train.checkpoint_every": 5,
+    "compute.workers": 2,  # signals reach them, too
 }
 SIGNALS_ALONE = {"models.dmvfn_demo.train.checkpoint_every": 1000}  # what is kept is what SIGTERM saves
 # A Python that hides its stage's output for seconds after it has ended, as a slow shared disk does.
