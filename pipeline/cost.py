@@ -1,23 +1,30 @@
 """What is known of a job's cost before it runs: bytes to download, bytes of the store it writes, and seconds.
 
 Bytes of stores are what the images take uncompressed, so a store of another codec than `raw` is smaller. Seconds are what
-Snakemake measured when the same job last ran here (`logs/benchmarks`), for a training by step. What nothing says is None.
+Snakemake measured when the same job last ran here (`logs/benchmarks`), for a training by step; or steps of it that were measured
+(`measure`, `logs/measured`). What nothing says is None.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import json
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from pipeline import fetch, params, plan, tasks, weights
+import numpy as np
+
+from pipeline import atomic, fetch, params, plan, tasks, weights
 from pipeline.errors import RetakeError
 from pipeline.params import Params
 from pipeline.sources import archives, verified
 from pipeline.store import sealed
-from pipeline.store.frames import Store
+from pipeline.store.frames import Store, Writer
 
 
 def absent(p: Params, stage: str, fields: plan.Fields) -> list[Any]:
@@ -39,12 +46,10 @@ def store(p: Params, stage: str, fields: plan.Fields) -> int | None:
         whole = store(p, stage.removesuffix("_shard"), fields)
         return None if whole is None else whole // fields["shards"]
     if stage == "frames":
-        return _product(
-            _frames(p, fields["dataset"], fields["split"]), *_size(p, fields["dataset"], fields["split"]), 3
-        )
+        return _product(_frames(p, fields["dataset"], fields["split"]), *size(p, fields["dataset"], fields["split"]), 3)
     if stage == "flow":
         dataset, split = fields["dataset"], fields["split"]
-        return _product(_frames(p, dataset, split), *_size(p, dataset, split), 4)
+        return _product(_frames(p, dataset, split), *size(p, dataset, split), 4)
     if stage in ("predict", "bring"):
         return _predictions(p, fields)
     return 0
@@ -53,13 +58,13 @@ def store(p: Params, stage: str, fields: plan.Fields) -> int | None:
 def _predictions(p: Params, fields: plan.Fields) -> int | None:
     e, protocol = p.experiments[fields["experiment"]], p.protocols[fields["protocol"]]
     name = Path(fields["frames"]).stem
-    size = _size(p, e.dataset, name)
+    sides = size(p, e.dataset, name)
     if protocol.task == "flow":
-        return _product(_frames(p, e.dataset, name), *size, 4)
+        return _product(_frames(p, e.dataset, name), *sides, 4)
     if protocol.task == "super_resolution":
-        return _product(_frames(p, e.dataset, name), *size, 3)
+        return _product(_frames(p, e.dataset, name), *sides, 3)
     made: Any = protocol
-    return _product(_windows(p, e.dataset, name, made), made.horizon, made.samples, *size, 6)
+    return _product(_windows(p, e.dataset, name, made), made.horizon, made.samples, *sides, 6)
 
 
 def _windows(p: Params, dataset: str, split: str, protocol: Any) -> int | None:
@@ -83,7 +88,7 @@ def _published(p: Params, dataset: str, split: str) -> dict[str, int]:
     return published
 
 
-def _size(p: Params, dataset: str, split: str) -> tuple[int | None, int | None]:
+def size(p: Params, dataset: str, split: str) -> tuple[int | None, int | None]:
     """Return the mean height and width of a split's frames."""
     frames = plan.path("frames", dataset=dataset, split=split)
     if frames.exists() and len(made := Store(frames)):
@@ -102,18 +107,110 @@ def _product(*numbers: int | None) -> int | None:
 
 
 def seconds(p: Params, stage: str, fields: plan.Fields) -> float | None:
-    """Return how long one instance took when it last ran on this machine."""
+    """Return how long one instance took when it last ran on this machine, or what was measured of a training."""
     name = "-".join([stage, plan.name_of(stage, fields)])
     try:
         with Path(f"logs/benchmarks/{name}.tsv").open(newline="") as file:
             spent = float(next(csv.DictReader(file, delimiter="\t"))["s"])
     except (OSError, ValueError, KeyError, StopIteration, TypeError):
-        return None
+        return _measured(p, fields) if stage == "train" else None
     if stage != "train":
         return spent
     asked = getattr(p.models[fields["model"]].train, "max_steps", None)
     taken = _steps(plan.path("train", **fields).with_suffix(".metrics.jsonl"))
     return spent * asked / taken if asked and taken else spent
+
+
+def measure(p: Params, fields: plan.Fields) -> None:
+    """Take a few steps of a training, and keep in `logs/measured` how long one takes on this machine.
+
+    Where its frames are not here yet, they are steps on noise of their size. Raises RetakeError where that size is not known, or
+    for what the training itself lacks.
+    """
+    frames = Path(str(fields["frames"]))
+    with tempfile.TemporaryDirectory() as folder:
+        if not frames.exists():
+            frames = _noise(p, fields, Path(folder) / frames.name)
+        command = [
+            sys.executable,
+            "-m",
+            "pipeline.train",
+            "--model",
+            str(fields["model"]),
+            "--dataset",
+            str(fields["dataset"]),
+        ]
+        done = subprocess.run([*command, "--measure", str(frames)], capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise RetakeError(
+            next(
+                (line for line in lines if line.startswith("error: ")), lines[-1] if lines else "it was killed"
+            ).removeprefix("error: ")
+        )
+    told = json.loads(done.stdout.splitlines()[-1])
+    atomic.write_text(_place(fields), json.dumps({"of": _kind(p, fields), **told}))
+
+
+def _noise(p: Params, fields: plan.Fields, path: Path) -> Path:
+    """Write a store of noise, of the size of a training's frames and with enough of them for one batch, and return its path."""
+    recipe: Any = p.models[str(fields["model"])].train
+    height, width = size(p, str(fields["dataset"]), path.stem)
+    if height is None or width is None:
+        raise RetakeError(f"frames of {fields['dataset']} have several sizes: make {fields['frames']} first")
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    random = recipe.windows == "random"  # a window of each clip, not one from each frame on
+    with Writer(path, codec="raw", meta={}) as out:
+        for clip in range(recipe.batch if random else 1):
+            for frame in range(recipe.window + (0 if random else recipe.batch - 1)):
+                out.add(str(clip), frame, image)
+    return path
+
+
+def _measured(p: Params, fields: plan.Fields) -> float | None:
+    """Return the seconds of a training by what `measure` kept of it; None where nothing was, or of other settings."""
+    total = steps(p, fields)
+    try:
+        kept = json.loads(_place(fields).read_text())
+        return kept["seconds_per_step"] * total if total is not None and kept["of"] == _kind(p, fields) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _place(fields: plan.Fields) -> Path:
+    return Path(f"logs/measured/{plan.name_of('train', fields)}.json")
+
+
+def _kind(p: Params, fields: plan.Fields) -> str:
+    """Return a digest of all that the time of one step depends on."""
+    model = p.models[str(fields["model"])].model_dump(mode="json")
+    lengths = ("epochs", "max_steps", "seed", "validate_every", "validate_windows", "checkpoint_every")
+    recipe = {key: value for key, value in (model.pop("train") or {}).items() if key not in lengths}
+    parts = [
+        model,
+        recipe,
+        *size(p, str(fields["dataset"]), Path(str(fields["frames"])).stem),
+        p.compute.model_dump(mode="json"),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def steps(p: Params, fields: plan.Fields) -> int | None:
+    """Return how many steps a training takes: by its store, else at most as many as what was published of the split has."""
+    recipe: params.Train | None = p.models[str(fields["model"])].train
+    if recipe is None or recipe.max_steps:
+        return None if recipe is None else recipe.max_steps
+    dataset, frames = str(fields["dataset"]), Path(str(fields["frames"]))
+    if frames.exists():
+        lengths = [len(rows) for rows in Store(frames).clips.values()]
+        windows = len(lengths) if recipe.windows == "random" else sum(n - recipe.window + 1 for n in lengths)
+    else:
+        published = _published(p, dataset, frames.stem)
+        told = published.get("clips") if recipe.windows == "random" else published.get("frames")
+        if told is None:
+            return None
+        windows = told
+    return recipe.epochs * max(windows * recipe.repeats // recipe.batch, 1)
 
 
 def _steps(record: Path) -> int | None:

@@ -1,7 +1,8 @@
-"""Say of each table whether it is up to date, why not, what is in its way, and what it will cost: nothing is run or fetched.
+"""Say of each table whether it is up to date, why not, what is in its way, and what it will cost: nothing is made or fetched.
 
     python -m pipeline.status                 # what `reproduce` names
     python -m pipeline.status kitti demo      # experiments, or flow stores and checkpoints by path
+    python -m pipeline.status kitti --measure # takes some steps of each training first, on noise where its frames are not here
 
 What is due is what `snakemake -n` says (its `--summary` is read, without overrides); which key, code or file of the user's
 has changed is read from Snakemake's record of the last run. Costs: `pipeline/cost.py`.
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import cost, fetch, params, plan
-from pipeline.errors import RetakeError, near, run
+from pipeline.errors import RetakeError, log, near, run
 from pipeline.params import Params
 
 RECORDS = Path(".snakemake/metadata")
@@ -55,10 +56,15 @@ def main() -> None:
     """Parse the command line and print each target's status and cost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="experiments, flow stores or checkpoints")
+    parser.add_argument(
+        "--measure", action="store_true", help="take some steps of each training that is due, to tell its hours"
+    )
     args = parser.parse_args()
     os.environ.pop(params.VARIABLE, None)
     p = params.load()
     for target in status(p, args.targets or p.reproduce):
+        if args.measure:
+            _measure(p, target)
         print(told(p, target))
 
 
@@ -178,6 +184,16 @@ def costs(p: Params, due: list[Instance]) -> str:
     if known and len(known) < len(times):
         hours += f" and unknown for {len(times) - len(known)} jobs"
     return f"to download {download}, to store at most {stored}, {hours}"
+
+
+def _measure(p: Params, target: Status) -> None:
+    """Measure the trainings that are due and of which nothing says how long they take; say which could not be measured."""
+    for stage, fields in target.due:
+        if stage == "train" and p.models[fields["model"]].train is not None and cost.seconds(p, stage, fields) is None:
+            try:
+                cost.measure(p, fields)
+            except RetakeError as error:
+                log.warning("%s on %s cannot be measured: %s", fields["model"], fields["dataset"], error)
 
 
 def _sum(sizes: list[int | None]) -> str:

@@ -12,6 +12,7 @@ training goes on to the same weights. The key is a hash of params and data, so a
 state. When code changed since the state was saved, this says which files: `--resume` goes on all the same, and the checkpoint
 keeps that; `--restart` begins anew. Under an engine a training begins anew. The old state is kept aside until it has ended.
 SIGTERM saves after the step that runs and exits with code 75, which schedulers requeue; Ctrl-C saves too (130), a second one does not wait.
+`--measure STORE` trains nothing: it prints how long a step takes here on that store's frames (`pipeline.status --measure` asks for it).
 """
 
 from __future__ import annotations
@@ -60,6 +61,9 @@ def main() -> None:
     changed = parser.add_mutually_exclusive_group()
     changed.add_argument("--resume", action="store_true", help="go on from the saved state although code has changed")
     changed.add_argument("--restart", action="store_true", help="begin anew when code has changed")
+    changed.add_argument(
+        "--measure", metavar="STORE", help="print the seconds of a step on these frames; train nothing"
+    )
     args = parser.parse_args()
     p = params.load()
     fields = plan.fields_of(p, "train", model=args.model, dataset=args.dataset)
@@ -70,6 +74,9 @@ def main() -> None:
         processes.start(p, "pipeline.train", sys.argv[1:])
     else:
         processes.check(p)
+        if args.measure:
+            measure(p, fields | {"frames": args.measure})
+            return
         train(p, fields, resume=args.resume, restart=args.restart or engine)
 
 
@@ -156,31 +163,20 @@ def train(p: Params, fields: plan.Fields, *, resume: bool = False, restart: bool
 
     `resume`, `restart`: what to do when code has changed since that was saved. Raises RetakeError when neither is given.
     """
-    import torch
-
     name = str(fields["model"])
-    model = p.models[name]
-    recipe = model.train
+    recipe = p.models[name].train
     assert recipe is not None
-    fabric = make_fabric(p)
-    if recipe.batch % fabric.world_size:
-        raise RetakeError(f"models.{name}.train.batch {recipe.batch} cannot be shared by {fabric.world_size} processes")
-    torch.manual_seed(recipe.seed)
-    network = params.registry("models")[model.kind].build(model)
-    compute.lay_out(p, network)
-    named = network.configure()
-    module, *optimisers = fabric.setup(network, *named.values())
-    task = tasks.part(model.task, "train")
-    clips = task.training_clips(fields, recipe, network)
-    steps = recipe.max_steps or recipe.epochs * clips.steps_per_epoch(fabric.world_size)
-    state = State(fabric, module, dict(zip(named, optimisers, strict=True)), 0, steps)
+    network, clips, state = _begun(p, fields)
+    fabric = state.fabric
     output = plan.path("train", **fields)
     if fabric.global_rank == 0:
         claim(output)
     saved = Saved(p, fields, output, network, state)
     saved.restore(resume, restart)
     store = Store(str(fields["frames"]))
-    validation = task.validation(fields, recipe, network, compute.batch(p, fabric.device.type, store))
+    validation = tasks.part(p.models[name].task, "train").validation(
+        fields, recipe, network, compute.batch(p, fabric.device.type, store)
+    )
     mirror = tracking.run(
         p.tracking.mlflow and fabric.global_rank == 0,
         experiment=f"train-{fields['dataset']}",
@@ -199,8 +195,50 @@ def train(p: Params, fields: plan.Fields, *, resume: bool = False, restart: bool
             save(output, p, fields, network.state_dict(), saved.best, store.identity, state.step, saved.changes)
             mlflow.training(output.with_suffix(".metrics.jsonl"), f"{name} on {fields['dataset']}")
             shutil.rmtree(saved.path.parent, ignore_errors=True)
-            log.info("trained %s: %d steps, %.0f s in this run", name, steps, time.monotonic() - started)
+            log.info("trained %s: %d steps, %.0f s in this run", name, state.steps, time.monotonic() - started)
     fabric.barrier()
+
+
+def _begun(p: Params, fields: plan.Fields) -> tuple[Any, Any, State]:
+    """Return the network, its training clips, and the state before the first step."""
+    import torch
+
+    name = str(fields["model"])
+    model = p.models[name]
+    recipe = model.train
+    assert recipe is not None
+    fabric = make_fabric(p)
+    if recipe.batch % fabric.world_size:
+        raise RetakeError(f"models.{name}.train.batch {recipe.batch} cannot be shared by {fabric.world_size} processes")
+    torch.manual_seed(recipe.seed)
+    network = params.registry("models")[model.kind].build(model)
+    compute.lay_out(p, network)
+    named = network.configure()
+    module, *optimisers = fabric.setup(network, *named.values())
+    clips = tasks.part(model.task, "train").training_clips(fields, recipe, network)
+    steps = recipe.max_steps or recipe.epochs * clips.steps_per_epoch(fabric.world_size)
+    return network, clips, State(fabric, module, dict(zip(named, optimisers, strict=True)), 0, steps)
+
+
+MEASURED_STEPS, MEASURED_SECONDS = 20, 10.0  # whichever is over first, after one step that is not counted
+
+
+def measure(p: Params, fields: plan.Fields) -> None:
+    """Print the seconds of one step of a training, as JSON. Raises RetakeError for a training of a single step."""
+    network, clips, state = _begun(p, fields)
+    for batch in _batches(clips, state, state.fabric, p.compute.workers):
+        network.training_step(batch, state)
+        state.step += 1
+        if state.step == 1:
+            started = time.monotonic()
+            continue
+        spent = _mean({"seconds": time.monotonic() - started}, state.fabric)["seconds"]  # all processes stop at once
+        if spent > MEASURED_SECONDS or state.step > MEASURED_STEPS:
+            break
+    if state.step < 2:
+        raise RetakeError("a training of one step has none that could be measured")
+    if state.fabric.global_rank == 0:
+        print(json.dumps({"seconds_per_step": spent / (state.step - 1), "machine": compute.machine(p)}))
 
 
 def _loop(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from pipeline import cost, params, plan, status
 from pipeline.store.frames import Store
-from tests.engines import Project
+from tests.engines import SMALL_DEMO, Project
 
 
 def told(project: Project, *targets: str) -> list[str]:
@@ -109,3 +111,41 @@ def test_time_is_that_of_the_same_job_by_step(tmp_path: Path) -> None:
         record.parent.mkdir(parents=True)
         record.write_text('{"step": 149, "loss": 1.0}\n{"step": 150, "loss": 1.0}\n')
         assert cost.seconds(p, "train", fields) == 120 / 150 * 300
+
+
+def test_hours_are_measured_before_there_are_frames(tmp_path: Path) -> None:
+    project = Project(tmp_path / "fresh", SMALL_DEMO | {"compute.workers": 1})
+    done = project.run(sys.executable, "-m", "pipeline.status", "demo", "--measure")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"[\d.e-]+ h and unknown for \d+ jobs", done.stdout)
+    assert not (project.folder / "data/checkpoints").exists()
+    assert not (project.folder / "data/frames").exists()
+    with contextlib.chdir(project.folder):
+        fields = plan.fields_of(params.load(), "train", model="dmvfn_demo", dataset="demo")
+        (kept,) = (json.loads(file.read_text()) for file in Path("logs/measured").iterdir())
+        assert kept["seconds_per_step"] > 0
+        assert cost.seconds(params.load(), "train", fields) == 3 * kept["seconds_per_step"]
+        longer, larger = (
+            params.load({"models": {"dmvfn_demo": {"train": change}}}) for change in ({"max_steps": 60}, {"crop": 96})
+        )
+        assert cost.seconds(longer, "train", fields) == 60 * kept["seconds_per_step"]
+        assert cost.seconds(larger, "train", fields) is None, "a step of other clips takes another time"
+
+
+def test_a_training_that_cannot_be_measured_says_why(tmp_path: Path) -> None:
+    project = Project(tmp_path / "fresh")
+    done = project.run(sys.executable, "-m", "pipeline.status", "kitti", "--measure")
+    assert done.returncode == 0, done.stderr
+    assert "dmvfn on kitti cannot be measured: " in done.stderr
+    assert "vgg19-dcbb9e9d.pth" in done.stderr
+    assert "time unknown" in done.stdout
+
+
+def test_steps_of_a_training(tmp_path: Path) -> None:
+    with contextlib.chdir(Project(tmp_path / "fresh").folder):
+        p = params.load()
+        fields = plan.fields_of(p, "train", model="dmvfn", dataset="kitti")
+        frames = params.registry("datasets")["kitti"].expected(p.datasets["kitti"], "train")["frames"]
+        recipe = p.models["dmvfn"].train
+        assert cost.steps(p, fields) == recipe.epochs * (frames // recipe.batch)
+        assert cost.steps(params.load({"models": {"dmvfn": {"train": {"max_steps": 7}}}}), fields) == 7
