@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from pipeline.models.arflow import convolution
 from pipeline.models.arflow.convolution import Convolution
-from pipeline.models.arflow.network import PWCLite
+from pipeline.models.arflow.network import PWCLite, ReducedEstimator
 
 LAST = torch.channels_last
 
@@ -72,6 +72,31 @@ def test_changed_weights_are_seen() -> None:
     torch.testing.assert_close(made.by_columns(x), 2 * before, rtol=0, atol=1e-6)
     made.bias += 1
     torch.testing.assert_close(made.by_columns(x), 2 * before + 1, rtol=0, atol=1e-6)
+
+
+def test_an_estimator_that_joins_nothing_gives_the_same_and_sees_changed_weights() -> None:
+    torch.manual_seed(0)
+    estimator, x = ReducedEstimator(20), torch.rand(2, 20, 8, 12).contiguous(memory_format=LAST)
+    for weight in estimator.parameters():
+        torch.nn.init.normal_(weight, std=0.05)
+    for _ in range(2):
+        joined = [each.detach() for each in estimator(x)]
+        with torch.inference_mode():
+            apart = estimator(x)
+        with torch.no_grad():
+            again = estimator(x)
+        for one, two, three in zip(joined, apart, again, strict=True):
+            torch.testing.assert_close(two, one, rtol=0, atol=1e-5 * float(one.abs().max()))
+            assert torch.equal(two, three)
+        estimator.load_state_dict({name: 1.5 * value for name, value in estimator.state_dict().items()})
+
+
+def test_what_is_kept_of_weights_takes_no_random_numbers() -> None:
+    estimator, x = ReducedEstimator(4), torch.rand(1, 4, 3, 2)
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        estimator(x)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_flow_is_the_same_by_both(monkeypatch: pytest.MonkeyPatch) -> None:

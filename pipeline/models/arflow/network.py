@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import RetakeError
 from pipeline.losses.unflow import warp
-from pipeline.models.arflow.convolution import Convolution
+from pipeline.models.arflow.convolution import Convolution, plain
 from pipeline.models.base import for_cpu
 
 RANGE = 4  # search range, pixels of a level
@@ -62,6 +62,7 @@ class ReducedEstimator(nn.Module):
     """Flow estimator whose layers see the two layers before them (the published choice)."""
 
     features = 32
+    _kept: tuple[list[tuple[int, int]], list[Convolution]] | None = None  # of which weights, and what they became
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
@@ -72,11 +73,44 @@ class ReducedEstimator(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (B, 32, h, w) and the flow's correction (B, 2, h, w)."""
         x1 = self.conv1(x)
+        if plain(x1):
+            return self._each_once(x1)
         x2 = self.conv2(x1)
         x3 = self.conv3(torch.cat([x1, x2], 1))
         x4 = self.conv4(torch.cat([x2, x3], 1))
         x5 = self.conv5(torch.cat([x3, x4], 1))
         return x5, self.predict_flow(torch.cat([x4, x5], 1))
+
+    def _each_once(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does, from conv1's features, and join none: each are convolved once, for all who read them."""
+        older: Tensor | float = 0.0  # what the layer before has for the next one
+        *hidden, last = self._shared()
+        for layer, following in itertools.pairwise((*hidden, last)):
+            own, ahead = layer(x).tensor_split([following.in_channels], 1)
+            x, older = F.leaky_relu(own + older, 0.1, inplace=True), ahead
+        return x, last(x) + older
+
+    def _shared(self) -> list[Convolution]:
+        """Return, for the features of conv1 to conv5, the convolution of both layers that read them, the next one's first.
+
+        A convolution of joined features is the sum of one for each of them. Kept until weights change.
+        """
+        state = [(weight._version, weight.data_ptr()) for weight in self.parameters()]
+        if self._kept is None or self._kept[0] != state:
+            convs = (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5, self.predict_flow)
+            layers: list[Any] = [conv[0] for conv in convs]
+            shared = []
+            with torch.inference_mode(False), torch.no_grad():
+                for i, before in enumerate(layers[:-1]):
+                    inputs = before.out_channels
+                    following, *later = layers[i + 1 : i + 3]
+                    weights = [following.weight[:, -inputs:], *(layer.weight[:, :inputs] for layer in later)]
+                    biases = [following.bias, *(torch.zeros_like(layer.bias) for layer in later)]
+                    both = nn.utils.skip_init(Convolution, inputs, sum(map(len, biases)), 3, padding=1)
+                    both.weight, both.bias = nn.Parameter(for_cpu(torch.cat(weights))), nn.Parameter(torch.cat(biases))
+                    shared.append(both)
+            self._kept = state, shared
+        return self._kept[1]
 
 
 class DenseEstimator(nn.Module):
