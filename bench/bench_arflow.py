@@ -118,6 +118,7 @@ def network() -> Row:
         with (
             mock.patch.object(module, "for_cpu", lambda x: x),
             mock.patch.object(module, "correlation", module.correlation_shifts),
+            mock.patch.object(module, "plain", return_value=False),
             mock.patch.object(convolution, "pays", return_value=False),
         ):
             ours()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import RetakeError
 from pipeline.losses.unflow import warp
-from pipeline.models.arflow.convolution import Convolution
+from pipeline.models.arflow.convolution import Convolution, plain
 from pipeline.models.base import for_cpu
 
 RANGE = 4  # search range, pixels of a level
@@ -62,6 +62,7 @@ class ReducedEstimator(nn.Module):
     """Flow estimator whose layers see the two layers before them (the published choice)."""
 
     features = 32
+    _kept: tuple[list[tuple[int, int]], list[Convolution]] | None = None  # of which weights, and what they became
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
@@ -71,12 +72,45 @@ class ReducedEstimator(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (B, 32, h, w) and the flow's correction (B, 2, h, w)."""
-        x1 = self.conv1(for_cpu(x))
+        x1 = self.conv1(x)
+        if plain(x1):
+            return self._each_once(x1)
         x2 = self.conv2(x1)
         x3 = self.conv3(torch.cat([x1, x2], 1))
         x4 = self.conv4(torch.cat([x2, x3], 1))
         x5 = self.conv5(torch.cat([x3, x4], 1))
         return x5, self.predict_flow(torch.cat([x4, x5], 1))
+
+    def _each_once(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does, from conv1's features, and join none: each are convolved once, for all who read them."""
+        older: Tensor | float = 0.0  # what the layer before has for the next one
+        *hidden, last = self._shared()
+        for layer, following in itertools.pairwise((*hidden, last)):
+            own, ahead = layer(x).tensor_split([following.in_channels], 1)
+            x, older = F.leaky_relu(own + older, 0.1, inplace=True), ahead
+        return x, last(x) + older
+
+    def _shared(self) -> list[Convolution]:
+        """Return, for the features of conv1 to conv5, the convolution of both layers that read them, the next one's first.
+
+        A convolution of joined features is the sum of one for each of them. Kept until weights change.
+        """
+        state = [(weight._version, weight.data_ptr()) for weight in self.parameters()]
+        if self._kept is None or self._kept[0] != state:
+            convs = (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5, self.predict_flow)
+            layers: list[Any] = [conv[0] for conv in convs]
+            shared = []
+            with torch.inference_mode(False), torch.no_grad():
+                for i, before in enumerate(layers[:-1]):
+                    inputs = before.out_channels
+                    following, *later = layers[i + 1 : i + 3]
+                    weights = [following.weight[:, -inputs:], *(layer.weight[:, :inputs] for layer in later)]
+                    biases = [following.bias, *(torch.zeros_like(layer.bias) for layer in later)]
+                    both = nn.utils.skip_init(Convolution, inputs, sum(map(len, biases)), 3, padding=1)
+                    both.weight, both.bias = nn.Parameter(for_cpu(torch.cat(weights))), nn.Parameter(torch.cat(biases))
+                    shared.append(both)
+            self._kept = state, shared
+        return self._kept[1]
 
 
 class DenseEstimator(nn.Module):
@@ -92,7 +126,6 @@ class DenseEstimator(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (B, inputs + 448, h, w) and the flow's correction (B, 2, h, w)."""
-        x = for_cpu(x)
         for i in range(1, 6):
             x = torch.cat([self.get_submodule(f"conv{i}")(x), x], 1)
         return x, self.conv_last(x)
@@ -108,7 +141,7 @@ class Context(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the correction (B, 2, h, w)."""
-        return self.convs(for_cpu(x))
+        return self.convs(x)
 
 
 class PWCLite(nn.Module):
@@ -170,9 +203,9 @@ class PWCLite(nn.Module):
                 flow = double(flow)
                 two = warp(two, flow, corners=self.corners)
             volume = F.leaky_relu(correlation(one, two), 0.1)
-            features, change = self.flow_estimators(torch.cat([volume, self.conv_1x1[level](one), flow], 1))
+            features, change = self.flow_estimators(joined(volume, self.conv_1x1[level](one), flow))
             flow = flow + change
-            flow = flow + self.context_networks(torch.cat([features, flow], 1))
+            flow = flow + self.context_networks(joined(features, flow))
             flows.append(flow)
         return self._finish(flows)
 
@@ -188,13 +221,11 @@ class PWCLite(nn.Module):
                 zero, two = warp(zero, past, corners=self.corners), warp(two, future, corners=self.corners)
             to_past, to_future = F.leaky_relu(correlation(one, zero), 0.1), F.leaky_relu(correlation(one, two), 0.1)
             own = self.conv_1x1[level](one)
-            past_features, past_change = self.flow_estimators(torch.cat([own, to_past, to_future, past, -future], 1))
-            future_features, future_change = self.flow_estimators(
-                torch.cat([own, to_future, to_past, future, -past], 1)
-            )
+            past_features, past_change = self.flow_estimators(joined(own, to_past, to_future, past, -future))
+            future_features, future_change = self.flow_estimators(joined(own, to_future, to_past, future, -past))
             past, future = past + past_change, future + future_change
-            past_change = self.context_networks(torch.cat([past_features, future_features, past, -future], 1))
-            future_change = self.context_networks(torch.cat([future_features, past_features, future, -past], 1))
+            past_change = self.context_networks(joined(past_features, future_features, past, -future))
+            future_change = self.context_networks(joined(future_features, past_features, future, -past))
             past, future = past + past_change, future + future_change
             flows[0].append(future)
             flows[1].append(past)
@@ -225,6 +256,11 @@ def _still(features: Tensor) -> Tensor:
     """Return zero flow, at least in float32: sums in bfloat16 would be off by tenths of a pixel."""
     batch, _, height, width = features.shape
     return features.new_zeros(batch, 2, height, width, dtype=torch.promote_types(features.dtype, torch.float32))
+
+
+def joined(*parts: Tensor) -> Tensor:
+    """Return images joined along channels, in the layout that convolutions want: mixed layouts would be joined in planes."""
+    return torch.cat([for_cpu(part) for part in parts], 1)
 
 
 def double(flow: Tensor) -> Tensor:
@@ -267,12 +303,13 @@ class _Correlation(torch.autograd.Function):
         batch, _, height, width = one.shape
         tiles, windows, tile = _tiles(one, two)
         count = tiles.shape[2]
-        volume = one.new_empty(batch, VOLUME, height, count, tile)
+        volume = one.new_empty(batch, height, count, tile, VOLUME)  # pixel by pixel, as convolutions want it
         for dy in range(SIDE):
             product = torch.bmm(tiles.flatten(0, 2), windows[dy : dy + height].flatten(0, 2).transpose(1, 2))
             band = _band(product, tile).view(height, batch, count, tile, SIDE)
-            volume[:, dy * SIDE : (dy + 1) * SIDE] = band.permute(1, 4, 0, 2, 3)
-        return volume.flatten(3)[..., :width].contiguous()
+            volume[..., dy * SIDE : (dy + 1) * SIDE] = band.transpose(0, 1)
+        volume = volume.flatten(2, 3)[:, :, :width].permute(0, 3, 1, 2)
+        return volume.contiguous(memory_format=torch.channels_last)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
