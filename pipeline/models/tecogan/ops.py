@@ -109,7 +109,7 @@ def conv_transposed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
 
 # The same transposed convolution, and a 3x3 convolution after it, as ordinary convolutions of the four phases of its output:
 # phase (dy, dx) holds the pixels (2i + dy, 2j + dx). A CPU is faster so: nothing is computed for taps that are zero or
-# written in strides, and a phase is used up before the next one is made.
+# written in strides, and without gradients a phase is used up before the next one is made.
 
 
 PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
