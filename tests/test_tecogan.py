@@ -178,6 +178,17 @@ def test_convolutions_by_phases(size: tuple[int, int]) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_phases_in_bfloat16() -> None:
+    inputs = [a.requires_grad_() for a in (torch.randn(2, 5, 6, 7), torch.randn(5, 8, 3, 3), torch.randn(8))]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ops.join(ops.conv_transposed_phases(*inputs))
+    wanted = functional.relu(ops.conv_transposed(*inputs))
+    assert found.dtype == torch.bfloat16
+    for ours, theirs in zip(*(torch.autograd.grad(y.float().sum(), inputs) for y in (found, wanted)), strict=True):
+        assert ours.dtype == torch.float32
+        assert float((ours - theirs).norm() / theirs.norm()) < 0.05
+
+
 def test_symmetric_padding_repeats_the_edge() -> None:
     x = torch.arange(12.0).view(1, 1, 3, 4)
     wanted = np.pad(x[0, 0].numpy(), ((0, 3), (0, 2)), mode="symmetric")
