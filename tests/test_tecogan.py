@@ -178,6 +178,17 @@ def test_convolutions_by_phases(size: tuple[int, int]) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_phases_in_bfloat16() -> None:
+    inputs = [a.requires_grad_() for a in (torch.randn(2, 5, 6, 7), torch.randn(5, 8, 3, 3), torch.randn(8))]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ops.join(ops.conv_transposed_phases(*inputs))
+    wanted = functional.relu(ops.conv_transposed(*inputs))
+    assert found.dtype == torch.bfloat16
+    for ours, theirs in zip(*(torch.autograd.grad(y.float().sum(), inputs) for y in (found, wanted)), strict=True):
+        assert ours.dtype == torch.float32
+        assert float((ours - theirs).norm() / theirs.norm()) < 0.05
+
+
 def test_symmetric_padding_repeats_the_edge() -> None:
     x = torch.arange(12.0).view(1, 1, 3, 4)
     wanted = np.pad(x[0, 0].numpy(), ((0, 3), (0, 2)), mode="symmetric")
@@ -462,6 +473,19 @@ def test_a_step_takes_all_gradients_from_the_weights_before_it() -> None:
     for key, weight in net.named_parameters():
         torch.testing.assert_close(weight.detach(), before[key] - gradients[key], atol=1e-5, rtol=1e-4, msg=key)
         assert weight.grad is None
+
+
+def test_threads_with_clips_of_their_own_take_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, steps = pans(4, 3, 40), []
+    for threads in (1, 2, 3, 8):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        torch.manual_seed(0)
+        net = model(blocks=1, **FRVSR, window=3, crop=40)
+        optimisers = {part: torch.optim.SGD(net.get_submodule(part).parameters(), lr=1.0) for part in net.configure()}
+        steps.append((net.training_step(batch, stage(net, optimisers)), dict(net.named_parameters())))
+    for values, weights in steps[1:]:
+        assert values == pytest.approx(steps[0][0], rel=1e-5)
+        torch.testing.assert_close(weights, steps[0][1], atol=1e-5, rtol=1e-4)
 
 
 def test_balance_holds_the_discriminator_back() -> None:

@@ -6,7 +6,6 @@ Everything works on any device, in float32 also under autocast, and is different
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -110,7 +109,10 @@ def conv_transposed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
 
 # The same transposed convolution, and a 3x3 convolution after it, as ordinary convolutions of the four phases of its output:
 # phase (dy, dx) holds the pixels (2i + dy, 2j + dx). A CPU is faster so: nothing is computed for taps that are zero or
-# written in strides, and a phase is used up before the next one is made.
+# written in strides, and without gradients a phase is used up before the next one is made.
+
+
+PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 class Phase(NamedTuple):
@@ -126,13 +128,51 @@ class Phase(NamedTuple):
 
 def conv_transposed_phases(x: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[Phase]:
     """Yield the phases of `conv_transposed` with ReLU."""
-    taps = ([2, 0], [1])  # of even and odd rows: elements of the kernel for the row before and its own
-    for dy, dx in itertools.product((0, 1), (0, 1)):
-        kernel = weight[:, :, taps[dy]][..., taps[dx]].transpose(0, 1)
-        pixels = functional.conv2d(x, kernel, bias, padding=(1 - dy, 1 - dx))
-        pixels[:, :, x.shape[2] :] = 0
-        pixels[..., x.shape[3] :] = 0
-        yield Phase(dy, dx, functional.relu_(pixels))
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    turned = weight.flip(2, 3).transpose(0, 1)
+    made: Iterable[Tensor] = (_phase(x, turned, bias, dy, dx) for dy, dx in PHASES)
+    if torch.is_grad_enabled():
+        made = _TransposedPhases.apply(x, turned, bias)
+    for (dy, dx), pixels in zip(PHASES, made, strict=True):
+        yield Phase(dy, dx, pixels)
+
+
+def _phase(x: Tensor, turned: Tensor, bias: Tensor | None, dy: int, dx: int) -> Tensor:
+    """Return the pixels of one phase; `turned`: the kernel (cout, cin, 3, 3), its rows and columns in reverse."""
+    pixels = functional.conv2d(x, turned[:, :, dy::2, dx::2], bias, padding=(1 - dy, 1 - dx))
+    pixels[:, :, x.shape[2] :] = 0
+    pixels[..., x.shape[3] :] = 0
+    return functional.relu_(pixels)
+
+
+class _TransposedPhases(torch.autograd.Function):
+    """The pixels of all phases. Autograd alone would copy them whole for each edge that becomes zero, and in planes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, turned: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
+        made = tuple(_phase(x, turned, bias, dy, dx) for dy, dx in PHASES)
+        ctx.save_for_backward(x, turned, *made)
+        return made
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, turned, *made = ctx.saved_tensors
+        total: Any = 0
+        by_turned, by_bias = torch.empty_like(turned), turned.new_zeros(len(turned))
+        for (dy, dx), pixels, gradient in zip(PHASES, made, gradients, strict=True):
+            # with layouts that differ it takes ten times as long; it is zero at the edge, as the pixels are
+            gradient = gradient.contiguous(memory_format=torch.channels_last)
+            gradient = torch.ops.aten.threshold_backward(gradient, pixels, 0)
+            kernel, padding = turned[:, :, dy::2, dx::2], [1 - dy, 1 - dx]
+            by_x, by_turned[:, :, dy::2, dx::2], by_one_bias = torch.ops.aten.convolution_backward(
+                gradient, x, kernel, [len(kernel)], [1, 1], padding, [1, 1], False, [0, 0], 1, [True, True, True]
+            )
+            total = total + by_x
+            by_bias += by_one_bias
+        return total, by_turned, by_bias if ctx.needs_input_grad[2] else None
 
 
 # [dy, a, tap, k]: pixel a of a pair takes element k of the kernel from phase dy of its own pair or the one after (dy = 0), or
@@ -157,15 +197,28 @@ def conv_of_phases(phases: Iterable[Phase], weight: Tensor, bias: Tensor | None)
     return image if bias is None else image + bias[:, None, None]
 
 
+class _Join(torch.autograd.Function):
+    """The image of all phases. Autograd alone would copy it whole for each phase that is written into it."""
+
+    @staticmethod
+    def forward(ctx: Any, *phases: Tensor) -> Tensor:
+        n, c, height, width = phases[-1].shape
+        image = phases[-1].new_empty(n, 2 * height, 2 * width, c).permute(0, 3, 1, 2)
+        for (dy, dx), pixels in zip(PHASES, phases, strict=True):
+            image[:, :, dy::2, dx::2] = pixels[:, :, :height, :width]
+        return image
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        gradient = gradient.permute(0, 2, 3, 1)
+        parts = (functional.pad(gradient[:, dy::2, dx::2], (0, 0, 0, 1 - dx, 0, 1 - dy)) for dy, dx in PHASES)
+        return tuple(part.permute(0, 3, 1, 2) for part in parts)
+
+
 def join(phases: Iterable[Phase]) -> Tensor:
     """Return the image (N, C, 2H, 2W) of phases, without what they have beyond it; channels_last."""
-    image: Any = None
-    for dy, dx, pixels in phases:
-        n, c, height, width = pixels.shape
-        if image is None:
-            image = pixels.new_empty(n, 2 * (height - 1 + dy), 2 * (width - 1 + dx), c).permute(0, 3, 1, 2)
-        image[:, :, dy::2, dx::2] = pixels[:, :, : image.shape[2] // 2, : image.shape[3] // 2]
-    return image
+    return _Join.apply(*(phase.pixels for phase in phases))
 
 
 def conv_stride2(x: Tensor, weight: Tensor) -> Tensor:
