@@ -43,8 +43,8 @@ def bands(images: Tensor) -> list[Tensor]:
     for _ in range(LEVELS):
         down_h, up_h = _matrices(images.shape[-2], images.device)
         down_w, up_w = _matrices(images.shape[-1], images.device)
-        smaller = down_h @ (images @ down_w.T)
-        levels.append(images - up_h @ (smaller @ up_w.T))
+        smaller = _product(down_h, images) @ down_w.T
+        levels.append(images - _product(up_h, smaller @ up_w.T))
         images = smaller
     return levels
 
@@ -55,6 +55,16 @@ def losses(predictions: Tensor, target: Tensor) -> Tensor:
     A pyramid is linear: the bands of the difference are the differences of the bands, so the target needs none.
     """
     return sum((band.abs().flatten(1).mean(1) for band in bands(predictions - target)), start=predictions.new_zeros(()))
+
+
+def _product(matrix: Tensor, images: Tensor) -> Tensor:
+    """Return `matrix` @ `images`. On a CPU that is oneDNN's convolution of lines, twice as fast as MKL's product."""
+    from torch.nn import functional
+
+    if images.device.type != "cpu":
+        return matrix @ images
+    height, width = images.shape[-2:]
+    return functional.conv1d(images.reshape(-1, height, width), matrix[..., None]).view(*images.shape[:-2], -1, width)
 
 
 @functools.lru_cache(maxsize=64)
