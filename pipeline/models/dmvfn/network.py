@@ -71,7 +71,9 @@ class Block(nn.Module):
         if scale == 1:
             return _pixels_of(_enlarged_first(slow, detail, kernel, bias, 2))
         channels, (height, width) = slow.shape[1], slow.shape[-2:]
-        taps = (slow.permute(0, 2, 3, 1) @ self.lastconv.weight[:channels].roll(1, 1).flatten(1)).unflatten(3, (5, 4, 4))
+        taps = (slow.permute(0, 2, 3, 1) @ self.lastconv.weight[:channels].roll(1, 1).flatten(1)).unflatten(
+            3, (5, 4, 4)
+        )
         rows, columns = (_enlarging(size, 2 * scale, x.device) for size in (height, width))
         step = rows @ taps.permute(0, 3, 4, 1, 5, 2).reshape(-1, 5, 4 * height, 4 * width) @ columns.T
         return step + _pixels_of(functional.conv2d(detail, kernel[:, channels:], bias, padding=1))
@@ -174,6 +176,28 @@ def warp_pair(pair: Tensor, flow: Tensor) -> Tensor:
     return warp(pair.reshape(-1, 3, *size), flow.reshape(-1, 2, *size)).reshape(-1, 6, *size)
 
 
+class Warped(torch.autograd.Function):
+    """`warp_pair` where its result is known already: nothing is sampled again, and the flow's gradient is the same."""
+
+    @staticmethod
+    def forward(ctx: Any, pair: Tensor, flow: Tensor, warped: Tensor) -> Tensor:
+        """Return `warped`, which is `warp_pair(pair, flow)`."""
+        ctx.save_for_backward(pair, flow)
+        return warped.view_as(warped)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
+        """Return the gradient of the flow alone."""
+        pair, flow = ctx.saved_tensors
+        size = pair.shape[-2:]
+        start, unit = _pixels(*size, flow.dtype, flow.device)
+        grid = torch.addcdiv(start, flow.reshape(-1, 2, *size), unit).permute(0, 2, 3, 1)
+        images, gradient = pair.reshape(-1, 3, *size), gradient.reshape(-1, 3, *size)
+        bilinear, border, corners, needed = 0, 1, True, [False, True]  # as in `warp`; the grid's gradient alone
+        _, of_grid = torch.ops.aten.grid_sampler_2d_backward(gradient, images, grid, bilinear, border, corners, needed)
+        return None, (of_grid.permute(0, 3, 1, 2) / unit).reshape(flow.shape), None
+
+
 def blend(warped: Tensor, mask: Tensor) -> Tensor:
     """Return the frame that two warped frames (N, 6, H, W) and a mask logit (N, 1, H, W) make, clamped to [0,1]."""
     share = torch.sigmoid(mask)
@@ -253,18 +277,20 @@ class DMVFN(nn.Module, Network):
             p = self.probabilities(pair)
             hard = (torch.rand_like(p) < p).float() if gates is None else gates
             gates = hard + (p - p.detach())
-        beside, warped, motion = for_cpu(pair), pair, torch.cat(_start(pair)[2:], 1)
+        beside, warped, motion = for_cpu(pair), pair, _at_rest(pair)
         predictions = []
         for i, (block, scale) in enumerate(self.blocks()):
             step = block(torch.cat([beside, for_cpu(warped), for_cpu(motion)], 1), scale)
             motion_now = motion + step
-            motion = motion_now if gates is None else motion + step * gates[:, i].view(-1, 1, 1, 1)
-            mask, flow = motion.split([1, 4], 1)
-            warped = now = warp_pair(pair, flow)
-            if gates is not None and i < BLOCKS - 1:
-                mask, flow = motion_now.split([1, 4], 1)
-                now = warp_pair(pair, flow)
-            predictions.append(blend(now, mask))
+            motion = motion_now if gates is None else motion + step * gates[:, i, None, None, None]
+            mask, flow = (motion_now if i < BLOCKS - 1 else motion).split([1, 4], 1)
+            warped_now = warp_pair(pair, flow)
+            predictions.append(blend(warped_now, mask))
+            if gates is None:
+                warped = warped_now
+            else:  # gates are 0 or 1: a sample's state is what it was, or what was just made
+                values = torch.where(gates[:, i, None, None, None] > 0.5, warped_now, warped)
+                warped = Warped.apply(pair, motion[:, 1:], values.detach())
         return predictions
 
     def configure(self) -> dict[str, torch.optim.Optimizer]:
@@ -397,7 +423,7 @@ class DMVFN(nn.Module, Network):
         """
         gates = np.asarray(gates, bool)
         # What the blocks read stays one tensor, in the layout that they work in: results are written into it
-        state = for_cpu(torch.cat(_start(pair), 1))
+        state = for_cpu(torch.cat([pair, pair, _at_rest(pair)], 1))
         motion = for_cpu(torch.zeros_like(state[:, MOTION]))
         for i, (block, scale) in enumerate(self.blocks()):
             rows = np.flatnonzero(gates[:, i])
@@ -455,10 +481,9 @@ class DMVFN(nn.Module, Network):
         self.load_state_dict(state)
 
 
-def _start(pair: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return what the first block reads: pair, warped frames, mask logit and flow."""
-    n, _, height, width = pair.shape
-    return pair, pair, pair.new_zeros(n, 1, height, width), pair.new_zeros(n, 4, height, width)
+def _at_rest(pair: Tensor) -> Tensor:
+    """Return mask logit and flow before the first block, (N, 5, H, W)."""
+    return pair.new_zeros(len(pair), 5, *pair.shape[2:])
 
 
 def _guess(missing: list[str], unknown: list[str]) -> str:
