@@ -191,16 +191,16 @@ class Warped(torch.autograd.Function):
         pair, flow = ctx.saved_tensors
         size = pair.shape[-2:]
         start, unit = _pixels(*size, flow.dtype, flow.device)
-        grid = torch.addcdiv(start, flow.reshape(-1, 2, *size), unit).permute(0, 2, 3, 1)
-        images, gradient = pair.reshape(-1, 3, *size), gradient.reshape(-1, 3, *size)
+        grid = torch.addcdiv(start, flow.reshape(-1, 2, *size), unit).permute(0, 2, 3, 1).to(gradient.dtype)
+        images, gradient = pair.reshape(-1, 3, *size).to(gradient.dtype), gradient.reshape(-1, 3, *size)
         bilinear, border, corners, needed = 0, 1, True, [False, True]  # as in `warp`; the grid's gradient alone
         _, of_grid = torch.ops.aten.grid_sampler_2d_backward(gradient, images, grid, bilinear, border, corners, needed)
-        return None, (of_grid.permute(0, 3, 1, 2) / unit).reshape(flow.shape), None
+        return None, (of_grid.permute(0, 3, 1, 2) / unit).reshape(flow.shape).to(flow.dtype), None
 
 
 def blend(warped: Tensor, mask: Tensor) -> Tensor:
     """Return the frame that two warped frames (N, 6, H, W) and a mask logit (N, 1, H, W) make, clamped to [0,1]."""
-    share = torch.sigmoid(mask)
+    share = torch.sigmoid(mask.to(warped.dtype))
     first, second = warped.chunk(2, 1)
     return torch.lerp(second, first, share).clamp(0, 1)
 
