@@ -4,7 +4,8 @@ Five band-pass levels, each the mean absolute difference, added without weights.
 out, as published, so a constant shift of colour costs nothing.
 
 The blur [1,4,6,4,1]/16 is separable and its borders are reflected, so one level is two small matrices on either side of
-the image. On a CPU the two products with them take a sixth of the time of padded 5x5 convolutions, backward included.
+the image. On a CPU the two products with them take two fifths of the time of both images' 5x5 convolutions, as
+published, backward included.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def bands(images: Tensor) -> list[Tensor]:
         down_h, up_h = _matrices(images.shape[-2], images.device)
         down_w, up_w = _matrices(images.shape[-1], images.device)
         smaller = _product(down_h, images) @ down_w.T
-        levels.append(images - _product(up_h, smaller @ up_w.T))
+        levels.append(images + _product(-up_h, smaller @ up_w.T))  # a difference would negate its whole gradient
         images = smaller
     return levels
 
