@@ -44,7 +44,7 @@ def bands(images: Tensor) -> list[Tensor]:
     for _ in range(LEVELS):
         down_h, up_h = _matrices(images.shape[-2], images.device)
         down_w, up_w = _matrices(images.shape[-1], images.device)
-        smaller = _product(down_h, images) @ down_w.T
+        smaller = _product(down_h, images @ down_w.T)
         levels.append(images + _product(-up_h, smaller @ up_w.T))  # a difference would negate its whole gradient
         images = smaller
     return levels
