@@ -314,13 +314,45 @@ def test_a_block_ends_with_its_transposed_convolution(filled: network.DMVFN, sca
     x = torch.rand(2, 17, 32, 48, generator=torch.Generator().manual_seed(0))
     slow, detail = block._paths(x, scale)
     enlarged = functional.interpolate(slow, scale_factor=2 * scale, mode="bilinear", align_corners=False)
-    expected = block.lastconv(torch.cat([enlarged, detail], 1))
+    expected = block.lastconv(torch.cat([enlarged, detail], 1))[:, [4, 0, 1, 2, 3]]
     assert expected.abs().max() > 0.01
     torch.testing.assert_close(block(x, scale), expected, rtol=0, atol=1e-6)
     with torch.no_grad():
         added = torch.ones(2, 5, 32, 48)
         block.add_to(added, x, scale)
-    torch.testing.assert_close(added, 1 + expected[:, [4, 0, 1, 2, 3]], rtol=0, atol=1e-6)
+    torch.testing.assert_close(added, 1 + expected, rtol=0, atol=1e-6)
+
+
+def test_a_known_warp_has_the_gradients_of_a_warp() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pair, gradient = (torch.rand(2, 6, 16, 32, generator=generator, dtype=torch.double) for _ in range(2))
+    flow = (4 * torch.randn(2, 4, 16, 32, generator=generator, dtype=torch.double)).requires_grad_()
+    warped = network.warp_pair(pair, flow)
+    known = network.Warped.apply(pair, flow, warped.detach())
+    assert torch.equal(known, warped)
+    (expected,), (actual,) = (torch.autograd.grad(each, flow, gradient) for each in (warped, known))
+    torch.testing.assert_close(actual, expected)
+
+
+def test_gradients_of_gated_blocks_are_those_of_their_definition(filled: network.DMVFN) -> None:
+    """A block that is gated off moves no state, though its prediction shows what it would do, and its gate learns."""
+    pair = torch.rand(2, 6, 32, 48, generator=torch.Generator().manual_seed(0))
+    hard = torch.tensor([[1.0, 0, 0, 1, 1, 0, 0, 1, 0], [0, 1, 1, 0, 1, 0, 1, 0, 1]])
+    p = filled.probabilities(pair)
+    gates, warped, motion, expected = hard + p - p.detach(), pair, pair.new_zeros(2, 5, 32, 48), []
+    for i, (block, scale) in enumerate(filled.blocks()):
+        step = block(torch.cat([pair, warped, motion], 1), scale)
+        now, motion = motion + step, motion + step * gates[:, i].view(-1, 1, 1, 1)
+        warped = network.warp_pair(pair, motion[:, 1:])
+        shown = now if i < 8 else motion
+        expected.append(network.blend(network.warp_pair(pair, shown[:, 1:]), shown[:, :1]))
+    actual = filled(pair, hard)
+    parameters = list(filled.parameters())
+    weights = torch.rand(9, 2, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+    totals = [(torch.stack(each) * weights).sum() for each in (expected, actual)]
+    torch.testing.assert_close(totals[1], totals[0])
+    for ours, theirs in zip(*(torch.autograd.grad(total, parameters) for total in reversed(totals)), strict=True):
+        assert (ours - theirs).norm() <= 1e-4 * theirs.norm()
 
 
 def test_without_routing_is_all_blocks(filled: network.DMVFN) -> None:

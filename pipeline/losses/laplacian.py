@@ -4,7 +4,8 @@ Five band-pass levels, each the mean absolute difference, added without weights.
 out, as published, so a constant shift of colour costs nothing.
 
 The blur [1,4,6,4,1]/16 is separable and its borders are reflected, so one level is two small matrices on either side of
-the image. On a CPU the two products with them take a sixth of the time of padded 5x5 convolutions, backward included.
+the image. On a CPU the two products with them take two fifths of the time of both images' 5x5 convolutions, as
+published, backward included.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def bands(images: Tensor) -> list[Tensor]:
     for _ in range(LEVELS):
         down_h, up_h = _matrices(images.shape[-2], images.device)
         down_w, up_w = _matrices(images.shape[-1], images.device)
-        smaller = down_h @ (images @ down_w.T)
-        levels.append(images - up_h @ (smaller @ up_w.T))
+        smaller = _product(down_h, images @ down_w.T)
+        levels.append(images + _product(-up_h, smaller @ up_w.T))  # a difference would negate its whole gradient
         images = smaller
     return levels
 
@@ -55,6 +56,16 @@ def losses(predictions: Tensor, target: Tensor) -> Tensor:
     A pyramid is linear: the bands of the difference are the differences of the bands, so the target needs none.
     """
     return sum((band.abs().flatten(1).mean(1) for band in bands(predictions - target)), start=predictions.new_zeros(()))
+
+
+def _product(matrix: Tensor, images: Tensor) -> Tensor:
+    """Return `matrix` @ `images`. On a CPU that is oneDNN's convolution of lines, twice as fast as MKL's product."""
+    from torch.nn import functional
+
+    if images.device.type != "cpu":
+        return matrix @ images
+    height, width = images.shape[-2:]
+    return functional.conv1d(images.reshape(-1, height, width), matrix[..., None]).view(*images.shape[:-2], -1, width)
 
 
 @functools.lru_cache(maxsize=64)

@@ -28,7 +28,6 @@ WIDTHS = (160, 160, 160, 80, 80, 80, 44, 44, 44)
 SCALES = (4, 4, 4, 2, 2, 2, 1, 1, 1)
 BUDGET = BLOCKS / 2  # blocks that the router's probabilities add up to
 WARPED, MOTION = slice(6, 12), slice(12, 17)  # of what a block reads, after the pair; motion: mask logit, flow
-PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))  # rows and columns that are even or odd
 DISCOUNT = 0.8  # of the losses of earlier blocks, equation 5 of the paper
 
 # First parts of keys that give away another system's checkpoint
@@ -60,33 +59,39 @@ class Block(nn.Module):
         self.lastconv = nn.ConvTranspose2d(width // 4 + 8, 5, 4, 2, 1)
 
     def forward(self, x: Tensor, scale: int) -> Tensor:
-        """Return increments of flow (4 channels, full-resolution pixels) and mask logit (1), (N, 5, H, W).
+        """Return increments of mask logit (1 channel) and flow (4, full-resolution pixels), (N, 5, H, W), for training.
 
         `x`: pair (6), both frames warped (6), mask logit (1), flow (4), (N, 17, H, W).
+
+        Coarse motion is enlarged and convolved by two products with matrices: on a CPU, torch's gradient of an enlargement
+        takes as long as all convolutions of the block.
         """
-        parts = self._parts(x, scale, [0, 1, 2, 3, 4])
-        return functional.pixel_shuffle(torch.stack(parts, 2).flatten(1, 2), 2).contiguous()
+        slow, detail = self._paths(x, scale)
+        kernel, bias = self._last()
+        if scale == 1:
+            return _pixels_of(_enlarged_first(slow, detail, kernel, bias, 2))
+        channels, (height, width) = slow.shape[1], slow.shape[-2:]
+        taps = (slow.permute(0, 2, 3, 1) @ self.lastconv.weight[:channels].roll(1, 1).flatten(1)).unflatten(
+            3, (5, 4, 4)
+        )
+        rows, columns = (_enlarging(size, 2 * scale, x.device) for size in (height, width))
+        step = rows @ taps.permute(0, 3, 4, 1, 5, 2).reshape(-1, 5, 4 * height, 4 * width) @ columns.T
+        return step + _pixels_of(functional.conv2d(detail, kernel[:, channels:], bias, padding=1))
 
     def add_to(self, motion: Tensor, x: Tensor, scale: int) -> None:
-        """Add to `motion`, mask logit and then flow, (N, 5, H, W), what `forward` returns of `x`; without gradients."""
-        for part, (i, j) in zip(self._parts(x, scale, [4, 0, 1, 2, 3]), PHASES, strict=True):
-            motion[:, :, i::2, j::2] += part
+        """Add to `motion`, (N, 5, H, W), what `forward` returns of `x`; without gradients."""
+        enlarged = _enlarged_late if scale > 1 else _enlarged_first
+        motion += _pixels_of(enlarged(*self._paths(x, scale), *self._last(), 2 * scale))
 
-    def _parts(self, x: Tensor, scale: int, order: list[int]) -> list[Tensor]:
-        """Return what `forward` does, its channels in this order, as the four `PHASES` of its pixels, (N, 5, H / 2, W / 2).
+    def _last(self) -> tuple[Tensor, Tensor]:
+        """Return kernel and bias of a 2x2 convolution that does what the transposed one does, mask logit first.
 
-        The transposed convolution is one of 2x2 here, with a result for each of the four pixels amid its window: twice as
-        fast on a CPU. Its taps are 2 and 0 for the upper or left pixel, 3 and 1 for the other.
+        It has a result for each of the four pixels amid its window, (5 x 4, inputs, 2, 2): twice as fast on a CPU. Its
+        taps are 2 and 0 for the upper or left pixel, 3 and 1 for the other.
         """
-        taps = [[2, 0], [3, 1]]
-        kernel = self.lastconv.weight[:, order][:, :, taps][..., taps].permute(2, 4, 1, 0, 3, 5).flatten(0, 2)
         assert self.lastconv.bias is not None
-        bias = self.lastconv.bias[order].repeat(4)
-        slow, detail = self._paths(x, scale)
-        parts = (_enlarged_late if scale > 1 else _enlarged_first)(slow, detail, kernel, bias, 2 * scale)
-        parts = parts.unflatten(1, (2, 2, 5))
-        height, width = parts.shape[-2:]
-        return [parts[:, 1 - i, 1 - j, :, i : height - 1 + i, j : width - 1 + j] for i, j in PHASES]
+        taps = self.lastconv.weight.roll(1, 1).view(-1, 5, 2, 2, 2, 2).flip(2, 4)
+        return taps.permute(1, 3, 5, 0, 2, 4).flatten(0, 2), self.lastconv.bias.roll(1).repeat_interleave(4)
 
     def _paths(self, x: Tensor, scale: int) -> tuple[Tensor, Tensor]:
         """Return what the motion path finds, (N, width / 4, H / 4 / scale, W / 4 / scale), and the other, (N, 8, H / 2, W / 2)."""
@@ -130,6 +135,22 @@ def _enlarged_late(slow: Tensor, detail: Tensor, kernel: Tensor, bias: Tensor, f
     return parts
 
 
+def _pixels_of(parts: Tensor) -> Tensor:
+    """Return the pixels amid windows, (N, 20, H / 2 + 1, W / 2 + 1), as images, (N, 5, H, W)."""
+    return functional.pixel_shuffle(parts, 2)[..., 1:-1, 1:-1]
+
+
+@functools.lru_cache(maxsize=8)
+def _enlarging(size: int, factor: int, device: torch.device) -> Tensor:
+    """Return what a line of `size` pixels becomes, enlarged by `factor` and then by a transposed convolution.
+
+    (2 x factor x size, 4 x size): the line was multiplied with each of the convolution's four taps before.
+    """
+    enlarged = functional.interpolate(torch.eye(size)[None], scale_factor=factor, mode="linear", align_corners=False)
+    lines = functional.conv_transpose1d(enlarged.transpose(0, 1), torch.eye(4)[None], stride=2, padding=1)
+    return lines.permute(2, 1, 0).flatten(1).to(device)
+
+
 @functools.lru_cache(maxsize=8)
 def _pixels(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return where `grid_sample` finds each pixel, (2, H, W), and half the sides, (2, 1, 1), x first."""
@@ -155,10 +176,33 @@ def warp_pair(pair: Tensor, flow: Tensor) -> Tensor:
     return warp(pair.reshape(-1, 3, *size), flow.reshape(-1, 2, *size)).reshape(-1, 6, *size)
 
 
+class Warped(torch.autograd.Function):
+    """`warp_pair` where its result is known already: nothing is sampled again, and the flow's gradient is the same."""
+
+    @staticmethod
+    def forward(ctx: Any, pair: Tensor, flow: Tensor, warped: Tensor) -> Tensor:
+        """Return `warped`, which is `warp_pair(pair, flow)`."""
+        ctx.save_for_backward(pair, flow)
+        return warped.view_as(warped)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
+        """Return the gradient of the flow alone."""
+        pair, flow = ctx.saved_tensors
+        size = pair.shape[-2:]
+        start, unit = _pixels(*size, flow.dtype, flow.device)
+        grid = torch.addcdiv(start, flow.reshape(-1, 2, *size), unit).permute(0, 2, 3, 1).to(gradient.dtype)
+        images, gradient = pair.reshape(-1, 3, *size).to(gradient.dtype), gradient.reshape(-1, 3, *size)
+        bilinear, border, corners, needed = 0, 1, True, [False, True]  # as in `warp`; the grid's gradient alone
+        _, of_grid = torch.ops.aten.grid_sampler_2d_backward(gradient, images, grid, bilinear, border, corners, needed)
+        return None, (of_grid.permute(0, 3, 1, 2) / unit).reshape(flow.shape).to(flow.dtype), None
+
+
 def blend(warped: Tensor, mask: Tensor) -> Tensor:
     """Return the frame that two warped frames (N, 6, H, W) and a mask logit (N, 1, H, W) make, clamped to [0,1]."""
-    share = torch.sigmoid(mask)
-    return (warped[:, :3] * share + warped[:, 3:] * (1 - share)).clamp(0, 1)
+    share = torch.sigmoid(mask.to(warped.dtype))
+    first, second = warped.chunk(2, 1)
+    return torch.lerp(second, first, share).clamp(0, 1)
 
 
 def learning_rate(step: int, steps: int, *, peak: float, floor: float, warmup: int) -> float:
@@ -210,8 +254,9 @@ class DMVFN(nn.Module, Network):
         assert isinstance(second, nn.Conv2d)
         x = self.routing[:2](for_cpu(pair)).float()
         x = x.permute(0, 2, 3, 1)  # sums along leading dimensions are fast
-        whole = x.sum(1)
-        rows = torch.stack([whole - x[:, -1], whole, whole - x[:, 0]], 1)
+        first, inner, last = x.split([1, x.shape[1] - 2, 1], 1)
+        inner = inner.sum(1, keepdim=True)
+        rows = torch.cat([first + inner, first + inner + last, inner + last], 1)
         whole = rows.sum(2)
         sums = torch.stack([whole - rows[:, :, -1], whole, whole - rows[:, :, 0]], 2)
         weight = second.weight.permute(0, 2, 3, 1)
@@ -232,21 +277,20 @@ class DMVFN(nn.Module, Network):
             p = self.probabilities(pair)
             hard = (torch.rand_like(p) < p).float() if gates is None else gates
             gates = hard + (p - p.detach())
-        _, warped, mask, flow = _start(pair)
+        beside, warped, motion = for_cpu(pair), pair, _at_rest(pair)
         predictions = []
         for i, (block, scale) in enumerate(self.blocks()):
-            step = block(torch.cat([pair, warped, mask, flow], 1), scale)
-            flow_now, mask_now = flow + step[:, :4], mask + step[:, 4:]
+            step = block(torch.cat([beside, for_cpu(warped), for_cpu(motion)], 1), scale)
+            motion_now = motion + step
+            motion = motion_now if gates is None else motion + step * gates[:, i, None, None, None]
+            mask, flow = (motion_now if i < BLOCKS - 1 else motion).split([1, 4], 1)
+            warped_now = warp_pair(pair, flow)
+            predictions.append(blend(warped_now, mask))
             if gates is None:
-                flow, mask = flow_now, mask_now
-            else:
-                gate = gates[:, i].view(-1, 1, 1, 1)
-                flow, mask = flow + step[:, :4] * gate, mask + step[:, 4:] * gate
-            warped = warp_pair(pair, flow)
-            if gates is None or i == BLOCKS - 1:
-                predictions.append(blend(warped, mask))
-            else:
-                predictions.append(blend(warp_pair(pair, flow_now), mask_now))
+                warped = warped_now
+            else:  # gates are 0 or 1: a sample's state is what it was, or what was just made
+                values = torch.where(gates[:, i, None, None, None] > 0.5, warped_now, warped)
+                warped = Warped.apply(pair, motion[:, 1:], values.detach())
         return predictions
 
     def configure(self) -> dict[str, torch.optim.Optimizer]:
@@ -379,7 +423,7 @@ class DMVFN(nn.Module, Network):
         """
         gates = np.asarray(gates, bool)
         # What the blocks read stays one tensor, in the layout that they work in: results are written into it
-        state = for_cpu(torch.cat(_start(pair), 1))
+        state = for_cpu(torch.cat([pair, pair, _at_rest(pair)], 1))
         motion = for_cpu(torch.zeros_like(state[:, MOTION]))
         for i, (block, scale) in enumerate(self.blocks()):
             rows = np.flatnonzero(gates[:, i])
@@ -437,10 +481,9 @@ class DMVFN(nn.Module, Network):
         self.load_state_dict(state)
 
 
-def _start(pair: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return what the first block reads: pair, warped frames, mask logit and flow."""
-    n, _, height, width = pair.shape
-    return pair, pair, pair.new_zeros(n, 1, height, width), pair.new_zeros(n, 4, height, width)
+def _at_rest(pair: Tensor) -> Tensor:
+    """Return mask logit and flow before the first block, (N, 5, H, W)."""
+    return pair.new_zeros(len(pair), 5, *pair.shape[2:])
 
 
 def _guess(missing: list[str], unknown: list[str]) -> str:
