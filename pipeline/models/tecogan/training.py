@@ -194,6 +194,7 @@ class TecoGAN(Recurrent, Network):
         else:
             with ThreadPoolExecutor(groups, initializer=torch.set_num_threads, initargs=(threads // groups,)) as pool:
                 results = list(pool.map(evaluate, low.chunk(groups), target.chunk(groups)))
+            torch.set_num_threads(threads)  # some of what a thread sets counts for all
             step_losses = results[0][0]
             values = _means([each.values for each, _ in results])
             gradients = _means([each for _, each in results])
@@ -222,8 +223,8 @@ class TecoGAN(Recurrent, Network):
         gradients: dict[nn.Parameter, Tensor] = {}
         for number, (objective, parts) in enumerate(objectives, 1):
             weights = [w for part in parts for w in self.get_submodule(part).parameters()]
-            found = torch.autograd.grad(objective, weights, retain_graph=number < len(objectives))
-            gradients.update(zip(weights, found, strict=True))
+            of_objective = torch.autograd.grad(objective, weights, retain_graph=number < len(objectives))
+            gradients.update(zip(weights, of_objective, strict=True))
         return step_losses, gradients
 
     def vgg(self, recipe: Train, device: Any) -> SlimVgg:
