@@ -27,7 +27,7 @@ from pipeline import params
 from pipeline.losses import laplacian
 from pipeline.models.dmvfn import BLOCKS
 from pipeline.models.dmvfn.network import DISCOUNT
-from pipeline.models.tecogan import network, ops, training
+from pipeline.models.tecogan import network, ops
 from pipeline.store.frames import Store, Writer
 from pipeline.tasks.common.train import TrainingClips
 
@@ -76,7 +76,6 @@ def _frvsr(folder: Path, store: Store) -> list[Row]:
             mock.patch.object(network, "for_cpu", lambda x: x),
             mock.patch.object(network.Generator, "_enlarged", plainly_enlarged),
             mock.patch.object(ops, "warp", _warp),
-            mock.patch.object(training, "side_by_side", return_value=1),
         ):
             return ported.training_step(batch.float() / 255, ported_state)["All_loss_Gen"]
 

@@ -475,19 +475,6 @@ def test_a_step_takes_all_gradients_from_the_weights_before_it() -> None:
         assert weight.grad is None
 
 
-def test_threads_with_clips_of_their_own_take_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    batch, steps = pans(4, 3, 40), []
-    for threads in (1, 2, 3, 8):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        torch.manual_seed(0)
-        net = model(blocks=1, **FRVSR, window=3, crop=40)
-        optimisers = {part: torch.optim.SGD(net.get_submodule(part).parameters(), lr=1.0) for part in net.configure()}
-        steps.append((net.training_step(batch, stage(net, optimisers)), dict(net.named_parameters())))
-    for values, weights in steps[1:]:
-        assert values == pytest.approx(steps[0][0], rel=1e-5)
-        torch.testing.assert_close(weights, steps[0][1], atol=1e-5, rtol=1e-4)
-
-
 def test_balance_holds_the_discriminator_back() -> None:
     net = model(vgg=0, vgg_weights=None, window=2, crop=40)
     state, batch = stage(net), pans(1, 2, 40)

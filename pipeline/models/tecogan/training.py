@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +36,6 @@ from pipeline.sources import tensorflow
 from pipeline.tasks.super_resolution.grid import degrade_crops
 from pipeline.tasks.super_resolution.warm_up import kept
 
-K = TypeVar("K")
 EPSILON = 1e-12
 CENTRE = 0.75  # share of each side of the warped triplets that the discriminator sees
 LAYER_SCALE = 0.02
@@ -185,47 +182,30 @@ class TecoGAN(Recurrent, Network):
             for group in (group for optimiser in state.optimisers.values() for group in optimiser.param_groups):
                 group["lr"] = rate
         low, target = degrade_crops(batch)
-        vgg = self.vgg(recipe, batch.device) if recipe.vgg else None
-        evaluate = partial(self._evaluate, fabric, recipe, vgg)
-        threads, groups = torch.get_num_threads(), side_by_side(batch, recipe)
-        if groups == 1:
-            step_losses, gradients = evaluate(low, target)
-            values = step_losses.values
-        else:
-            with ThreadPoolExecutor(groups, initializer=torch.set_num_threads, initargs=(threads // groups,)) as pool:
-                results = list(pool.map(evaluate, low.chunk(groups), target.chunk(groups)))
-            torch.set_num_threads(threads)  # some of what a thread sets counts for all
-            step_losses = results[0][0]
-            values = _means([each.values for each, _ in results])
-            gradients = _means([each for _, each in results])
-        for weight, gradient in zip(gradients, averaged(fabric, gradients.values()), strict=True):
-            weight.grad = gradient
-        for optimiser in state.optimisers.values():
-            optimiser.step()
-            optimiser.zero_grad()
-        logged = {name: float(value) for name, value in values.items()}
-        if step_losses.advantage is not None:
-            logged["discriminator_updated"] = float(self.balance < recipe.balance)
-            (advantage,) = averaged(fabric, [step_losses.advantage])
-            self.balance.copy_(moving_average(self.balance, advantage))
-            logged["t_balance"] = float(self.balance)
-        return logged
-
-    def _evaluate(
-        self, fabric: Any, recipe: Train, vgg: SlimVgg | None, low: Tensor, target: Tensor
-    ) -> tuple[Losses, dict[nn.Parameter, Tensor]]:
-        """Return the losses of clips, and the gradient of each weight that the step moves."""
         with fabric.autocast():
-            step_losses = losses(self, low, 2 * target - 1, recipe, vgg)
+            step_losses = losses(
+                self, low, 2 * target - 1, recipe, self.vgg(recipe, batch.device) if recipe.vgg else None
+            )
         objectives = [(step_losses.fnet, ["generator", "fnet"])]  # the warp loss has no gradient to the generator
-        if step_losses.discriminator is not None and self.balance < recipe.balance:
+        balance = float(self.balance)
+        if step_losses.discriminator is not None and balance < recipe.balance:
             objectives.insert(0, (step_losses.discriminator, list(judges(recipe))))
-        gradients: dict[nn.Parameter, Tensor] = {}
         for number, (objective, parts) in enumerate(objectives, 1):
             weights = [w for part in parts for w in self.get_submodule(part).parameters()]
-            of_objective = torch.autograd.grad(objective, weights, retain_graph=number < len(objectives))
-            gradients.update(zip(weights, of_objective, strict=True))
-        return step_losses, gradients
+            gradients = torch.autograd.grad(objective, weights, retain_graph=number < len(objectives))
+            for weight, gradient in zip(weights, averaged(fabric, gradients), strict=True):
+                weight.grad = gradient
+        for _, parts in objectives:
+            for part in parts:
+                state.optimisers[part].step()
+                state.optimisers[part].zero_grad()
+        values = {name: float(value) for name, value in step_losses.values.items()}
+        if step_losses.advantage is not None:
+            (advantage,) = averaged(fabric, [step_losses.advantage])
+            self.balance.copy_(moving_average(self.balance, advantage))
+            values["t_balance"] = float(self.balance)
+            values["discriminator_updated"] = float(len(objectives) > 1)
+        return values
 
     def vgg(self, recipe: Train, device: Any) -> SlimVgg:
         """Return VGG19, read once. Raises RetakeError when its checkpoint cannot be had."""
@@ -243,20 +223,6 @@ class TecoGAN(Recurrent, Network):
         if self.p.train is None:
             raise ValueError("this model has no `train`: nothing says how to train it")
         return self.p.train
-
-
-def side_by_side(batch: Tensor, recipe: Train) -> int:
-    """Return the number of groups of clips whose gradients are computed at the same time, each with its share of threads.
-
-    Layers are small: threads with clips of their own need not wait for each other after every one of them. A
-    discriminator keeps the batch together, for it normalises by the whole batch's statistics.
-    """
-    return 1 if batch.device.type != "cpu" or recipe.adversarial else math.gcd(len(batch), torch.get_num_threads())
-
-
-def _means(groups: list[dict[K, Tensor]]) -> dict[K, Tensor]:
-    """Return the mean of each tensor over groups of equally many clips."""
-    return {key: torch.stack([group[key] for group in groups]).mean(0) for key in groups[0]}
 
 
 def learning_rate(share: float, first: float, last: float) -> float:
