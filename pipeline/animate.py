@@ -225,9 +225,10 @@ def only_checkpoint(name: str) -> Path:
     checkpoints = limits.unhidden(CHECKPOINTS / name, "*.pt")
     if len(checkpoints) != 1:
         what = f"several: {', '.join(p.name for p in checkpoints)}" if checkpoints else "none"
+        dataset = "demo_sky" if name == DEFAULT else "DATASET"
         raise RetakeError(
             f"checkpoints in {CHECKPOINTS / name}: {what}. Give --checkpoint, or train the model with "
-            f"`snakemake {CHECKPOINTS / name}/DATASET.pt` (the demo: `snakemake {CHECKPOINTS / DEFAULT}/demo_sky.pt`)"
+            f"`snakemake {CHECKPOINTS / name}/{dataset}.pt`"
         )
     return checkpoints[0]
 

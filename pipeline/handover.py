@@ -33,7 +33,7 @@ def main() -> None:
         reasons = _snakemake_reasons(p)
         if reasons:
             raise RetakeError(
-                "neither engine holds the files for up to date, nothing is handed over.\n"
+                "in neither engine are all files up to date, nothing is handed over.\n"
                 f"  snakemake: {reasons}\n  dvc: see `dvc status`\n"
                 "Run `snakemake --cores all` or `dvc repro` (without overrides) to the end first"
             )

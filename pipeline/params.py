@@ -49,6 +49,7 @@ VARIABLE = (
 )
 
 ROWS = ("models", "metrics", "predictions")  # of an experiment: null takes one away
+OF_ROWS = {"seeds": "models", "labels": "predictions"}  # what an experiment says of such a row goes with it
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)]
 Side = Annotated[int, Field(ge=16, le=limits.PIXELS // 16)]
@@ -619,6 +620,10 @@ def _expanded(raw: Any) -> Any:
                 if profile not in profiles:
                     raise RetakeError(f"experiments.{name}.metrics: no profile {profile!r}{near(profile, profiles)}")
                 experiment = experiment | {"metrics": profiles[profile]}
+            for key, rows in OF_ROWS.items():
+                if isinstance(experiment.get(key), dict) and isinstance(experiment.get(rows), dict):
+                    kept = {k: v for k, v in experiment[key].items() if experiment[rows].get(k, k) is not None}
+                    experiment = experiment | {key: kept}
             experiment = {k: _without_nulls(v) if k in ROWS else v for k, v in experiment.items()}
         experiments[name] = experiment
     return raw | {"experiments": experiments}

@@ -249,7 +249,7 @@ def load_tree(file: str | Path) -> dict[str, Any]:
             ) from None
         raise RetakeError(f"{file} is no checkpoint, or damaged: {_first(text.split('error:')[-1])}") from None
     except DAMAGE as error:
-        why = _first(str(error)) if isinstance(error, RuntimeError) else f"{type(error).__name__} {error}".strip()
+        why = _first(str(error)) if isinstance(error, RuntimeError) else f"torch.load stops with {type(error).__name__}"
         raise RetakeError(f"{file} is no checkpoint, or truncated: {why}") from None
 
 

@@ -159,6 +159,16 @@ def test_resolved_values_are_those_of_november_2026() -> None:
     assert digest == "1ce93fa94399a169f5b7db918680228d0871c7299f754da07e7717fbd4712b59"
 
 
+def test_a_row_that_is_taken_away_takes_its_label_and_seeds_along() -> None:
+    whole = {"like": "demo", "predictions": {"mine": "p"}, "labels": {"mine": "Mine"}, "seeds": {"dmvfn_demo": 3}}
+    less = {"like": "whole", "predictions": {"mine": None}, "models": {"dmvfn_demo": None}}
+    experiments = params.load({"experiments": {"whole": whole, "less": less}}).experiments
+    assert experiments["whole"].labels == {"mine": "Mine"}
+    assert experiments["less"].rows == ["copy_last", "flow_warp"]
+    assert not experiments["less"].labels
+    assert not experiments["less"].seeds
+
+
 def test_default_batch_goes_by_device_and_size() -> None:
     stores = [SimpleNamespace(size=np.array([[64, 64], [height, 832]])) for height in (64, 256)]
     cases = [(device, store) for device in ("cpu", "cuda") for store in stores]
