@@ -169,7 +169,7 @@ def _published_step(net: Any, clips: torch.Tensor, optimiser: torch.optim.Optimi
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return sum(losses) / len(losses)
 
 
