@@ -73,6 +73,7 @@ OUTPUTS: dict[str, list[str]] = {
 }
 
 # The parts of a stage that is split (`compute.shards`); the stage itself then joins them. Each is named by its stage and `_shard`.
+PART_FOLDER = "data/shards"
 PARTS: dict[str, list[str]] = {
     "frames_shard": ["data/shards/frames/{dataset}/{split}/{shards}/{shard}.arrow"],
     "flow_shard": ["data/shards/flow/{estimator}/{dataset}/{split}/{shards}/{shard}.arrow"],

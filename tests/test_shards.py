@@ -6,7 +6,9 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -318,6 +320,16 @@ def test_engines_run_parts_and_join_them(tmp_path: Path, engine: str, split: Any
     done = run()
     again = re.findall(r"Running stage '(.*)'|^rule (.*):", done.stdout + done.stderr, re.M)
     assert [name for names in again for name in names if name] == (["plan"] if engine == "dvc" else [])
+    if engine == "dvc":  # as in a clone that has pulled what was made: it has no parts
+        shutil.rmtree(parts.folder / "data/shards")
+        done = parts.run(sys.executable, "-m", "pipeline.handover")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert parts.rules() == []
+        done = parts.dvc("repro", "--allow-missing")
+        assert re.findall(r"Running stage '(.*)'", done.stdout) == ["plan"], done.stdout + done.stderr
+        (parts.folder / STORES[1]).unlink()
+        done = parts.run(sys.executable, "-m", "pipeline.handover")
+        assert "in neither engine are all files up to date" in done.stderr, "a joined file is missed"
 
 
 @pytest.mark.slow
