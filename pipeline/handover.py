@@ -54,10 +54,10 @@ def _dvc_reasons() -> list[str]:
 
 def _part_is_gone(reason: object) -> bool:
     """Return whether DVC only misses parts of an instance, which nobody passes on: what they were joined to is as it was."""
-    files = (
-        [file for changed in reason.values() for file in changed.items()] if isinstance(reason, dict) else [("", "")]
-    )
-    return all(Path(name).is_relative_to(plan.PART_FOLDER) and state == "deleted" for name, state in files)
+    if not isinstance(reason, dict):
+        return False  # in words: that its command changed, for example
+    states = {name: state for files in reason.values() for name, state in files.items()}
+    return all(Path(name).is_relative_to(plan.PART_FOLDER) and state == "deleted" for name, state in states.items())
 
 
 def _snakemake_reasons(p: params.Params) -> str:
