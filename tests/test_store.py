@@ -7,7 +7,9 @@ import pickle
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,6 +23,7 @@ from pipeline.atomic import atomic, write_text
 from pipeline.errors import RetakeError
 from pipeline.store import frames
 from pipeline.store.frames import Store, Writer
+from pipeline.tasks.common import windows_predict
 from tests.engines import ROOT
 
 
@@ -206,3 +209,23 @@ def test_a_store_that_this_user_may_not_read_is_not_called_damaged(tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
     assert f"cannot read {path}: Permission denied. Its owner can make it readable" in done.stderr
+
+
+def test_threads_that_encode_change_no_byte(tmp_path: Path) -> None:
+    """Predictions of windows: encoded by several threads they are the file that one `add` after another makes."""
+    images = np.random.default_rng(0).integers(0, 1 << 16, (2, 3, 4, 3, 24, 32), np.uint16)  # windows, samples, steps
+    layout: dict[str, Any] = {"codec": "zstd", "dtype": "uint16", "meta": {}}
+    with Writer(tmp_path / "one.arrow", **layout) as out:
+        for (window, sample, step), image in zip(np.ndindex(2, 3, 4), images.reshape(-1, 3, 24, 32), strict=True):
+            out.add(f"clip:{window}", step + 1, np.ascontiguousarray(image.transpose(1, 2, 0)), sample=sample)
+    with Writer(tmp_path / "several.arrow", **layout) as out, ThreadPoolExecutor(3) as pool:
+        windows_predict.write(out, pool, ["clip:0", "clip:1"], images)
+    assert (tmp_path / "several.arrow").read_bytes() == (tmp_path / "one.arrow").read_bytes()
+    wrong = images.astype(np.uint8)
+    with (
+        pytest.raises(ValueError, match="clip:0 frame 1: expected uint16"),
+        Writer(tmp_path / "wrong.arrow", **layout) as out,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        windows_predict.write(out, pool, ["clip:0", "clip:1"], wrong)
+    assert not (tmp_path / "wrong.arrow").exists()

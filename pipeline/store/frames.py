@@ -226,11 +226,7 @@ class Writer:
             self._seen.add(clip)
             self._clip = clip
         if encoded is None:
-            if image is None or image.dtype != self.dtype or image.ndim != 3 or image.shape[2] != self.channels:
-                what = None if image is None else (image.shape, image.dtype)
-                raise ValueError(f"{clip} frame {frame}: expected {self.dtype} (h, w, {self.channels}), got {what}")
-            size = image.shape[:2]
-            encoded = ENCODE[self.codec](image)
+            encoded, size = self.encode(clip, frame, image)
         assert size is not None
         row = (clip, frame, sample, source, *size)
         self._hash.update(repr(row).encode())
@@ -244,6 +240,13 @@ class Writer:
         self._bytes += len(encoded)
         if self._bytes >= BATCH_BYTES:
             self._flush()
+
+    def encode(self, clip: str, frame: int, image: np.ndarray | None) -> tuple[bytes, tuple[int, int]]:
+        """Return what `add` takes as `encoded` and `size`; any thread may call this. Raises ValueError for another type or shape."""
+        if image is None or image.dtype != self.dtype or image.ndim != 3 or image.shape[2] != self.channels:
+            what = None if image is None else (image.shape, image.dtype)
+            raise ValueError(f"{clip} frame {frame}: expected {self.dtype} (h, w, {self.channels}), got {what}")
+        return ENCODE[self.codec](image), (image.shape[0], image.shape[1])
 
     def _flush(self) -> None:
         if self._rows:

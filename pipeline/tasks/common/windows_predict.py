@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline import compute
 from pipeline.errors import RetakeError, log, progress
-from pipeline.store.frames import Store
+from pipeline.store.frames import Store, Writer
 from pipeline.tasks.common.predict import Run
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ def predict(
 
     batch = compute.batch(run.p, run.device, store)
     meta = meta | {"samples": samples, "gmacs": _gmacs(run, len(names), read, counted)}
-    with run.writing(store, meta, codec="zstd", dtype="uint16") as out:
+    with (
+        run.writing(store, meta, codec="zstd", dtype="uint16") as out,
+        ThreadPoolExecutor(run.p.compute.threads) as pool,
+    ):
         places = run.shard.span(len(names), batch)
         for first in progress(places[::batch], unit="batch", desc=f"predict {run.name}"):
             together = range(first, min(first + batch, places.stop))
@@ -54,13 +58,21 @@ def predict(
                 _check(run.name, predicted, names[first:], sample)
                 levels = (predicted.float().clamp(0, 1) * 65535).round().to(torch.int32)
                 drawn.append(levels.cpu().numpy().astype(np.uint16))
-            for place in together:
-                for sample, images in enumerate(drawn):
-                    for step in range(steps):
-                        image = np.ascontiguousarray(images[place - first, step].transpose(1, 2, 0))
-                        out.add(names[place], step + 1, image, sample=sample)
+            write(out, pool, [names[place] for place in together], np.stack(drawn, 1))
     log.info("predicted %d windows x %d steps x %d samples", len(places), steps, samples)
     return len(places) * samples * steps, batch
+
+
+def write(out: Writer, pool: ThreadPoolExecutor, names: list[str], images: np.ndarray) -> None:
+    """Append the frames of some windows, (windows, samples, steps, 3, H, W) uint16, encoded by the threads of the pool."""
+    places = list(np.ndindex(images.shape[:3]))
+
+    def encoded(place: tuple[int, ...]) -> tuple[bytes, tuple[int, int]]:
+        window, _, step = place
+        return out.encode(names[window], step + 1, np.ascontiguousarray(images[place].transpose(1, 2, 0)))
+
+    for (window, sample, step), (data, size) in zip(places, pool.map(encoded, places), strict=True):
+        out.add(names[window], step + 1, sample=sample, encoded=data, size=size)
 
 
 def _check(name: str, predicted: Tensor, names: list[str], sample: int) -> None:
