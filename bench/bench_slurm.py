@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from bench.common import Row, leave_out
 
 TRAININGS = 100
-TOGETHER = 25  # jobs in one submission, as the profile says
+PROFILE = Path("workflow/profiles/slurm/config.yaml")
 ON_CLUSTER = ("snakemake", "--workflow-profile", "workflow/profiles/slurm", "--slurm-array-jobs", "all")
 HERE = ("snakemake", "--cores", "1")
 
@@ -50,7 +52,7 @@ def run(count: int = TRAININGS) -> list[Row]:
     return [
         Row(f"sweep of {count} trainings under SLURM", "one after the other, without", sent / here, 1, detail, True),
         Row(
-            f"submissions of a sweep of {count}", "one a training", submissions / count, 1 / TOGETHER,
+            f"submissions of a sweep of {count}", "one a training", submissions / count, 1 / yaml.safe_load(PROFILE.read_text())["slurm-array-limit"],
             f"`--slurm-array-jobs all`: {submissions} submission{'s' * (submissions > 1)}, {len(jobs)} jobs", True,
         ),
     ]  # fmt: skip
