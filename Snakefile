@@ -10,9 +10,10 @@ from snakemake.utils import min_version
 
 min_version("9.27")
 sys.path.insert(0, workflow.basedir)
-from pipeline import orphans, params, plan, recipes
+from pipeline import arrays, orphans, params, plan, recipes
 from pipeline.errors import RetakeError
 
+arrays.run_own_job()
 try:
     # Refuses a key that stands twice in a --configfile: Snakemake has taken the second.
     list(map(recipes.load, workflow.overwrite_configfiles))

@@ -148,7 +148,7 @@ def test_a_training_of_a_sweep_fails_alone(made: tuple[Project, str], cluster: C
     assert done.returncode != 0
     assert {name: (project.folder / file).exists() for name, file in files.items()} == {
         "good": True, "bad": False, "better": True,
-    }  # fmt: skip
+    }, done.stdout + done.stderr  # fmt: skip
     ours = cluster.jobs()[before:]
     assert len({job.get("ArrayJobId", job["JobId"]) for job in ours}) == 2
     assert sorted(job["JobState"] for job in ours) == ["COMPLETED", "COMPLETED", "FAILED"]
