@@ -131,23 +131,11 @@ def measure(p: Params, fields: plan.Fields) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if not frames.exists():
             frames = _noise(p, fields, Path(folder) / frames.name)
-        command = [
-            sys.executable,
-            "-m",
-            "pipeline.train",
-            "--model",
-            str(fields["model"]),
-            "--dataset",
-            str(fields["dataset"]),
-        ]
-        done = subprocess.run([*command, "--measure", str(frames)], capture_output=True, text=True)
+        named = ["--model", str(fields["model"]), "--dataset", str(fields["dataset"]), "--measure", str(frames)]
+        done = subprocess.run([sys.executable, "-m", "pipeline.train", *named], capture_output=True, text=True)
     if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise RetakeError(
-            next(
-                (line for line in lines if line.startswith("error: ")), lines[-1] if lines else "it was killed"
-            ).removeprefix("error: ")
-        )
+        errors = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
+        raise RetakeError(errors[0] if errors else f"it ended with code {done.returncode}")
     told = json.loads(done.stdout.splitlines()[-1])
     atomic.write_text(_place(fields), json.dumps({"of": _kind(p, fields), **told}))
 
@@ -198,8 +186,10 @@ def _kind(p: Params, fields: plan.Fields) -> str:
 def steps(p: Params, fields: plan.Fields) -> int | None:
     """Return how many steps a training takes: by its store, else at most as many as what was published of the split has."""
     recipe: params.Train | None = p.models[str(fields["model"])].train
-    if recipe is None or recipe.max_steps:
-        return None if recipe is None else recipe.max_steps
+    if recipe is None:
+        return None
+    if recipe.max_steps:
+        return recipe.max_steps
     dataset, frames = str(fields["dataset"]), Path(str(fields["frames"]))
     if frames.exists():
         lengths = [len(rows) for rows in Store(frames).clips.values()]
