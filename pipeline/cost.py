@@ -134,8 +134,8 @@ def measure(p: Params, fields: plan.Fields) -> None:
         named = ["--model", str(fields["model"]), "--dataset", str(fields["dataset"]), "--measure", str(frames)]
         done = subprocess.run([sys.executable, "-m", "pipeline.train", *named], capture_output=True, text=True)
     if done.returncode:
-        errors = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
-        raise RetakeError(errors[0] if errors else f"it ended with code {done.returncode}")
+        _, _, error = f"\n{done.stderr}".partition("\nerror: ")
+        raise RetakeError(error.strip() or f"it ended with code {done.returncode}")
     told = json.loads(done.stdout.splitlines()[-1])
     atomic.write_text(_place(fields), json.dumps({"of": _kind(p, fields), **told}))
 

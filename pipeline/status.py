@@ -4,6 +4,8 @@
     python -m pipeline.status kitti demo      # experiments, or flow stores and checkpoints by path
     python -m pipeline.status kitti --measure # takes some steps of each training first, on noise where its frames are not here
 
+Measuring fetches the weights that a loss needs, as the training does.
+
 What is due is what `snakemake -n` says (its `--summary` is read, without overrides); which key, code or file of the user's
 has changed is read from Snakemake's record of the last run. Costs: `pipeline/cost.py`.
 """
